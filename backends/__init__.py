@@ -1,0 +1,1 @@
+"""Where a deployment runs; each backend is imported at first use."""

@@ -1,0 +1,1 @@
+"""AWS SageMaker real-time endpoints."""

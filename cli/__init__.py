@@ -1,0 +1,1 @@
+"""The llama-hub command: one file per command group."""

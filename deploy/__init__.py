@@ -1,0 +1,1 @@
+"""What a deployment is: spec, sizing, plan, apply, journal, attestation."""

@@ -1,0 +1,1 @@
+"""The one inference core: model, tokenizer, engine, HTTP service."""

@@ -1,0 +1,1 @@
+"""The HTTP service: one app, every contract that a platform speaks."""

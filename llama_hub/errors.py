@@ -1,0 +1,114 @@
+"""Every error that llama-hub raises on purpose, and the exit code of each.
+
+One root, one class per exit code, a few leaves where a caller may want to tell
+two causes apart. The message says what happened and why; ``hint`` is the
+command or page that mends it. ``llama_hub.cli.failures`` prints them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, unique
+
+
+@unique
+class ExitCode(IntEnum):
+    """What the process exits with; scripts rely on these numbers."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    LICENSE = 3  # licence not accepted
+    ACCESS = 4  # expired URL, gated repository, 401/403
+    INTEGRITY = 5  # digest, truncation, unsafe pickle, tampered ledger
+    NOT_FOUND = 6
+    NOT_ENOUGH = 7  # disk, memory, GPU memory, quota
+    PROVISIONING = 8
+    CHANGES_PENDING = 9  # --plan found a difference
+    INTERRUPTED = 130
+
+
+class LlamaHubError(Exception):
+    """Root of the tree. ``hint``: the next command or page; may be empty."""
+
+    exit_code: ExitCode = ExitCode.UNEXPECTED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(LlamaHubError):
+    """The request itself is wrong: bad option, bad spec, bad configuration."""
+
+    exit_code = ExitCode.USAGE
+
+
+class MissingExtraError(UsageError):
+    """An optional package is not installed; the hint names the extra."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {package!r}, which is not installed",
+            hint=f"pip install 'llama-hub[{extra}]'",
+        )
+        self.package = package
+        self.extra = extra
+
+
+class LicenseError(LlamaHubError):
+    """No valid acceptance of the model's licence is on record."""
+
+    exit_code = ExitCode.LICENSE
+
+
+class AccessError(LlamaHubError):
+    """The other side refused: expired signed URL, gated repository, 401, 403."""
+
+    exit_code = ExitCode.ACCESS
+
+
+class IntegrityError(LlamaHubError):
+    """Bytes are not what they should be: digest, size, structure, hash chain."""
+
+    exit_code = ExitCode.INTEGRITY
+
+
+class UnsafePickleError(IntegrityError):
+    """A ``.pth`` asks for more than rebuilding tensors; it was not run."""
+
+
+class NotFoundError(LlamaHubError):
+    """No such model, file, deployment or repository."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class NotEnoughError(LlamaHubError):
+    """Something finite is too small: disk, memory, GPU memory, quota."""
+
+    exit_code = ExitCode.NOT_ENOUGH
+
+
+class DiskFullError(NotEnoughError):
+    """Not enough free disk space; the message names how much is missing."""
+
+
+class QuotaError(NotEnoughError):
+    """A cloud's quota or capacity does not allow the request."""
+
+
+class ProvisioningError(LlamaHubError):
+    """A deployment could not be created, changed or removed."""
+
+    exit_code = ExitCode.PROVISIONING
+
+
+class ChangedWorldError(ProvisioningError):
+    """The world is no longer what the plan was made for."""
+
+
+class ChangesPendingError(LlamaHubError):
+    """``--plan`` found something to change."""
+
+    exit_code = ExitCode.CHANGES_PENDING
