@@ -1,0 +1,130 @@
+"""The ``llama-hub`` command: a table of commands, each imported when it is called.
+
+``--help`` draws the list from the table alone, so it imports no command; a
+test holds each help line of the table against the command's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import typer
+import typer.core
+
+from llama_hub import __version__
+from llama_hub.cli import failures
+from llama_hub.cli.output import output
+
+
+class Entry(NamedTuple):
+    """Where a command lives (``module:attribute`` of a ``typer.Typer``) and its help line."""
+
+    target: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {}
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group whose commands are imported at the moment they run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, or, while help is drawn, a stand-in that only knows its help line."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        if _wants_help_of_group(ctx):
+            return typer.core.TyperCommand(cmd_name, help=entry.help)
+        return load(cmd_name)
+
+
+def _wants_help_of_group(ctx: Any) -> bool:
+    """Whether no command was named, so that the list itself is all that is asked for."""
+    return not any(word in COMMANDS for word in sys.argv[1:]) and not ctx.resilient_parsing
+
+
+def load(name: str) -> Any:
+    """Import the command ``name`` and return it ready to run."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    command = typer.main.get_command(getattr(importlib.import_module(module), attribute))
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    name="llama-hub",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From a granted Llama 2 licence to a verified, licensed endpoint anywhere.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        output().result({"version": __version__}, __version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """From a granted Llama 2 licence to a verified, licensed endpoint anywhere."""
+
+
+# Typer vendors click and exports no name for the root of its usage errors.
+_ParserError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line ``arguments`` and return the exit code; never raises."""
+    output(as_json="--json" in arguments, quiet=False)
+    try:
+        code = typer.main.get_command(app).main(
+            list(arguments), prog_name="llama-hub", standalone_mode=False
+        )
+        return code if isinstance(code, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return failures.report(KeyboardInterrupt())
+    except _ParserError as error:
+        return _usage(error)
+    except BrokenPipeError:
+        return _closed_pipe()
+    except Exception as error:
+        return failures.report(error)
+
+
+def _usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    mistake = failures.usage(error.format_message())
+    if context is not None:
+        mistake.hint = f"{context.command_path} --help"
+    return failures.report(mistake)
+
+
+def _closed_pipe() -> int:
+    """The reader of stdout went away, as ``head`` does: stop quietly, with nothing left to flush."""
+    sys.stdout = sys.stderr
+    return 0
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,279 @@
+"""The one output sink: data on stdout, everything else on stderr.
+
+With ``--json`` stdout carries exactly one JSON document; with ``--quiet``
+stderr carries only warnings and errors. Rich is imported when something rich
+is drawn, so that short commands start fast.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from llama_hub.errors import LlamaHubError, UsageError
+from llama_hub.progress import NO_PROGRESS, Progress
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.progress import TaskID
+
+PLAIN_INTERVAL = 5.0  # seconds between two plain progress lines of one task
+
+
+class Output:
+    """Where a command writes; one for the process, made by ``output``."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self._answered = False
+
+    def result(
+        self,
+        document: Mapping[str, Any],
+        text: str | Callable[[], RenderableType],
+        *,
+        compact: bool = False,
+    ) -> None:
+        """The command's answer: ``document`` under ``--json``, else ``text`` (or what it draws)."""
+        self._answered = True
+        if self.as_json:
+            print(_dump(document, compact=compact), flush=True)
+        elif isinstance(text, str):
+            print(text, flush=True)
+        else:
+            _draw(text(), sys.stdout)
+
+    def stream(self, piece: str) -> None:
+        """A piece of text that arrives in time, such as a chat reply; never under ``--json``."""
+        if not self.as_json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    def status(self, message: str) -> None:
+        """What is going on, for a person."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        """Something the person should know although the command goes on."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+    def show(self, drawing: RenderableType) -> None:
+        """Draw something rich for a person, on stderr."""
+        if not self.quiet:
+            _draw(drawing, sys.stderr)
+
+    def error(self, error: LlamaHubError) -> None:
+        """Print ``error`` in the form that the flags ask for."""
+        if self.as_json and not self._answered:
+            print(_dump({"error": describe(error)}))
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  mend: {error.hint}", file=sys.stderr, flush=True)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a question may be asked: a person on both ends, no script flags."""
+        return not self.as_json and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def ask(self, question: str, *, flag: str, secret: bool = False) -> str:
+        """A person's answer; without a terminal a ``UsageError`` that names ``flag``."""
+        if not self.interactive:
+            raise UsageError(f"an answer is needed: {question}", hint=f"give {flag}")
+        if secret:
+            import getpass
+
+            return getpass.getpass(f"{question}: ", stream=sys.stderr).strip()
+        print(f"{question}: ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip()
+
+    def confirm(self, question: str, *, flag: str) -> bool:
+        """A person's yes or no; without a terminal a ``UsageError`` that names ``flag``."""
+        return self.ask(f"{question} [y/N]", flag=flag).lower() in {"y", "yes"}
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A progress display: bars on a terminal, plain lines elsewhere, nothing if quiet."""
+        if self.quiet:
+            yield NO_PROGRESS
+        elif sys.stderr.isatty():
+            with _bars() as bars:
+                yield bars
+        else:
+            yield PlainProgress(sys.stderr)
+
+
+def describe(error: LlamaHubError) -> dict[str, Any]:
+    """The ``error`` object of DESIGN: code, type, message, hint."""
+    return {
+        "code": int(error.exit_code),
+        "type": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+    }
+
+
+def _dump(document: Mapping[str, Any], *, compact: bool = False) -> str:
+    return json.dumps(document, indent=None if compact else 2, ensure_ascii=False, default=str)
+
+
+def _draw(drawing: RenderableType, stream: IO[str]) -> None:
+    from rich.console import Console
+
+    width = None if stream.isatty() else 120
+    Console(file=stream, width=width, soft_wrap=width is not None, highlight=False).print(drawing)
+
+
+class PlainProgress:
+    """Progress as plain lines, at most one per task and interval."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._tasks: dict[str, _PlainTask] = {}
+
+    def start(self, task: str, total: int | None = None, *, unit: str = "B", done: int = 0) -> None:
+        with self._lock:
+            known = task in self._tasks
+            self._tasks[task] = _PlainTask(total, unit, done)
+            if not known:
+                self._print(f"{task}: {size_text(total, unit) if total else 'started'}")
+
+    def advance(self, task: str, amount: int) -> None:
+        with self._lock:
+            state = self._tasks.setdefault(task, _PlainTask(None, "B", 0))
+            state.done += amount
+            if time.monotonic() - state.told >= PLAIN_INTERVAL:
+                state.told = time.monotonic()
+                self._print(f"{task}: {state.text()}")
+
+    def finish(self, task: str, note: str = "") -> None:
+        with self._lock:
+            self._tasks.pop(task, None)
+            self._print(f"{task}: {note or 'done'}")
+
+    def say(self, message: str) -> None:
+        with self._lock:
+            self._print(message)
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+class _PlainTask:
+    def __init__(self, total: int | None, unit: str, done: int) -> None:
+        self.total = total
+        self.unit = unit
+        self.done = done
+        self._begun_with = done
+        self._begun = self.told = time.monotonic()
+
+    def text(self) -> str:
+        rate = (self.done - self._begun_with) / max(1e-9, time.monotonic() - self._begun)
+        done = size_text(self.done, self.unit)
+        if not self.total:
+            return f"{done}, {size_text(int(rate), self.unit)}/s"
+        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        return (
+            f"{done} of {size_text(self.total, self.unit)} ({self.done / self.total:.0%}), "
+            f"{size_text(int(rate), self.unit)}/s, {duration_text(left)} left"
+        )
+
+
+def size_text(amount: int | None, unit: str = "B") -> str:
+    """An amount for a person: ``12.5 GiB`` for bytes, ``40 tensors`` otherwise."""
+    if amount is None:
+        return "?"
+    if unit != "B":
+        return f"{amount} {unit}"
+    value = float(amount)
+    for name in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {name}" if name == "B" else f"{value:.1f} {name}"
+        value /= 1024
+    return f"{value:.2f} TiB"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for a person: ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds == float("inf"):
+        return "unknown time"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as RichBars
+
+    bars = RichBars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+    with bars:
+        yield _RichProgress(bars)
+
+
+class _RichProgress:
+    """Progress as bars on a terminal."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, task: str, total: int | None = None, *, unit: str = "B", done: int = 0) -> None:
+        if task in self._tasks:
+            self._bars.update(self._tasks[task], total=total, completed=done)
+        else:
+            self._tasks[task] = self._bars.add_task(task, total=total, completed=done, note="")
+
+    def advance(self, task: str, amount: int) -> None:
+        if task not in self._tasks:
+            self.start(task)
+        self._bars.advance(self._tasks[task], amount)
+
+    def finish(self, task: str, note: str = "") -> None:
+        if task in self._tasks:
+            known = self._bars.tasks[self._tasks[task]]
+            self._bars.update(self._tasks[task], total=known.total or known.completed, note=note)
+
+    def say(self, message: str) -> None:
+        self._bars.console.print(message, highlight=False)
+
+
+_current = Output()
+
+
+def output(as_json: bool = False, quiet: bool = False) -> Output:
+    """Make the process's output sink; each command calls this first."""
+    global _current
+    _current = Output(as_json=as_json, quiet=quiet)
+    return _current
+
+
+def current() -> Output:
+    """The sink that the running command made."""
+    return _current

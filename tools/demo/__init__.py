@@ -1,0 +1,1 @@
+"""How the built-in demo model is made: its text, its tokenizer, its training, its files."""
