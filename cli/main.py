@@ -120,7 +120,7 @@ def _usage(error: Any) -> int:
 
 
 def _closed_pipe() -> int:
-    """The reader of stdout went away, as ``head`` does: stop quietly, with nothing left to flush."""
+    """The reader of stdout went away, as ``head`` does: stop quietly."""
     sys.stdout = sys.stderr
     return 0
 

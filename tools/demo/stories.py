@@ -57,7 +57,7 @@ PLOTS = (
     ),
     (
         "One night, {name} could not sleep because {he} was afraid of the dark.",
-        "{His} (mother|father|grandmother|grandfather) opened the window and said, \"Look at the stars.\"",
+        '{His} (mother|father|grandmother|grandfather) opened the window and said, "Look at the stars."',
         "{name} counted them: one, two, three, four, five.",
         "The moon was (round|big) and bright.",
         '"The night is not so dark," said {name}.',

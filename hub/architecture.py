@@ -1,0 +1,183 @@
+"""The dimensions of a Llama model, read from ``params.json`` or ``config.json``.
+
+Both vocabularies, one type: conversion, memory sizing and the inference core
+read the same numbers. Sources of the formulas: facebookresearch/llama
+``llama/model.py`` (feed-forward width) and the shapes of the tensors themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llama_hub.errors import IntegrityError
+
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of one model; all are counts of elements unless said otherwise."""
+
+    dim: int  # width of the residual stream
+    n_layers: int
+    n_heads: int  # query heads
+    n_kv_heads: int  # key and value heads; fewer than n_heads under grouped-query attention
+    ffn_dim: int  # width between w1/w3 and w2
+    vocab_size: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    context: int = 4096  # tokens
+
+    def __post_init__(self) -> None:
+        counts = (self.dim, self.n_layers, self.n_heads, self.n_kv_heads, self.ffn_dim)
+        if min(*counts, self.vocab_size, self.context) < 1:
+            raise IntegrityError(f"a dimension of the model is not positive: {self}")
+        if self.dim % self.n_heads or self.n_heads % self.n_kv_heads or self.head_dim % 2:
+            raise IntegrityError(
+                f"dim {self.dim}, {self.n_heads} heads and {self.n_kv_heads} key/value heads "
+                "do not divide one another"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.dim // self.n_heads
+
+    @property
+    def kv_dim(self) -> int:
+        """Rows of ``wk`` and of ``wv``."""
+        return self.n_kv_heads * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, embeddings and norms included."""
+        attention = 2 * self.dim * self.dim + 2 * self.dim * self.kv_dim
+        layer = attention + 3 * self.dim * self.ffn_dim + 2 * self.dim
+        return self.n_layers * layer + 2 * self.vocab_size * self.dim + self.dim
+
+    def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
+        """Bytes that the KV cache needs for each token of a sequence."""
+        return 2 * self.n_layers * self.kv_dim * bytes_per_value
+
+
+def ffn_width(dim: int, multiple_of: int, multiplier: float | None) -> int:
+    """Feed-forward width as Meta's ``llama/model.py`` computes it."""
+    hidden = int(2 * (4 * dim) / 3)
+    if multiplier is not None:
+        hidden = int(multiplier * hidden)
+    return multiple_of * ((hidden + multiple_of - 1) // multiple_of)
+
+
+def from_params(params: Mapping[str, Any], *, vocab_size: int, ffn_dim: int) -> Architecture:
+    """From Meta's ``params.json`` and the two sizes that only the tensors tell.
+
+    ``vocab_size``: rows of ``tok_embeddings.weight`` (``params.json`` says -1); ``ffn_dim``:
+    rows of ``w1`` over all shards. A width that disagrees with the formula is an
+    ``IntegrityError``, except where ``multiple_of`` is absent.
+    """
+    try:
+        dim, heads = int(params["dim"]), int(params["n_heads"])
+        found = Architecture(
+            dim=dim,
+            n_layers=int(params["n_layers"]),
+            n_heads=heads,
+            n_kv_heads=int(params.get("n_kv_heads") or heads),
+            ffn_dim=ffn_dim,
+            vocab_size=vocab_size,
+            norm_eps=float(params.get("norm_eps", 1e-5)),
+            rope_theta=float(params.get("rope_theta", 10000.0)),
+            context=context_of(params),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"params.json is not a Llama model's: {error!r}") from error
+    declared = int(params.get("vocab_size", -1))
+    if declared not in (-1, vocab_size):
+        raise IntegrityError(
+            f"params.json says vocab_size {declared}, the embedding has {vocab_size} rows"
+        )
+    return found
+
+
+def context_of(params: Mapping[str, Any]) -> int:
+    """Trained context in tokens, which ``params.json`` states only indirectly.
+
+    A written ``max_seq_len`` is taken; a ``rope_theta`` of a million means Code Llama
+    (16384); otherwise Llama 2's 4096. Llama 1 cannot be told apart here (see the catalogue).
+    """
+    if "max_seq_len" in params:
+        return int(params["max_seq_len"])
+    return 16384 if float(params.get("rope_theta", 10000.0)) >= 1e6 else 4096
+
+
+def from_config(config: Mapping[str, Any]) -> Architecture:
+    """From a Hugging Face ``config.json``, old keys or new."""
+    if config.get("model_type") != "llama":
+        raise IntegrityError(f"config.json is of type {config.get('model_type')!r}, not 'llama'")
+    rope = config.get("rope_parameters") or {}
+    scaling = config.get("rope_scaling") or {}
+    if scaling or rope.get("rope_type", "default") != "default":
+        raise IntegrityError("config.json asks for RoPE scaling, which Llama 2 does not have")
+    try:
+        heads = int(config["num_attention_heads"])
+        return Architecture(
+            dim=int(config["hidden_size"]),
+            n_layers=int(config["num_hidden_layers"]),
+            n_heads=heads,
+            n_kv_heads=int(config.get("num_key_value_heads") or heads),
+            ffn_dim=int(config["intermediate_size"]),
+            vocab_size=int(config["vocab_size"]),
+            norm_eps=float(config.get("rms_norm_eps", 1e-5)),
+            rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+            context=int(config.get("max_position_embeddings", 4096)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"config.json is not a Llama model's: {error!r}") from error
+
+
+def to_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
+    """A Hugging Face ``config.json`` with the keys that old and new transformers both read.
+
+    ``dtype``: ``bfloat16``, ``float16`` or ``float32``.
+    """
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": architecture.dim,
+        "initializer_range": 0.02,
+        "intermediate_size": architecture.ffn_dim,
+        "max_position_embeddings": architecture.context,
+        "model_type": "llama",
+        "num_attention_heads": architecture.n_heads,
+        "num_hidden_layers": architecture.n_layers,
+        "num_key_value_heads": architecture.n_kv_heads,
+        "pretraining_tp": 1,
+        "rms_norm_eps": architecture.norm_eps,
+        "rope_scaling": None,
+        "rope_theta": architecture.rope_theta,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "vocab_size": architecture.vocab_size,
+    }
+
+
+def to_params(architecture: Architecture) -> dict[str, Any]:
+    """Meta's ``params.json``; ``multiple_of`` makes the formula give the width of the tensors."""
+    params: dict[str, Any] = {
+        "dim": architecture.dim,
+        "multiple_of": architecture.ffn_dim,
+        "n_heads": architecture.n_heads,
+        "n_layers": architecture.n_layers,
+        "norm_eps": architecture.norm_eps,
+        "vocab_size": -1,
+    }
+    if architecture.n_kv_heads != architecture.n_heads:
+        params["n_kv_heads"] = architecture.n_kv_heads
+    if architecture.rope_theta != 10000.0:
+        params["rope_theta"] = architecture.rope_theta
+    return params
