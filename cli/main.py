@@ -7,6 +7,7 @@ test holds each help line of the table against the command's own.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -17,6 +18,7 @@ import typer.core
 from llama_hub import __version__
 from llama_hub.cli import failures
 from llama_hub.cli.output import output
+from llama_hub.errors import ExitCode
 
 
 class Entry(NamedTuple):
@@ -90,22 +92,36 @@ _ParserError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line ``arguments`` and return the exit code; never raises."""
-    output(as_json="--json" in arguments, quiet=False)
+    output(as_json="--json" in arguments)
+    try:
+        code = _run(list(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _closed_pipe()
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(
-            list(arguments), prog_name="llama-hub", standalone_mode=False
+            arguments, prog_name="llama-hub", standalone_mode=False
         )
-        return code if isinstance(code, int) else 0
+        return _finished(code if isinstance(code, int) else 0)
     except typer.Exit as stop:
-        return stop.exit_code
+        return _finished(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         return failures.report(KeyboardInterrupt())
     except _ParserError as error:
         return _usage(error)
     except BrokenPipeError:
-        return _closed_pipe()
+        raise
     except Exception as error:
         return failures.report(error)
+
+
+def _finished(code: int) -> int:
+    """Typer turns Ctrl-C into exit code 130 without a word; say it in our form."""
+    return failures.report(KeyboardInterrupt()) if code == ExitCode.INTERRUPTED else code
 
 
 def _usage(error: Any) -> int:
@@ -120,8 +136,8 @@ def _usage(error: Any) -> int:
 
 
 def _closed_pipe() -> int:
-    """The reader of stdout went away, as ``head`` does: stop quietly."""
-    sys.stdout = sys.stderr
+    """The reader of stdout went away, as ``head`` does: stop quietly, with nothing to flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

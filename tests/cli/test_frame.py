@@ -1,0 +1,172 @@
+"""The command line's frame: exit codes, the JSON error form, help that imports nothing heavy."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from llama_hub import errors
+from llama_hub.cli import failures, main, output
+from llama_hub.cli.options import secret
+from llama_hub.errors import ExitCode, LlamaHubError
+from tests.support.command import run, spawn
+
+FAILURES: dict[ExitCode, BaseException] = {
+    ExitCode.UNEXPECTED: RuntimeError("surprise"),
+    ExitCode.USAGE: errors.UsageError("bad option"),
+    ExitCode.LICENSE: errors.LicenseError("not accepted", hint="llama-hub license accept x"),
+    ExitCode.ACCESS: errors.AccessError("expired"),
+    ExitCode.INTEGRITY: errors.UnsafePickleError("os.system"),
+    ExitCode.NOT_FOUND: errors.NotFoundError("no such model"),
+    ExitCode.NOT_ENOUGH: OSError(errno.ENOSPC, "No space left on device", "/x"),
+    ExitCode.PROVISIONING: errors.ChangedWorldError("changed"),
+    ExitCode.CHANGES_PENDING: errors.ChangesPendingError("2 changes"),
+    ExitCode.INTERRUPTED: KeyboardInterrupt(),
+}
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """A command ``fail`` that raises what the test puts into the list."""
+    raised: list[BaseException] = []
+    app = typer.Typer()
+
+    @app.command()
+    def fail(json: bool = typer.Option(False, "--json")) -> None:
+        output.output(as_json=json)
+        raise raised[0]
+
+    monkeypatch.setattr(sys.modules[__name__], "failing_app", app, raising=False)
+    entry = main.Entry(f"{__name__}:failing_app", "Fail.")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    monkeypatch.setitem(main.COMMANDS, "fail", entry)
+    return raised
+
+
+def test_every_exit_code_has_its_number() -> None:
+    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130]
+    assert set(FAILURES) == set(ExitCode) - {ExitCode.OK}
+
+
+@pytest.mark.parametrize("code", FAILURES, ids=lambda code: code.name)
+def test_each_failure_exits_with_its_code(code: ExitCode, failing: list[BaseException]) -> None:
+    failing.append(FAILURES[code])
+    plain = run("fail")
+    assert plain.code == code
+    assert plain.stdout == ""
+    assert plain.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("code", FAILURES, ids=lambda code: code.name)
+def test_json_error_is_the_one_document(code: ExitCode, failing: list[BaseException]) -> None:
+    failing.append(FAILURES[code])
+    answer = run("fail", "--json")
+    assert answer.code == code
+    assert set(answer.json["error"]) == {"code", "type", "message", "hint"}
+    assert answer.json["error"]["code"] == code
+
+
+def test_every_error_class_has_a_documented_exit_code() -> None:
+    classes = [c for c in vars(errors).values() if isinstance(c, type)]
+    for found in classes:
+        if issubclass(found, LlamaHubError):
+            assert found.exit_code in ExitCode
+
+
+def test_a_missing_package_names_its_extra() -> None:
+    shown = failures.as_error(ModuleNotFoundError("No module named 'boto3'", name="boto3"))
+    assert shown.exit_code == ExitCode.USAGE
+    assert "llama-hub[sagemaker]" in shown.hint
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["models", "--nonsense"]])
+def test_usage_mistakes_exit_2_and_name_the_help(arguments: list[str]) -> None:
+    answer = run(*arguments, "--json")
+    assert answer.code == 2
+    assert answer.json["error"]["type"] == "UsageError"
+    assert "--help" in answer.json["error"]["hint"]
+
+
+def test_the_help_lists_each_command_with_its_own_help_line() -> None:
+    shown = run("--help")
+    assert shown.code == 0
+    for name, entry in main.COMMANDS.items():
+        assert re.search(rf"\b{re.escape(name)}\b", shown.stdout), name
+        own = (main.load(name).help or "").strip().splitlines()[0]
+        assert own == entry.help, name
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models"], ["license", "list"]])
+def test_short_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys, json; from llama_hub.cli.main import run; "
+        "sys.argv[1:] = json.loads(sys.argv[1]); "
+        "code = run(sys.argv[1:]); "
+        "heavy = {'torch', 'numpy', 'boto3', 'botocore', 'azure', 'huggingface_hub', "
+        "'httpx', 'safetensors', 'sentencepiece', 'fastapi'} & set(sys.modules); "
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code or len(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_runs_as_a_module() -> None:
+    assert spawn(["--version"]).stdout.strip() == main.__version__
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m llama_hub models --json | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+
+
+class TestSecret:
+    def test_flag_wins_over_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("THE_SECRET", "from-environment")
+        assert secret("from-flag", "THE_SECRET") == "from-flag"
+        assert secret(None, "THE_SECRET") == "from-environment"
+
+    def test_file_and_nothing(self, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = f"{tmp_path}/secret"
+        with open(path, "w") as file:  # noqa: PTH123 - the path is a plain string here
+            file.write("from-file\n")
+        assert secret(f"@{path}", "THE_SECRET") == "from-file"
+        monkeypatch.delenv("THE_SECRET", raising=False)
+        assert secret(None, "THE_SECRET") is None
+
+    def test_unreadable_file_is_a_usage_error(self) -> None:
+        with pytest.raises(errors.UsageError, match="cannot read the secret"):
+            secret("@/nonexistent/secret", "THE_SECRET")
+
+
+class TestPlainProgress:
+    def test_says_what_starts_and_ends(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with output.Output().progress() as progress:
+            progress.start("weights", 2048)
+            progress.advance("weights", 2048)
+            progress.finish("weights", "verified")
+        assert capsys.readouterr().err.splitlines() == ["weights: 2.0 KiB", "weights: verified"]
+
+    def test_quiet_says_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with output.Output(quiet=True).progress() as progress:
+            progress.start("weights", 2048)
+            progress.say("hello")
+        assert capsys.readouterr().err == ""
+
+
+def test_no_question_without_a_terminal() -> None:
+    with pytest.raises(errors.UsageError, match="an answer is needed") as raised:
+        output.Output().ask("Your name", flag="--licensee NAME")
+    assert "--licensee NAME" in raised.value.hint

@@ -1,0 +1,62 @@
+"""What every test gets: an empty home, no route off this machine, no ANSI colours."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TTY_COMPATIBLE"] = "0"
+
+_real_connect = socket.socket.connect
+_real_connect_ex = socket.socket.connect_ex
+
+
+def _is_local(sock: socket.socket, address: Any) -> bool:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    host = address[0]
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class NetworkBlockedError(AssertionError):
+    """A test tried to leave this machine."""
+
+
+def _connect(self: socket.socket, address: Any) -> None:
+    if not _is_local(self, address):
+        raise NetworkBlockedError(f"a test tried to connect to {address}")
+    _real_connect(self, address)
+
+
+def _connect_ex(self: socket.socket, address: Any) -> int:
+    if not _is_local(self, address):
+        raise NetworkBlockedError(f"a test tried to connect to {address}")
+    return _real_connect_ex(self, address)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not any(mark.name.startswith("live_") for mark in request.node.iter_markers()):
+        monkeypatch.setattr(socket.socket, "connect", _connect)
+        monkeypatch.setattr(socket.socket, "connect_ex", _connect_ex)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``LLAMA_HUB_HOME``, and none of the user's own settings."""
+    for name in list(os.environ):
+        if name.startswith("LLAMA_HUB_") or name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("LLAMA_HUB_HOME", str(folder))
+    return folder
