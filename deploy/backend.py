@@ -2,10 +2,15 @@
 
 A backend is small: it says what it can (``check``, ``offers``), what is there
 (``observe``, ``list``), what it would do (``plan``: pure, no writes), and does
-one step at a time (``execute``: idempotent). Journal, ordering, retries,
-rollback, licence and waiting live in ``llama_hub.deploy`` and are the same for
-all. Capabilities that only some clouds have are further protocols, recognised
-with ``isinstance``.
+one step at a time (``execute``: idempotent). Journal, ordering, retries of
+``TransientError``, undoing and licence live in ``llama_hub.deploy`` and are the
+same for all; ``llama_hub.deploy.waiting`` polls. Capabilities that only some
+clouds have are further protocols, recognised with ``isinstance``.
+
+Where a backend looks (account, region, workspace) are the keyword arguments of
+its constructor, all optional and named by ``location``; they come from the spec
+(``region`` or ``options``), else from ``[backends.NAME]`` in ``config.toml``,
+else from what the constructor itself finds in the environment.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from llama_hub.progress import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from llama_hub.deploy.sizing import Need
     from llama_hub.deploy.spec import DeploymentSpec
     from llama_hub.hub.manifest import Manifest
@@ -29,6 +36,8 @@ TAG_DEPLOYMENT = "llama-hub:deployment"
 TAG_MANIFEST = "llama-hub:manifest"
 TAG_SPEC = "llama-hub:spec"
 TAG_LICENSE = "llama-hub:license"
+TAG_MODEL = "llama-hub:model"  # catalogue id, for ``ps``
+TAG_TTL = "llama-hub:ttl"  # seconds after ``created``; only where the spec sets one
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,18 @@ class Target:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The four tags that every resource carries; clouds with other syntax map the keys."""
-        return {
+        """The tags that every resource carries, the user's own included.
+
+        Clouds with another syntax map the keys and values, reversibly.
+        """
+        tags = dict(self.spec.tags) | {
             TAG_DEPLOYMENT: self.spec.name,
             TAG_MANIFEST: self.artifact.manifest.digest,
             TAG_SPEC: self.generation,
             TAG_LICENSE: f"{self.artifact.manifest.license}/{self.artifact.receipt}",
+            TAG_MODEL: self.artifact.manifest.model,
         }
+        return tags | ({TAG_TTL: str(self.spec.ttl)} if self.spec.ttl else {})
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class Step:
-    """One change (or the statement that none is needed), complete before anything is sent."""
+    """One change (or the statement that none is needed), complete before anything is sent.
+
+    Ids are unique within a plan: a second change of one resource has a kind of its own
+    (``endpoint/x`` creates, ``traffic/x`` then routes).
+    """
 
     action: Action
     kind: str
@@ -132,6 +150,7 @@ class Step:
     reversible: bool = True  # whether undoing it brings back what was there
     undo: bool = True  # whether a failed first deployment removes it again
     long: bool = False  # whether it uploads or waits for minutes
+    note: str = ""  # for the plan's reader: bytes to send, what it costs, what is interrupted
 
     @property
     def id(self) -> str:
@@ -154,14 +173,17 @@ class Deployed:
     generation: str | None = None
     detail: str = ""  # why it failed, what it waits for
     tags: Mapping[str, str] = field(default_factory=dict)
+    instance: str | None = None  # machine type; ``auto`` keeps it while it fits
+    replicas: int | None = None  # instances that run now
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """How to talk to a deployment with the service's own HTTP contract.
 
-    ``chat_path`` takes OpenAI chat bodies; backends without free paths set ``invoke`` instead
-    (see ``Invoker``). ``headers`` hold credentials: never logged, never written to a file.
+    ``url`` is the base of ``/v1/chat/completions``, ``/manifest`` and so on; a platform without
+    free paths is an ``Invoker`` besides, and ``url`` is what a person calls its endpoint.
+    ``headers`` hold credentials: never logged, never written to a file.
     """
 
     url: str
@@ -170,7 +192,11 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Proof:
-    """One line of ``attest``."""
+    """One line of ``attest``.
+
+    The line that states which manifest is served has ``what="manifest"`` and the digest alone as
+    evidence.
+    """
 
     what: str
     ok: bool
@@ -184,13 +210,20 @@ class Context:
     target: Target | None  # None while deleting
     progress: Progress = NO_PROGRESS
     timeout: float = 3600.0  # seconds for one step
-    wait: bool = True  # False: start it and return (--no-wait)
+    wait: bool = True  # False: start it and return (--no-wait, and no later step needs it)
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of steps done, by id
 
 
 class Backend(Protocol):
     """The contract; ``llama_hub.deploy.conformance`` is its test."""
 
     name: str
+    location: tuple[str, ...]  # keyword arguments of the constructor that say where to look
+    options_model: type[BaseModel] | None  # of ``spec.options``; None: there are no options
+
+    def configured(self) -> bool:
+        """Whether enough is set here to ask the platform; no call. ``ps`` skips the others."""
+        ...
 
     def check(self) -> Sequence[Check]:
         """Credentials, permissions, quota, tools: one line each; never raises for a failed one."""
@@ -217,7 +250,9 @@ class Backend(Protocol):
 
         Returns facts worth keeping in the journal (never secrets). Raises
         ``ProvisioningError`` (with the platform's own words and last log lines),
-        ``QuotaError`` or ``AccessError``. Deleting what is absent is success.
+        ``QuotaError``, ``AccessError``, or ``TransientError`` where trying again may help
+        (throttled, 5xx): it is then called again. Deleting what is absent is success, and a
+        delete returns when the resource is gone.
         """
         ...
 
@@ -249,7 +284,7 @@ class Invoker(Protocol):
 
 @runtime_checkable
 class Attestable(Protocol):
-    """For platforms whose storage can prove what it holds."""
+    """For platforms whose storage can prove what it holds, and for every ``Invoker``."""
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """Compare what storage and service state with ``manifest``."""
@@ -258,7 +293,10 @@ class Attestable(Protocol):
 
 @runtime_checkable
 class RollsBack(Protocol):
-    """For platforms that keep the last good revision."""
+    """For platforms that keep the last good revision.
+
+    Elsewhere ``rollback`` applies the last good spec again.
+    """
 
     def plan_rollback(self, name: str, observed: Observed) -> Sequence[Step]:
         """Pure: steps back to the last good revision; ``NotFoundError`` if there is none."""

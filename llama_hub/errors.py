@@ -104,6 +104,17 @@ class ProvisioningError(LlamaHubError):
     exit_code = ExitCode.PROVISIONING
 
 
+class TransientError(ProvisioningError):
+    """The platform is busy (throttling, 5xx): the same call may succeed later.
+
+    ``retry_after``: seconds that the platform asked for, if it did.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
 class ChangedWorldError(ProvisioningError):
     """The world is no longer what the plan was made for."""
 

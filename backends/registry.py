@@ -1,0 +1,119 @@
+"""Backends by name: a table of strings for ours, an entry-point group for everybody's.
+
+Each is imported at first use. A third-party distribution adds one with::
+
+    [project.entry-points."llama_hub.backends"]
+    fly = "llama_hub_fly:FlyBackend"
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from llama_hub.deploy.backend import Backend
+
+GROUP = "llama_hub.backends"
+BUILT_IN = {
+    "azure": "llama_hub.backends.azure.backend:AzureBackend",
+    "huggingface": "llama_hub.backends.huggingface.backend:HuggingFaceBackend",
+    "local": "llama_hub.backends.local:LocalBackend",
+    "memory": "llama_hub.backends.memory:MemoryBackend",
+    "sagemaker": "llama_hub.backends.sagemaker.backend:SageMakerBackend",
+}
+
+
+def names() -> list[str]:
+    """Every backend's name, ours first; nothing is imported."""
+    return [*BUILT_IN, *sorted(set(_plugins()) - set(BUILT_IN))]
+
+
+def origin(name: str) -> str:
+    """``built in``, or the distribution (and its version) that brings the backend."""
+    if name in BUILT_IN:
+        return "built in"
+    found = _plugins().get(name)
+    if found is None or found.dist is None:
+        return "unknown"
+    return f"{found.dist.name} {found.dist.version}"
+
+
+def backend_class(name: str) -> type[Any]:
+    """Import and return the class; ``NotFoundError`` with the nearest names otherwise."""
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return _checked(name, getattr(importlib.import_module(module), attribute))
+    plugin = _plugins().get(name)
+    if plugin is None:
+        raise _unknown(name)
+    try:
+        return _checked(name, plugin.load())
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"the backend {name!r} of {origin(name)} cannot be imported: {error}",
+            hint=f"reinstall or uninstall {origin(name).split()[0]}",
+        ) from error
+
+
+def get(name: str, **settings: Any) -> Backend:
+    """The backend ``name``, made with ``settings`` over those of ``config.toml``."""
+    from llama_hub.deploy import config
+
+    found = backend_class(name)
+    return _make(found, name, config.backend_settings(name, found.location) | settings)
+
+
+def every(only: str | None = None) -> Iterator[tuple[str, Backend | Exception]]:
+    """Name and backend (or why there is none) of all that are configured, or of ``only``."""
+    for name in [only] if only else names():
+        try:
+            backend = get(name)
+        except Exception as error:  # one broken backend must not hide the others
+            yield name, error
+            continue
+        if only or backend.configured():
+            yield name, backend
+
+
+def _make(found: type[Any], name: str, settings: dict[str, Any]) -> Backend:
+    try:
+        made: Backend = found(**settings)
+    except TypeError as error:
+        raise UsageError(
+            f"the backend {name!r} does not take these settings: {error}",
+            hint=f"see [backends.{name}] in config.toml",
+        ) from error
+    return made
+
+
+def _checked(name: str, found: Any) -> type[Any]:
+    if not isinstance(found, type) or not callable(getattr(found, "execute", None)):
+        raise UsageError(f"what stands behind the backend {name!r} is not a backend class")
+    return found
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    """Entry points by name; the first installed wins, ours always do."""
+    from importlib.metadata import entry_points
+
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, point)
+    return found
+
+
+def _unknown(name: str) -> NotFoundError:
+    known = names()
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return NotFoundError(
+        f"there is no backend {name!r}; there are {', '.join(known)}",
+        hint=f"{guess}llama-hub backends",
+    )
