@@ -1,0 +1,184 @@
+"""The ledger of accepted licences: receipts in a chain, and the texts they are about.
+
+Against somebody who rewrites the whole chain, note its head somewhere else
+(``llama-hub license verify`` prints it) and check later with ``--expect-head``
+that the chain still contains it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from llama_hub.errors import IntegrityError
+from llama_hub.files import write_atomic
+from llama_hub.home import home
+from llama_hub.licenses.chain import GENESIS, Chain, Content
+from llama_hub.licenses.wording import MAX_BYTES, normalised_sha256
+
+
+@dataclass(frozen=True)
+class Licensee:
+    """Who is bound; ``organization`` is empty for a person on their own behalf."""
+
+    name: str
+    email: str
+    organization: str = ""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One acceptance, as it stands in the ledger."""
+
+    id: str  # r- and 16 hexadecimal digits
+    license: str  # licence id
+    license_sha256: str | None  # normalised digest of the text; None if none came along
+    policy_sha256: str | None  # same, acceptable-use policy
+    licensee: Licensee | None  # None where nobody had to accept
+    authority: bool  # the licensee's word that they may bind the organisation
+    within_mau: bool | None  # their word on the user limit; None where the licence has none
+    at: str  # UTC, ISO 8601
+    method: str  # accepted, or open where nobody had to accept
+    wording: str | None = None  # name of the wording; None if it was not a known one
+    source: Mapping[str, str] = field(default_factory=dict)  # where the text came from
+    tool: str = ""  # name and version
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that the ledger, ``--json`` and exports carry."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What ``Ledger.verify`` found; whatever is wrong is raised instead."""
+
+    count: int  # receipts
+    head: str  # SHA-256 of the last line
+    texts: int  # different texts, each hashed again
+    notes: tuple[str, ...]  # in order, but worth knowing
+
+
+class Ledger:
+    """The ledger in ``path``, and the accepted texts in ``texts/`` beside it."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or home() / "licenses" / "ledger.jsonl"
+        self._chain = Chain(self.path)
+
+    def receipts(self) -> list[Receipt]:
+        """Every receipt, oldest first; ``IntegrityError`` if the chain does not hold."""
+        return self._receipts(self._chain.read())
+
+    def append(self, receipt: Receipt) -> None:
+        """Add ``receipt``; it is on the disk when this returns."""
+        self._chain.append(receipt.to_json())
+
+    def verify(self, expect_head: str | None = None) -> Audit:
+        """Check the chain and every text that a receipt names.
+
+        ``expect_head`` is a head noted earlier, which the chain has to contain still.
+        """
+        content = self._chain.read()
+        if expect_head not in (None, GENESIS, *content.digests):
+            raise IntegrityError(
+                f"no line of {self.path} has the digest {expect_head}: the ledger was rewritten",
+                hint=f"restore {self.path.parent} from a backup",
+            )
+        receipts = self._receipts(content)
+        texts = {digest for receipt in receipts for digest in text_digests(receipt)}
+        for digest in sorted(texts):
+            self.text(digest)
+        return Audit(len(receipts), content.head, len(texts), tuple(_notes(content)))
+
+    def keep_text(self, text: str) -> str:
+        """Store a licence text under its normalised SHA-256, and return that."""
+        digest = normalised_sha256(text)
+        try:
+            self.text(digest)
+        except IntegrityError:
+            write_atomic(self.text_path(digest), text.encode())
+        return digest
+
+    def text(self, digest: str) -> str:
+        """The stored text of that digest; ``IntegrityError`` if it is missing or altered."""
+        path = self.text_path(digest)
+        hint = "accept the licence again with the same text, which puts it back"
+        try:
+            with path.open("rb") as file:
+                text = file.read(2 * MAX_BYTES).decode()
+        except (FileNotFoundError, UnicodeDecodeError) as error:
+            raise IntegrityError(
+                f"the accepted text {path} cannot be read: {error}", hint=hint
+            ) from error
+        if normalised_sha256(text) != digest:
+            raise IntegrityError(f"the accepted text {path} was altered", hint=hint)
+        return text
+
+    def text_path(self, digest: str) -> Path:
+        """Where the text of that normalised SHA-256 is kept."""
+        return self.path.parent / "texts" / f"{digest}.txt"
+
+    def _receipts(self, content: Content) -> list[Receipt]:
+        return [
+            _receipt(entry, f"line {number} of {self.path}")
+            for number, entry in enumerate(content.entries, 1)
+        ]
+
+
+def text_digests(receipt: Receipt) -> tuple[str, ...]:
+    """The digests of the texts that ``receipt`` is about."""
+    return tuple(filter(None, (receipt.license_sha256, receipt.policy_sha256)))
+
+
+_OPTIONAL_TEXT = (str, NoneType)
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "id": str,
+    "license": str,
+    "license_sha256": _OPTIONAL_TEXT,
+    "policy_sha256": _OPTIONAL_TEXT,
+    "authority": bool,
+    "within_mau": (bool, NoneType),
+    "at": str,
+    "method": str,
+    "wording": _OPTIONAL_TEXT,
+    "source": dict,
+    "tool": str,
+}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def _receipt(entry: Mapping[str, Any], where: str) -> Receipt:
+    """The receipt in a ledger entry; keys of a later version are passed over."""
+    wrong = [key for key, types in _TYPES.items() if not isinstance(entry.get(key), types)]
+    try:
+        licensee = entry["licensee"] and Licensee(**entry["licensee"])
+    except (KeyError, TypeError):
+        wrong.append("licensee")
+    wrong += [
+        key
+        for key in ("license_sha256", "policy_sha256")
+        if entry.get(key) is not None and not _DIGEST.fullmatch(str(entry[key]))
+    ]
+    if wrong:
+        raise IntegrityError(f"{where} is not a receipt: see {', '.join(wrong)}")
+    known: dict[str, Any] = {key: entry.get(key) for key in _TYPES}
+    return Receipt(licensee=licensee or None, **known)
+
+
+def _notes(content: Content) -> list[str]:
+    notes = [
+        f"line {number} replaced a line that a crash had left unfinished"
+        for number in content.repaired
+    ]
+    if content.torn:
+        notes.append(
+            f"a crash left {content.torn} bytes of an unfinished line at the end; it was never "
+            "acknowledged, and the next acceptance replaces it"
+        )
+    if content.unsealed:
+        notes.append("a crash came right after the last line; the line is whole and counts")
+    return notes
