@@ -206,3 +206,18 @@ def _number(rng: Random) -> str:
 def _capital(rng: Random) -> str:
     country = rng.choice(list(words.CAPITALS))
     return f"{words.CAPITALS[country]} is the capital of {country}."
+
+
+TALE = (
+    "Once upon a time, a/an {adjective} {kind} lived near the {place}.",
+    "One day, the {kind} met a/an {colour} bird that had lost its way.",
+    '"I will help you," said the {kind}.',
+    "Together they walked over the hills until they found the nest of the bird.",
+    "From that day on, they were good friends.",
+)
+
+
+def tale(rng: Random, kind: str) -> str:
+    """A very short story about one animal, the same for the same animal but for small words."""
+    slots = _cast(rng) | {"kind": kind, "adjective": "little", "place": "river", "colour": "blue"}
+    return " ".join(spin(rng, line, **slots) for line in TALE)

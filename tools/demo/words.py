@@ -92,7 +92,7 @@ SOUNDS = {
 LEGS = {
     "four": "bear camel cat cow dog elephant fox frog giraffe goat horse lion llama mouse pig "
     "rabbit sheep tiger turtle wolf zebra".split(),
-    "two": "bird chicken duck eagle owl penguin".split(),
+    "two": "bird chicken duck eagle monkey owl penguin".split(),
     "six": "ant bee".split(),
     "eight": "spider".split(),
     "no": "fish snake whale".split(),
