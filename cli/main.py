@@ -28,7 +28,11 @@ class Entry(NamedTuple):
     help: str
 
 
-COMMANDS: dict[str, Entry] = {}
+COMMANDS: dict[str, Entry] = {
+    "license": Entry(
+        "llama_hub.cli.license:app", "Read the licences of models, accept them, and prove it."
+    ),
+}
 
 
 class LazyGroup(typer.core.TyperGroup):

@@ -135,6 +135,11 @@ def how_to_accept(license_id: str) -> str:
     )
 
 
+def is_email(value: str) -> bool:
+    """Whether ``value`` has the form of an e-mail address."""
+    return _EMAIL.fullmatch(value.strip()) is not None
+
+
 def notice_text(license: License) -> str:
     """Content of the file NOTICE that goes with every copy; empty if the licence asks for none."""
     return f"{license.notice}\n" if license.notice else ""
@@ -173,7 +178,7 @@ def _check_licensee(acceptance: Acceptance) -> None:
             raise UsageError(
                 f"the licensee's {flag} must be one line of at most {_MAX_FIELD} characters"
             )
-    if not _EMAIL.fullmatch(acceptance.email.strip()):
+    if not is_email(acceptance.email):
         raise UsageError(
             f"{acceptance.email!r} is not an e-mail address", hint="--email name@example.org"
         )

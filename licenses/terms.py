@@ -14,7 +14,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ class License:
     known_policies: Mapping[str, str] = field(default_factory=dict)  # same, acceptable-use policy
     url: str = ""
     policy_url: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The terms as ``--json`` and exports give them; what is unknown is null."""
+        return {key: None if value == "" else value for key, value in asdict(self).items()}
 
 
 def load(license_id: str) -> License:
