@@ -34,7 +34,7 @@ class FileEntry:
     sha256: str  # 64 hexadecimal digits
     md5: str | None = None  # where the source gave one and it was checked
     pinned: bool = False  # the expected digest was known to us, not sent along with the data
-    blocks: tuple[str, ...] = ()  # SHA-256 of each BLOCK bytes, for finding and repairing damage
+    blocks: tuple[str, ...] = ()  # CRC-32 of each hub.journal.BLOCK bytes: where damage is
 
 
 @dataclass(frozen=True, order=True)

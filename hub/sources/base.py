@@ -1,0 +1,80 @@
+"""What a source is: it names a model's texts and files; the transfer engine fetches them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from llama_hub.errors import NotFoundError
+from llama_hub.hub.catalog import Model
+from llama_hub.hub.manifest import Format
+from llama_hub.hub.origins import RemoteFile, Request, read_all
+from llama_hub.hub.receiving import Cancel, Policy, Tries
+from llama_hub.licenses.gate import Texts
+
+SMALL = 16 << 20  # bytes; every file that is no weight file is smaller
+
+
+@dataclass(frozen=True)
+class FetchPlan:
+    """All files of a model at a source, each with what is known of it."""
+
+    format: Format
+    files: tuple[RemoteFile, ...]
+    source: Mapping[str, Any]  # kind, place, commit …: what the manifest records; no secrets
+    policy: Policy = field(default_factory=Policy)
+    lacks: tuple[str, ...] = ()  # documents and checksums that the source does not have
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files, if every size is known."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+class Source(Protocol):
+    """Where models come from."""
+
+    kind: str
+
+    def texts(self, model: Model) -> Texts:
+        """Licence and policy as the source hands them out; before anything else is fetched."""
+
+    def plan(self, model: Model) -> FetchPlan:
+        """What to fetch."""
+
+
+class Place(Protocol):
+    """A tree of files: a folder, an HTTP base, an S3 prefix."""
+
+    policy: Policy
+    small: dict[str, bytes | None]  # small files that were read: what was shown is what is stored
+
+    @property
+    def where(self) -> str:
+        """For messages and the manifest, without secrets."""
+
+    def request(self, path: str) -> Request:
+        """How to get the file at ``path``; it need not exist."""
+
+
+def read_small(place: Place, path: str) -> bytes | None:
+    """The whole of a small file, with retries; ``None`` if there is none. Read only once."""
+    if path not in place.small:
+        request = place.request(path)
+        tries = Tries(request.where, place.policy, Cancel())
+        try:
+            place.small[path] = tries.until_done(lambda: read_all(request, SMALL))
+        except NotFoundError:
+            place.small[path] = None
+    return place.small[path]
+
+
+def read_first(place: Place, paths: list[str]) -> tuple[str, bytes] | None:
+    """The first of ``paths`` that exists, with its content."""
+    for path in paths:
+        data = read_small(place, path)
+        if data is not None:
+            return path, data
+    return None
