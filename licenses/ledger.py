@@ -154,19 +154,27 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def _receipt(entry: Mapping[str, Any], where: str) -> Receipt:
     """The receipt in a ledger entry; keys of a later version are passed over."""
     wrong = [key for key, types in _TYPES.items() if not isinstance(entry.get(key), types)]
+    wrong += [key for key in ("license_sha256", "policy_sha256") if not _is_digest(entry.get(key))]
     try:
-        licensee = entry["licensee"] and Licensee(**entry["licensee"])
-    except (KeyError, TypeError):
+        licensee = _licensee(entry["licensee"])
+    except (KeyError, TypeError, AttributeError):
         wrong.append("licensee")
-    wrong += [
-        key
-        for key in ("license_sha256", "policy_sha256")
-        if entry.get(key) is not None and not _DIGEST.fullmatch(str(entry[key]))
-    ]
     if wrong:
         raise IntegrityError(f"{where} is not a receipt: see {', '.join(wrong)}")
     known: dict[str, Any] = {key: entry.get(key) for key in _TYPES}
-    return Receipt(licensee=licensee or None, **known)
+    return Receipt(licensee=licensee, **known)
+
+
+def _is_digest(value: object) -> bool:
+    return value is None or _DIGEST.fullmatch(str(value)) is not None
+
+
+def _licensee(value: Any) -> Licensee | None:
+    if value is None:
+        return None
+    if not all(isinstance(part, str) for part in value.values()):
+        raise TypeError(value)
+    return Licensee(**value)
 
 
 def _notes(content: Content) -> list[str]:

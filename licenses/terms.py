@@ -51,7 +51,8 @@ class License:
 
     def to_json(self) -> dict[str, Any]:
         """The terms as ``--json`` and exports give them; what is unknown is null."""
-        return {key: None if value == "" else value for key, value in asdict(self).items()}
+        known = {key: None if value == "" else value for key, value in asdict(self).items()}
+        return known | {"obligations": list(self.obligations)}
 
 
 def load(license_id: str) -> License:
