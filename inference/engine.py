@@ -7,7 +7,7 @@ same tests run on both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -112,11 +112,12 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load and warm up; returns when the first request will be answered at full speed."""
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Continue ``request.prompt``; closing the iterator aborts the request.
 
-        ``UsageError`` if prompt and ``max_tokens`` cannot fit the context; a
-        ``NotEnoughError`` if the queue is full.
+        The call itself raises ``UsageError`` if prompt and ``max_tokens`` cannot fit the
+        context or a parameter makes no sense, and ``NotEnoughError`` if the queue is full;
+        what goes wrong later is raised by the iterator.
         """
         ...
 

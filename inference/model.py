@@ -1,0 +1,102 @@
+"""The Llama 2 decoder: RMSNorm, rotary grouped-query attention, SwiGLU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama_hub.hub.architecture import Architecture
+from llama_hub.inference.attention import attend
+from llama_hub.inference.batch import Batch
+from llama_hub.inference.kv_cache import KVCache
+from llama_hub.inference.linear import Linear
+from llama_hub.inference.rope import Rope
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads that this process computes; all of them without tensor parallelism."""
+
+    queries: int
+    keys: int
+    width: int
+
+    @property
+    def split(self) -> list[int]:
+        """Rows of queries, keys and values in the fused projection."""
+        return [self.queries * self.width, self.keys * self.width, self.keys * self.width]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one decoder layer."""
+
+    attention_norm: Tensor  # [dim]
+    qkv: Linear  # dim → queries + keys + values, one below the other
+    out: Linear  # queries → dim
+    ffn_norm: Tensor  # [dim]
+    gate_up: Linear  # dim → 2 × ffn, gate above up
+    down: Linear  # ffn → dim
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All weights of one process."""
+
+    embedding: Tensor  # [vocab, dim]
+    layers: tuple[Layer, ...]
+    norm: Tensor  # [dim]
+    head: Linear  # dim → vocab
+
+    @property
+    def bytes(self) -> int:
+        """Size on the device."""
+        tensors = [self.embedding, self.norm]
+        linears = [self.head]
+        for layer in self.layers:
+            tensors += [layer.attention_norm, layer.ffn_norm]
+            linears += [layer.qkv, layer.out, layer.gate_up, layer.down]
+        dense = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return dense + sum(linear.bytes for linear in linears)
+
+
+class Llama:
+    """The computation; holds no state but the weights."""
+
+    def __init__(
+        self, architecture: Architecture, heads: Heads, weights: Weights, rope: Rope
+    ) -> None:
+        self.architecture = architecture
+        self.heads = heads
+        self.weights = weights
+        self.rope = rope
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Logits in float32 of the wanted rows ``[R, vocab]``; fills the cache on the way."""
+        x = self.weights.embedding[batch.tokens]
+        for index, layer in enumerate(self.weights.layers):
+            x = x + self._attention(index, layer, self._norm(x, layer.attention_norm), batch, cache)
+            x = x + self._feed_forward(layer, self._norm(x, layer.ffn_norm))
+        return self.weights.head(self._norm(x[batch.wanted], self.weights.norm)).float()
+
+    def _attention(
+        self, index: int, layer: Layer, x: Tensor, batch: Batch, cache: KVCache
+    ) -> Tensor:
+        query, key, value = torch.split(layer.qkv(x), self.heads.split, dim=-1)
+        q, k, v = (each.unflatten(-1, (-1, self.heads.width)) for each in (query, key, value))
+        cache.write(index, batch.slots, self.rope.rotate(k, batch.positions), v)
+        mixed = attend(self.rope.rotate(q, batch.positions), cache, index, batch)
+        return layer.out(mixed.flatten(1))
+
+    def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
+        gate, up = layer.gate_up(x).chunk(2, dim=-1)
+        return layer.down(F.silu(gate) * up)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMSNorm in float32, scaled in the computing type, as the reference does."""
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.architecture.norm_eps)
+        return (wide * scale).to(x.dtype) * weight

@@ -1,0 +1,250 @@
+"""Which tokens of which sequences the next step computes.
+
+One rule for prompts and answers: a sequence has ``tokens``, of which
+``computed`` are in the cache; each step gives every running sequence some of
+the rest, within one budget. Sequences that decode (one token missing) come
+first, so that a long prompt never holds up an answer; the prompt gets what is
+left, in pieces. When the cache is full, the sequence that came last gives its
+pages back and is computed again later: nothing fails.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from llama_hub.inference.config import PAGE
+from llama_hub.inference.engine import FinishReason, GenerationRequest, TokenLogprob
+from llama_hub.inference.grammar import Grammar
+from llama_hub.inference.kv_cache import PagePool, page_names
+from llama_hub.inference.sampling import Choice
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One request on its way through the engine."""
+
+    request: GenerationRequest
+    grammar: Grammar | None = None
+    tokens: list[int] = field(init=False)  # prompt and answer
+    arrival: int = 0  # number in the order of arrival
+    computed: int = 0  # tokens whose keys and values are in the cache
+    pages: list[int] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)  # of the full pages
+    scores: list[TokenLogprob | None] = field(default_factory=list)  # of the prompt, if asked for
+    cached: int | None = None  # prompt tokens that the prefix cache supplied, once known
+    choice: Choice = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+        self.choice = Choice(self.request.sampling, Counter(self.request.prompt))
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens that the user gave."""
+        return len(self.request.prompt)
+
+    @property
+    def answered(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def missing(self) -> int:
+        """Tokens to compute before the next one can be chosen."""
+        return len(self.tokens) - self.computed
+
+    def append(self, token: int) -> None:
+        """Add a token of the answer."""
+        self.tokens.append(token)
+        self.choice.accept(token)
+        if self.grammar is not None:
+            self.grammar.accept(token)
+
+    def finish_reason(self, context: int) -> FinishReason | None:
+        """Whether the answer, as it is now, is complete."""
+        if self.grammar is not None and self.grammar.finished:
+            return "stop"
+        full = self.answered >= self.request.sampling.max_tokens or len(self.tokens) >= context
+        return "length" if full else None
+
+    def stops(self, eos: int) -> frozenset[int]:
+        """Tokens that end the answer."""
+        params = self.request.sampling
+        return params.stop_token_ids | (frozenset() if params.ignore_eos else {eos})
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A sequence's share of a step: ``count`` tokens after those computed."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def scored(self) -> bool:
+        """Whether the log-probabilities of prompt tokens are to be taken from it."""
+        sequence = self.sequence
+        asked = sequence.request.sampling.prompt_logprobs is not None
+        return asked and len(sequence.scores) < sequence.prompt_length
+
+    @property
+    def wanted(self) -> int:
+        """How many of its rows need logits."""
+        return self.count if self.scored else int(self.last)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The ids to compute."""
+        start = self.sequence.computed
+        return tuple(self.sequence.tokens[start : start + self.count])
+
+    @property
+    def last(self) -> bool:
+        """Whether the step computes everything that is missing, so that a token follows."""
+        return self.count == self.sequence.missing
+
+
+@dataclass
+class Counters:
+    """Totals since start."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+
+
+class Scheduler:
+    """Queue, running set and pages; not thread-safe (only the engine's thread uses it)."""
+
+    def __init__(
+        self, pool: PagePool, *, max_batch: int, step_tokens: int, prefix_caching: bool
+    ) -> None:
+        self.pool = pool
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of arrival
+        self.counters = Counters()
+        self._arrivals = 0
+        self._max_batch = max_batch
+        self._step_tokens = step_tokens
+        self._prefix_caching = prefix_caching
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a new sequence at the end of the queue."""
+        self._arrivals += 1
+        sequence.arrival = self._arrivals
+        self.waiting.append(sequence)
+
+    def step(self) -> list[Chunk]:
+        """The next step's chunks; empty if there is nothing to do. Allocates their pages."""
+        chunks: list[Chunk] = []
+        budget = self._step_tokens
+        for sequence in sorted(self.running, key=lambda each: each.missing > 1):
+            count = min(sequence.missing, budget)
+            if count and self._make_room(sequence, count, chunks):
+                chunks.append(Chunk(sequence, count))
+                budget -= count
+        while budget and (admitted := self._admit()):
+            count = min(admitted.missing, budget)
+            self._grow(admitted, count)
+            chunks.append(Chunk(admitted, count))
+            budget -= count
+        return chunks
+
+    def computed(self, chunk: Chunk) -> None:
+        """Record that a chunk is in the cache; names the pages that it filled."""
+        sequence = chunk.sequence
+        sequence.computed += chunk.count
+        known = len(sequence.names)
+        if not self._prefix_caching or sequence.computed < (known + 1) * PAGE:
+            return
+        sequence.names = page_names(sequence.tokens[: sequence.computed], known=sequence.names)
+        for index in range(known, len(sequence.names)):
+            self.pool.name(sequence.pages[index], sequence.names[index])
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a finished or aborted sequence and free its pages."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self._release(sequence)
+
+    def all(self) -> list[Sequence]:
+        """Every sequence that is not finished."""
+        return [*self.running, *self.waiting]
+
+    def _admit(self) -> Sequence | None:
+        """Move the head of the queue to the running set, with the pages it finds in the cache."""
+        if not self.waiting or len(self.running) >= self._max_batch:
+            return None
+        sequence = self.waiting[0]
+        found = self._look_up(sequence)
+        held = sum(1 for page in found if self.pool.is_free(page))
+        needed = self._pages_for(len(sequence.tokens)) - len(found)
+        if needed + held > self.pool.free:
+            return None
+        self.pool.share(found)
+        self._start(self.waiting.popleft(), found)
+        return sequence
+
+    def _start(self, sequence: Sequence, found: list[int]) -> None:
+        sequence.pages = found
+        sequence.computed = len(found) * PAGE
+        if sequence.cached is None:
+            sequence.cached = sequence.computed
+            self.counters.prefix_queries += sequence.prompt_length
+            self.counters.prefix_hits += sequence.computed
+            self.counters.prompt_tokens += sequence.prompt_length
+        self.running.append(sequence)
+        self.running.sort(key=lambda each: each.arrival)
+
+    def _look_up(self, sequence: Sequence) -> list[int]:
+        """Cached pages of the sequence's beginning; at least one token is left to compute."""
+        if not self._prefix_caching or sequence.request.sampling.prompt_logprobs is not None:
+            return []
+        names = page_names(sequence.tokens[: len(sequence.tokens) - 1])
+        found = self.pool.find(names)
+        sequence.names = names[: len(found)]
+        return found
+
+    def _make_room(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> bool:
+        """Pages for ``count`` more tokens, taken from the latest sequences if need be.
+
+        False if the sequence itself had to give way.
+        """
+        if sequence not in self.running:
+            return False
+        while self._pages_for(sequence.computed + count) - len(sequence.pages) > self.pool.free:
+            victim = self._victim(chunks)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        self._grow(sequence, count)
+        return True
+
+    def _victim(self, chunks: list[Chunk]) -> Sequence:
+        """The latest arrival that is not part of the step already."""
+        busy = {id(chunk.sequence) for chunk in chunks}
+        return next(each for each in reversed(self.running) if id(each) not in busy)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.waiting.appendleft(sequence)
+        self.counters.preemptions += 1
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.pages)
+        sequence.pages, sequence.names, sequence.computed = [], [], 0
+
+    def _grow(self, sequence: Sequence, count: int) -> None:
+        needed = self._pages_for(sequence.computed + count) - len(sequence.pages)
+        if needed > 0:
+            sequence.pages += self.pool.allocate(needed)
+
+    @staticmethod
+    def _pages_for(tokens: int) -> int:
+        return -(-tokens // PAGE)

@@ -1,0 +1,167 @@
+"""The default engine: our own model on torch, CPU or CUDA, one or several devices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from llama_hub.errors import NotEnoughError, UsageError
+from llama_hub.inference import sampling
+from llama_hub.inference.config import EngineOptions
+from llama_hub.inference.engine import (
+    Delta,
+    EngineInfo,
+    EngineStats,
+    GenerationRequest,
+)
+from llama_hub.inference.grammar import Grammar, GrammarCompiler
+from llama_hub.inference.loading import Loaded, load
+from llama_hub.inference.scheduler import Scheduler, Sequence
+from llama_hub.inference.tokenizer import Tokenizer
+from llama_hub.inference.worker import Event, Worker
+
+
+class TorchEngine:
+    """Serves one Hugging Face folder; see ``engine.Engine`` for the methods' contract."""
+
+    def __init__(self, folder: Path, options: EngineOptions | None = None) -> None:
+        self._folder = folder
+        self._options = options or EngineOptions()
+        self._streams: dict[str, asyncio.Queue[Delta | BaseException]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loaded: Loaded | None = None
+        self._worker: Worker | None = None
+        self._grammars: GrammarCompiler | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._ready()[0].info
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loaded = await asyncio.to_thread(load, self._folder, self._options)
+        scheduler = Scheduler(
+            self._loaded.pool,
+            max_batch=self._options.max_batch,
+            step_tokens=self._options.step_tokens,
+            prefix_caching=self._options.prefix_caching,
+        )
+        self._worker = Worker(
+            self._loaded.executor,
+            scheduler,
+            self._deliver_soon,
+            eos=self._loaded.eos,
+            context=self._loaded.info.context,
+        )
+        self._worker.start()
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        loaded, _ = self._ready()
+        _check(request, loaded.info)
+        if request.id in self._streams:
+            raise UsageError(f"a request with the id {request.id!r} is running already")
+        if len(self._streams) >= self._options.max_batch + self._options.max_queue:
+            raise NotEnoughError(
+                f"the queue is full: {self._options.max_queue} requests are waiting",
+                hint="try again later, or start the service with a larger queue",
+            )
+        return self._stream(request, self._grammar(request))
+
+    async def _stream(
+        self, request: GenerationRequest, grammar: Grammar | None
+    ) -> AsyncGenerator[Delta, None]:
+        _, worker = self._ready()
+        if worker.failure is not None:
+            raise worker.failure
+        inbox: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
+        self._streams[request.id] = inbox
+        worker.submit(Sequence(request, grammar))
+        finished = False
+        try:
+            while not finished:
+                event = await inbox.get()
+                finished = isinstance(event, BaseException) or event.finish_reason is not None
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            self._streams.pop(request.id, None)
+            if not finished:
+                worker.abort(request.id)
+
+    async def abort(self, request_id: str) -> None:
+        inbox = self._streams.get(request_id)
+        if inbox is not None and self._worker is not None:
+            self._worker.abort(request_id)
+            inbox.put_nowait(Delta(finish_reason="abort"))
+
+    def health(self) -> str | None:
+        if self._worker is None:
+            return "the engine has not been started"
+        if self._worker.failure is not None:
+            return f"the engine failed: {self._worker.failure!r}"
+        return None if self._worker.is_alive() else "the engine was shut down"
+
+    def stats(self) -> EngineStats:
+        loaded, worker = self._ready()
+        scheduler, counters = worker.scheduler, worker.scheduler.counters
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_usage=scheduler.pool.usage,
+            prompt_tokens=counters.prompt_tokens,
+            generated_tokens=counters.generated_tokens,
+            prefix_queries=counters.prefix_queries,
+            prefix_hits=counters.prefix_hits,
+            preemptions=counters.preemptions,
+            memory_bytes=loaded.memory_bytes,
+        )
+
+    async def shutdown(self) -> None:
+        worker, loaded = self._worker, self._loaded
+        if worker is None or loaded is None or not worker.is_alive():
+            return
+        await asyncio.to_thread(worker.stop)
+        loaded.executor.close()
+
+    def _ready(self) -> tuple[Loaded, Worker]:
+        if self._loaded is None or self._worker is None:
+            raise UsageError("the engine has not been started")
+        return self._loaded, self._worker
+
+    def _grammar(self, request: GenerationRequest) -> Grammar | None:
+        schema = request.sampling.grammar
+        if schema is None:
+            return None
+        if self._grammars is None:
+            tokenizer = Tokenizer(self._folder / "tokenizer.model")
+            self._grammars = GrammarCompiler(tokenizer, self.info.vocab_size)
+        return self._grammars.compile(schema)
+
+    def _deliver_soon(self, events: list[Event]) -> None:
+        """From the engine's thread to the loop, one call for a whole step."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, events)
+
+    def _deliver(self, events: list[Event]) -> None:
+        for request_id, event in events:
+            inbox = self._streams.get(request_id)
+            if inbox is not None:
+                inbox.put_nowait(event)
+
+
+def _check(request: GenerationRequest, info: EngineInfo) -> None:
+    sampling.check(request.sampling, info.vocab_size)
+    if not request.prompt:
+        raise UsageError("the prompt is empty; begin it with BOS")
+    wrong = [token for token in request.prompt if not 0 <= token < info.vocab_size]
+    if wrong:
+        raise UsageError(f"token {wrong[0]} is not in the vocabulary of {info.vocab_size}")
+    asked = len(request.prompt) + request.sampling.max_tokens
+    if asked > info.context:
+        raise UsageError(
+            f"the prompt has {len(request.prompt)} tokens and {request.sampling.max_tokens} are "
+            f"asked for: together {asked}, and the context holds {info.context}",
+            hint="shorten the prompt or lower max_tokens",
+        )

@@ -1,0 +1,221 @@
+"""The engine's thread: takes requests in, runs steps, hands deltas out."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llama_hub.inference.batch import Piece
+from llama_hub.inference.engine import Delta, FinishReason, TokenLogprob
+from llama_hub.inference.executor import Executor
+from llama_hub.inference.sampling import Row, logprobs, sample
+from llama_hub.inference.scheduler import Chunk, Scheduler, Sequence
+
+Event = tuple[str, Delta | BaseException]  # request id, and what to tell its reader
+Deliver = Callable[[list[Event]], None]
+
+
+@dataclass(frozen=True)
+class _Submit:
+    sequence: Sequence
+
+
+@dataclass(frozen=True)
+class _Abort:
+    request_id: str
+
+
+@dataclass(frozen=True)
+class _Stop:
+    pass
+
+
+class Worker:
+    """Runs the scheduler's steps on a thread of its own until stopped."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        scheduler: Scheduler,
+        deliver: Deliver,
+        *,
+        eos: int,
+        context: int,
+    ) -> None:
+        self.scheduler = scheduler
+        self.failure: BaseException | None = None
+        self._executor = executor
+        self._deliver = deliver
+        self._eos = eos
+        self._context = context
+        self._inbox: queue.SimpleQueue[_Submit | _Abort | _Stop] = queue.SimpleQueue()
+        self._by_id: dict[str, Sequence] = {}
+        self._thread = threading.Thread(target=self._run, name="llama-hub-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence; from any thread."""
+        self._inbox.put(_Submit(sequence))
+
+    def abort(self, request_id: str) -> None:
+        """Drop a sequence if it is still there; from any thread."""
+        self._inbox.put(_Abort(request_id))
+
+    def stop(self) -> None:
+        """End the thread after its step; every reader gets an ``abort``."""
+        self._inbox.put(_Stop())
+        self._thread.join()
+
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while self._receive():
+                self._step()
+            self._drop_all(Delta(finish_reason="abort"))
+        except Exception as error:  # the readers have to learn of it, whatever it is
+            self.failure = error
+            self._drop_all(error)
+
+    def _receive(self) -> bool:
+        """Take what has come in, waiting if there is nothing else to do; False on stop."""
+        idle = not self._by_id
+        while True:
+            try:
+                command = self._inbox.get(block=idle)
+            except queue.Empty:
+                return True
+            idle = False
+            if isinstance(command, _Stop):
+                return False
+            self._handle(command)
+
+    def _handle(self, command: _Submit | _Abort) -> None:
+        if isinstance(command, _Submit):
+            self._by_id[command.sequence.request.id] = command.sequence
+            self.scheduler.add(command.sequence)
+        elif command.request_id in self._by_id:
+            self.scheduler.remove(self._by_id.pop(command.request_id))
+
+    def _drop_all(self, farewell: Delta | BaseException) -> None:
+        events: list[Event] = [(request_id, farewell) for request_id in self._by_id]
+        for sequence in self._by_id.values():
+            self.scheduler.remove(sequence)
+        self._by_id.clear()
+        if events:
+            self._deliver(events)
+
+    def _step(self) -> None:
+        chunks = self.scheduler.step()
+        if not chunks:
+            return
+        logits = self._executor.run([_piece(chunk) for chunk in chunks])
+        parts = torch.split(logits, [chunk.wanted for chunk in chunks])
+        lasts = [part[-1:] for chunk, part in zip(chunks, parts, strict=True) if _samples(chunk)]
+        self._score(chunks, parts)
+        chosen = iter(self._choose(chunks, lasts))
+        events: list[Event] = []
+        for chunk in chunks:
+            done, sampled = chunk.last, _samples(chunk)
+            self.scheduler.computed(chunk)
+            if done:
+                answer = next(chosen) if sampled else None
+                events.append((chunk.sequence.request.id, self._advance(chunk.sequence, answer)))
+        self._deliver(events)
+
+    def _score(self, chunks: Rows[Chunk], parts: Rows[Tensor]) -> None:
+        """Log-probabilities of the prompt's own tokens, where a request asks for them."""
+        for chunk, part in zip(chunks, parts, strict=True):
+            if chunk.scored:
+                _score_prompt(chunk, part)
+
+    def _choose(self, chunks: Rows[Chunk], lasts: Rows[Tensor]) -> list[tuple[int, Tensor]]:
+        """A token for each chunk that ends with one, and the logits that it came from."""
+        sequences = [chunk.sequence for chunk in chunks if _samples(chunk)]
+        if not sequences:
+            return []
+        logits = torch.cat(list(lasts))
+        tokens = sample(logits, [self._row(sequence, logits.device) for sequence in sequences])
+        return list(zip(tokens, logits.unsqueeze(1), strict=True))
+
+    def _row(self, sequence: Sequence, device: torch.device) -> Row:
+        early = sequence.answered < sequence.request.sampling.min_tokens
+        return Row(
+            sequence.choice,
+            held_back=sequence.stops(self._eos) if early else frozenset(),
+            mask=None if sequence.grammar is None else sequence.grammar.mask().to(device),
+        )
+
+    def _advance(self, sequence: Sequence, answer: tuple[int, Tensor] | None) -> Delta:
+        """Take the chosen token into the sequence; what to tell the reader."""
+        first = sequence.answered == 0
+        if answer is None:
+            return self._delta(sequence, None, "length", first=True)
+        token, logits = answer
+        if token in sequence.stops(self._eos):
+            return self._delta(sequence, None, "stop", first=first)
+        sequence.append(token)
+        self.scheduler.counters.generated_tokens += 1
+        return self._delta(sequence, answer, sequence.finish_reason(self._context), first=first)
+
+    def _delta(
+        self,
+        sequence: Sequence,
+        answer: tuple[int, Tensor] | None,
+        reason: FinishReason | None,
+        *,
+        first: bool,
+    ) -> Delta:
+        if reason is not None:
+            self.scheduler.remove(sequence)
+            del self._by_id[sequence.request.id]
+        asked = sequence.request.sampling
+        scores = first and asked.prompt_logprobs is not None
+        return Delta(
+            tokens=() if answer is None else (answer[0],),
+            logprobs=_answer_logprobs(answer, asked.logprobs),
+            prompt_logprobs=tuple(sequence.scores) if scores else None,
+            finish_reason=reason,
+            cached_tokens=(sequence.cached or 0) if first else 0,
+        )
+
+
+def _samples(chunk: Chunk) -> bool:
+    """Whether a token is chosen after the chunk (``max_tokens`` 0 only reads the prompt)."""
+    return chunk.last and chunk.sequence.request.sampling.max_tokens > 0
+
+
+def _piece(chunk: Chunk) -> Piece:
+    sequence = chunk.sequence
+    return Piece(chunk.tokens, sequence.computed, tuple(sequence.pages), chunk.wanted)
+
+
+def _answer_logprobs(
+    answer: tuple[int, Tensor] | None, alternatives: int | None
+) -> tuple[TokenLogprob, ...]:
+    if answer is None or alternatives is None:
+        return ()
+    return tuple(logprobs(answer[1], [answer[0]], alternatives))
+
+
+def _score_prompt(chunk: Chunk, logits: Tensor) -> None:
+    """Row i of the chunk predicts the token after position ``computed + i``."""
+    sequence = chunk.sequence
+    if not sequence.scores:
+        sequence.scores.append(None)  # nothing predicts the first token
+    start = sequence.computed + 1
+    following = sequence.tokens[start : min(start + chunk.count, sequence.prompt_length)]
+    if following:
+        alternatives = sequence.request.sampling.prompt_logprobs or 0
+        sequence.scores += logprobs(logits[: len(following)], following, alternatives)
