@@ -1,0 +1,203 @@
+"""From a client's body to what the engine is asked: prompts, sampling, room in the context."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from llama_hub.inference.chat_format import Message, encode_chat
+from llama_hub.inference.engine import SamplingParams
+from llama_hub.inference.service.problems import Problem, invalid
+from llama_hub.inference.service.schemas import (
+    MAX_STOPS,
+    ChatMessage,
+    ResponseFormat,
+    Sampling,
+    TextPart,
+)
+from llama_hub.inference.service.service import Service
+
+IN_THREAD = 4096  # characters above which text is tokenised beside the event loop
+ANY_OBJECT = {"type": "object"}
+
+
+def check_model(service: Service, name: str | None) -> None:
+    """404 if ``name`` is another model's and the server was told to mind."""
+    if service.settings.check_model and name is not None and name != service.served.name:
+        raise Problem(
+            404,
+            f"the model {name!r} does not exist here; this server has {service.served.name!r}",
+            param="model",
+            code="model_not_found",
+        )
+
+
+async def encode(service: Service, text: str, *, bos: bool) -> tuple[int, ...]:
+    """Token ids of ``text``; 400 at once if it cannot fit the context."""
+    limit = service.text_limit
+    if len(text) > limit:
+        raise invalid(
+            f"the prompt has {len(text)} characters; at most {limit} could fit the context of "
+            f"{service.engine.info.context} tokens",
+            "prompt",
+            "context_length_exceeded",
+        )
+    if len(text) <= IN_THREAD:
+        return tuple(service.tokenizer.encode(text, bos=bos))
+    return tuple(await asyncio.to_thread(service.tokenizer.encode, text, bos=bos))
+
+
+async def prompts_of(service: Service, given: Any, *, bos: bool) -> list[tuple[int, ...]]:
+    """Token ids of a completion's ``prompt``: a text, texts, token ids or lists of them."""
+    if isinstance(given, str):
+        return [await encode(service, given, bos=bos)]
+    if not isinstance(given, list) or not given:
+        raise invalid("prompt must be a text, token ids, or a list of either", "prompt")
+    if _is_tokens(given):
+        return [checked_tokens(service, given)]
+    if all(isinstance(item, str) for item in given):
+        return [await encode(service, item, bos=bos) for item in given]
+    if all(_is_tokens(item) for item in given):
+        return [checked_tokens(service, item) for item in given]
+    raise invalid("prompt must be a text, token ids, or a list of either", "prompt")
+
+
+def _is_tokens(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+    )
+
+
+def checked_tokens(
+    service: Service, tokens: Sequence[int], param: str = "prompt"
+) -> tuple[int, ...]:
+    """``tokens`` as they are; 400 that names ``param`` if one is outside the vocabulary."""
+    size = service.engine.info.vocab_size
+    for token in tokens:
+        if not 0 <= token < size:
+            raise invalid(f"token id {token} is outside the vocabulary of {size}", param)
+    return tuple(tokens)
+
+
+def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
+    """The turns in the engine room's own terms; ``developer`` is a newer name of ``system``."""
+    return [
+        Message("system" if m.role == "developer" else m.role, _text(m.content)) for m in messages
+    ]
+
+
+def _text(content: str | list[TextPart]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+async def encode_conversation(service: Service, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    """Token ids of a conversation in Llama 2's chat format."""
+    turns = conversation(messages)
+    length = sum(len(turn.content) for turn in turns)
+    if length > service.text_limit:
+        raise invalid(
+            f"the messages have {length} characters; at most {service.text_limit} could fit the "
+            f"context of {service.engine.info.context} tokens",
+            "messages",
+            "context_length_exceeded",
+        )
+    if length <= IN_THREAD:
+        return tuple(encode_chat(service.tokenizer, turns))
+    return tuple(await asyncio.to_thread(encode_chat, service.tokenizer, turns))
+
+
+def room(service: Service, prompt: Sequence[int], wanted: int | None, default: int | None) -> int:
+    """How many tokens may be made after ``prompt``; 400 with the counts if ``wanted`` is too many.
+
+    ``default`` None means all that fit; unlike ``wanted`` a default gives way to a long prompt.
+    """
+    context = service.engine.info.context
+    longest = service.settings.max_prompt_tokens or context - 1
+    if len(prompt) > min(longest, context - 1):
+        raise invalid(
+            f"the prompt has {len(prompt)} tokens; this server takes at most "
+            f"{min(longest, context - 1)} (context {context})",
+            "prompt",
+            "context_length_exceeded",
+        )
+    left = context - len(prompt)
+    if wanted is None:
+        return left if default is None else min(default, left)
+    if wanted > left:
+        raise invalid(
+            f"the prompt has {len(prompt)} tokens and {wanted} more are asked for; together "
+            f"{len(prompt) + wanted}, and the context holds {context}",
+            "max_tokens",
+            "context_length_exceeded",
+        )
+    return wanted
+
+
+def sampling_params(
+    service: Service, body: Sampling, *, max_tokens: int, logprobs: int | None
+) -> SamplingParams:
+    """The engine's parameters; unset fields keep the engine's defaults."""
+    given = {
+        name: getattr(body, name)
+        for name in (
+            "frequency_penalty",
+            "ignore_eos",
+            "min_p",
+            "min_tokens",
+            "presence_penalty",
+            "repetition_penalty",
+            "temperature",
+            "top_p",
+        )
+        if getattr(body, name) is not None
+    }
+    return SamplingParams(
+        **given,
+        max_tokens=max_tokens,
+        top_k=max(0, body.top_k or 0),
+        seed=None if body.seed is None else body.seed & (2**63 - 1),
+        stop_token_ids=frozenset(
+            checked_tokens(service, body.stop_token_ids or (), "stop_token_ids")
+        ),
+        logit_bias=_logit_bias(service, body.logit_bias or {}),
+        logprobs=logprobs,
+        grammar=grammar_of(body.response_format),
+    )
+
+
+def _logit_bias(service: Service, given: dict[str, float]) -> dict[int, float]:
+    size = service.engine.info.vocab_size
+    for token in given:
+        if not (token.isascii() and token.isdigit() and len(token) < 10 and int(token) < size):
+            raise invalid(
+                f"logit_bias: {token[:20]!r} is not a token id below {size}", "logit_bias"
+            )
+    return {int(token): bias for token, bias in given.items()}
+
+
+def grammar_of(wanted: ResponseFormat | None) -> str | None:
+    """The JSON schema that the answer must satisfy, as JSON text."""
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return json.dumps(ANY_OBJECT)
+    if wanted.json_schema is None:
+        raise invalid(
+            "response_format of type json_schema needs its json_schema", "response_format"
+        )
+    return json.dumps(wanted.json_schema.schema_)
+
+
+def stops_of(given: Any) -> tuple[str, ...]:
+    """The stop strings of a body's ``stop``."""
+    listed = [given] if isinstance(given, str) else given or []
+    whole = isinstance(listed, list) and all(isinstance(item, str) and item for item in listed)
+    if not whole or len(listed) > MAX_STOPS or any(len(item) > 256 for item in listed):
+        raise invalid(
+            f"stop must be a text or at most {MAX_STOPS} texts, each of 1 to 256 characters", "stop"
+        )
+    return tuple(listed)

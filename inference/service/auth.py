@@ -1,0 +1,118 @@
+"""Who may call: the API key, and which web pages.
+
+Health routes and the static page are open; everything else needs the key where
+one is set. A page of another origin may not call unless CORS allows it, so that
+no web site a user happens to visit can use a server on that user's machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llama_hub.inference.service.problems import Problem
+from llama_hub.inference.service.replies import problem_response
+from llama_hub.inference.service.settings import ServiceSettings
+
+OPEN = frozenset(
+    {
+        ("GET", "/"),
+        ("GET", "/docs"),
+        ("GET", "/health"),
+        ("GET", "/health/live"),
+        ("GET", "/health/ready"),
+        ("GET", "/openapi.json"),
+        ("GET", "/page.json"),
+        ("GET", "/page/page.css"),
+        ("GET", "/page/page.js"),
+        ("GET", "/page/icon.svg"),
+        ("GET", "/ping"),
+        ("GET", "/swagger.json"),
+        ("GET", "/version"),
+        ("POST", "/ping"),
+    }
+)
+
+
+def new_key() -> str:
+    """A key of 256 random bits."""
+    return f"llh-{secrets.token_urlsafe(32)}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` (name or address, IPv6 also in brackets) is this machine only."""
+    bare = host.strip("[]")
+    if bare == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return False
+
+
+class Gatekeeper:
+    """ASGI middleware that lets through whom the settings allow."""
+
+    def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
+        self._app = app
+        self._origins = settings.cors_origins
+        self._digest = None if settings.api_key is None else _digest(settings.api_key)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on or answer 401 or 403."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            problem = self._origin_problem(headers) or self._key_problem(scope, headers)
+            if problem is not None:
+                await problem_response(problem, "openai")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _key_problem(self, scope: Scope, headers: Headers) -> Problem | None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if self._digest is None or (method, scope["path"]) in OPEN:
+            return None
+        given = _given_key(headers)
+        if given and hmac.compare_digest(_digest(given), self._digest):
+            return None
+        return Problem(
+            401,
+            "the API key is missing or wrong; send it as Authorization: Bearer KEY",
+            kind="authentication_error",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+    def _origin_problem(self, headers: Headers) -> Problem | None:
+        origin = headers.get("origin")
+        if origin is None or origin in self._origins or "*" in self._origins:
+            return None
+        host = urlsplit(origin).netloc
+        # Without a key, "same host" is not enough: a foreign name may be made to point here.
+        known = self._digest is not None or is_loopback(urlsplit(origin).hostname or "")
+        if host and host == headers.get("host") and known:
+            return None
+        return Problem(
+            403,
+            "pages of another origin may not call this server; see --cors-origin",
+            kind="permission_error",
+            code="foreign_origin",
+        )
+
+
+def _given_key(headers: Headers) -> str:
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and value:
+        return value.strip()
+    return headers.get("x-api-key") or headers.get("api-key") or ""
+
+
+def _digest(key: str) -> bytes:
+    # Digests have one length, so that the comparison's time says nothing about the key's.
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,69 @@
+"""Azure ML's container contract: liveness, readiness, ``POST /score``.
+
+``/score`` takes every body that the other routes take, and the form of Azure's
+own Llama 2 deployments: ``{"input_data": {"input_string", "parameters"}}``.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llama_hub.inference.service.asking import conversation, encode_conversation, room
+from llama_hub.inference.service.dispatch import by_body
+from llama_hub.inference.service.generation import Ask, answers
+from llama_hub.inference.service.huggingface import (
+    DEFAULT_MAX_TOKENS,
+    DEFAULTS,
+    ask_of,
+    sampling_of,
+)
+from llama_hub.inference.service.replies import Document
+from llama_hub.inference.service.schemas import ChatMessage, GenerateParameters, ScoreBody, read
+from llama_hub.inference.service.service import Service
+
+
+def live() -> Response:
+    """200 as long as the process answers at all."""
+    return JSONResponse({"status": "live"})
+
+
+def ready(service: Service) -> Response:
+    """200 when requests will be answered, else 503 with the reason."""
+    trouble = service.trouble()
+    if trouble is None:
+        return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "unavailable", "reason": trouble}, 503)
+
+
+async def score(service: Service, request: Request, document: Document) -> Response:
+    """``POST /score``."""
+    if "input_data" not in document:
+        return await by_body(document)(service, request, document)
+    body = read(ScoreBody, document).input_data
+    parameters = body.parameters or DEFAULTS
+    given = body.input_string
+    if isinstance(given, list) and given and isinstance(given[0], ChatMessage):
+        turns = [turn for turn in given if isinstance(turn, ChatMessage)]
+        return JSONResponse({"output": await _chat(service, turns, parameters)})
+    texts = [given] if isinstance(given, str) else [str(item) for item in given]
+    return JSONResponse({"output": await _texts(service, texts, parameters)})
+
+
+async def _chat(service: Service, turns: list[ChatMessage], parameters: GenerateParameters) -> str:
+    call_id = f"score-{uuid.uuid4().hex}"
+    await service.judge_input("\n".join(turn.content for turn in conversation(turns)), call_id)
+    prompt = await encode_conversation(service, turns)
+    most = room(service, prompt, parameters.max_new_tokens, DEFAULT_MAX_TOKENS)
+    stops = tuple(parameters.stop or ())
+    ask = Ask(prompt, sampling_of(parameters, most), stops, fresh=True)
+    return (await answers(service, [ask], call_id))[0].text
+
+
+async def _texts(service: Service, texts: list[str], parameters: GenerateParameters) -> list[str]:
+    call_id = f"score-{uuid.uuid4().hex}"
+    await service.judge_input("\n".join(texts), call_id)
+    asks = [await ask_of(service, text, parameters) for text in texts]
+    return [answer.text for answer in await answers(service, asks, call_id)]

@@ -1,0 +1,242 @@
+"""OpenAI's answer documents, whole and in chunks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from llama_hub.inference.engine import TokenLogprob
+from llama_hub.inference.service.generation import Answer
+from llama_hub.inference.service.replies import Document
+from llama_hub.inference.service.service import Service
+from llama_hub.inference.service.writer import Piece
+from llama_hub.inference.tokenizer import Detokenizer
+
+
+def usage(prompt_tokens: int, generated: int, cached: int) -> Document:
+    """Token counts."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": generated,
+        "total_tokens": prompt_tokens + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+class _Call:
+    """What every document of one call repeats."""
+
+    object_whole: str
+    object_chunk: str
+
+    def __init__(self, service: Service, call_id: str) -> None:
+        self.service = service
+        self.id = call_id
+        self.created = int(time.time())
+
+    def envelope(self, kind: str, choices: Sequence[Document]) -> Document:
+        """A document of ``kind`` around ``choices``."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.service.served.name,
+            "system_fingerprint": self.service.fingerprint,
+            "choices": list(choices),
+        }
+
+    def usage_chunk(self, prompt_tokens: int, generated: int, cached: int) -> Document:
+        """The last chunk of a stream that was asked for usage."""
+        counts = usage(prompt_tokens, generated, cached)
+        return self.envelope(self.object_chunk, []) | {"usage": counts}
+
+    def whole(self, answers: Sequence[Answer], prompt_tokens: int) -> Document:
+        """The answer of a request that is not streamed."""
+        generated = sum(answer.generated for answer in answers)
+        cached = sum(answer.cached for answer in answers)
+        choices = [self.choice(index, answer) for index, answer in enumerate(answers)]
+        counts = usage(prompt_tokens, generated, cached)
+        return self.envelope(self.object_whole, choices) | {"usage": counts}
+
+    def choice(self, index: int, answer: Answer) -> Document:
+        """One whole choice."""
+        raise NotImplementedError
+
+    def chunks(self, piece: Piece) -> Iterator[Document]:
+        """The chunks that ``piece`` makes."""
+        raise NotImplementedError
+
+
+class Chat(_Call):
+    """``chat.completion`` and its chunks."""
+
+    object_whole = "chat.completion"
+    object_chunk = "chat.completion.chunk"
+
+    def __init__(self, service: Service, call_id: str, *, logprobs: bool) -> None:
+        super().__init__(service, call_id)
+        self._logprobs = logprobs
+        self._opened: set[int] = set()
+
+    def choice(self, index: int, answer: Answer) -> Document:
+        """One whole choice."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": self._content(answer.tokens),
+            "finish_reason": answer.finish,
+        }
+
+    def chunks(self, piece: Piece) -> Iterator[Document]:
+        """The role first, then content, then the reason of the end."""
+        if piece.index not in self._opened:
+            self._opened.add(piece.index)
+            yield self._chunk(piece.index, {"role": "assistant", "content": ""})
+        if piece.text or piece.tokens:
+            yield self._chunk(piece.index, {"content": piece.text}, self._content(piece.tokens))
+        if piece.finish:
+            yield self._chunk(piece.index, {}, finish=piece.finish)
+
+    def _chunk(
+        self, index: int, delta: Document, logprobs: Document | None = None, finish: Any = None
+    ) -> Document:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self.envelope(self.object_chunk, [choice])
+
+    def _content(self, tokens: Sequence[TokenLogprob]) -> Document | None:
+        if not self._logprobs:
+            return None
+        return {"content": [self._token(token) for token in tokens], "refusal": None}
+
+    def _token(self, token: TokenLogprob) -> Document:
+        alternatives = [self._likelihood(*pair) for pair in token.top]
+        return self._likelihood(token.token, token.logprob) | {"top_logprobs": alternatives}
+
+    def _likelihood(self, token: int, logprob: float) -> Document:
+        raw = self.service.token_bytes(token)
+        text = raw.decode(errors="replace")
+        return {"token": text, "logprob": finite(logprob), "bytes": list(raw)}
+
+
+class Completion(_Call):
+    """``text_completion``, whole and in chunks, with the prompt echoed where asked."""
+
+    object_whole = object_chunk = "text_completion"
+
+    def __init__(
+        self,
+        service: Service,
+        call_id: str,
+        *,
+        prompts: Sequence[tuple[int, ...]],
+        echo: Sequence[str] | None,
+        n: int,
+        logprobs: bool,
+        prompt_only: bool,
+    ) -> None:
+        """``echo``: the prompts' texts if they are to lead the answers; ``prompt_only``: the
+        answers themselves are not wanted."""
+        super().__init__(service, call_id)
+        self._prompts = prompts
+        self._echo = echo
+        self._n = n
+        self._logprobs = logprobs
+        self._prompt_only = prompt_only
+        self._opened: set[int] = set()
+
+    def whole(self, answers: Sequence[Answer], prompt_tokens: int) -> Document:
+        """The answer of a request that is not streamed."""
+        if self._prompt_only:
+            for answer in answers:
+                answer.text, answer.generated, answer.finish = "", 0, "length"
+                answer.tokens, answer.offsets = [], []
+        return super().whole(answers, prompt_tokens)
+
+    def choice(self, index: int, answer: Answer) -> Document:
+        """One whole choice."""
+        lead, prompt_part = self._lead(index, answer.prompt_logprobs)
+        own = self._part(answer.tokens, [len(lead) + offset for offset in answer.offsets])
+        return _choice(index, lead + answer.text, _joined(prompt_part, own), answer.finish)
+
+    def chunks(self, piece: Piece) -> Iterator[Document]:
+        """One chunk for each piece that says anything; the prompt leads the first one."""
+        lead, prompt_part = "", None
+        if piece.index not in self._opened:
+            self._opened.add(piece.index)
+            lead, prompt_part = self._lead(piece.index, piece.prompt_logprobs)
+        start = len(self._echo[piece.index // self._n]) if self._echo else 0
+        text, tokens, finish = piece.text, piece.tokens, piece.finish
+        if self._prompt_only:
+            text, tokens, finish = "", (), "length" if finish else None
+        own = self._part(tokens, [start + offset for offset in piece.offsets])
+        if lead or text or tokens or finish:
+            choice = _choice(piece.index, lead + text, _joined(prompt_part, own), finish)
+            yield self.envelope(self.object_chunk, [choice])
+
+    def _lead(
+        self, index: int, logprobs: Sequence[TokenLogprob | None] | None
+    ) -> tuple[str, Document | None]:
+        """The echoed prompt of choice ``index`` and what is reported of its tokens."""
+        if self._echo is None:
+            return "", None
+        prompt = self._prompts[index // self._n]
+        text = self._echo[index // self._n]
+        if logprobs is None:
+            return text, None
+        filled = [
+            known or TokenLogprob(token, float("nan"))
+            for token, known in zip(prompt, logprobs, strict=True)
+        ]
+        return text, self._part(filled, self._offsets(prompt))
+
+    def _offsets(self, prompt: Sequence[int]) -> list[int]:
+        detokenizer = Detokenizer(self.service.tokenizer)
+        offsets, length = [], 0
+        for token in prompt:
+            offsets.append(length)
+            length += len(detokenizer.push([token]))
+        return offsets
+
+    def _part(self, tokens: Sequence[TokenLogprob], offsets: Sequence[int]) -> Document | None:
+        if not self._logprobs:
+            return None
+        return {
+            "tokens": [self._name(token.token) for token in tokens],
+            "token_logprobs": [_or_none(token.logprob) for token in tokens],
+            "top_logprobs": [self._alternatives(token) for token in tokens],
+            "text_offset": list(offsets[: len(tokens)]),
+        }
+
+    def _alternatives(self, token: TokenLogprob) -> dict[str, float] | None:
+        if token.logprob != token.logprob:  # NaN: the first token of a prompt has no probability
+            return None
+        pairs = [*token.top, (token.token, token.logprob)]
+        return {self._name(other): finite(logprob) for other, logprob in reversed(pairs)}
+
+    def _name(self, token: int) -> str:
+        """A token as text; bytes that are no text on their own as OpenAI writes them."""
+        raw = self.service.token_bytes(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _choice(index: int, text: str, logprobs: Document | None, finish: str | None) -> Document:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _joined(first: Document | None, second: Document | None) -> Document | None:
+    if first is None or second is None:
+        return first or second
+    return {key: first[key] + second[key] for key in first}
+
+
+def finite(logprob: float) -> float:
+    """A value that JSON can hold; what was impossible is OpenAI's -9999."""
+    return max(logprob, -9999.0)
+
+
+def _or_none(logprob: float) -> float | None:
+    return None if logprob != logprob else finite(logprob)

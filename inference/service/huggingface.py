@@ -1,0 +1,216 @@
+"""Hugging Face's text-generation bodies: ``{"inputs", "parameters"}``.
+
+Answered as their own servers do: ``POST /`` in a list, ``/generate`` bare,
+``/generate_stream`` (or ``"stream": true``) as events with one token each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llama_hub.inference.engine import SamplingParams, TokenLogprob
+from llama_hub.inference.service.asking import check_model, encode, room
+from llama_hub.inference.service.documents import finite
+from llama_hub.inference.service.generation import Answer, Ask, answers, pieces
+from llama_hub.inference.service.problems import invalid
+from llama_hub.inference.service.replies import Document, StreamReply, started, wants_lines
+from llama_hub.inference.service.schemas import GenerateBody, GenerateParameters, read
+from llama_hub.inference.service.service import Service
+
+DEFAULT_MAX_TOKENS = 100  # as text-generation-inference has it
+DEFAULTS = GenerateParameters()
+
+
+async def root(service: Service, request: Request, document: Document) -> Response:
+    """``POST /``: the answer in a list."""
+    return await _generate(service, request, document, listed=True)
+
+
+async def generate(service: Service, request: Request, document: Document) -> Response:
+    """``POST /generate``: the answer bare."""
+    return await _generate(service, request, document, listed=False)
+
+
+async def generate_stream(service: Service, request: Request, document: Document) -> Response:
+    """``POST /generate_stream``."""
+    return await _generate(service, request, document | {"stream": True}, listed=False)
+
+
+async def _generate(
+    service: Service, request: Request, document: Document, *, listed: bool
+) -> Response:
+    body = read(GenerateBody, document)
+    check_model(service, body.model)
+    parameters = body.parameters or DEFAULTS
+    if parameters.best_of and parameters.best_of > 1 and body.stream:
+        raise invalid("best_of cannot be streamed", "parameters.best_of")
+    texts = _inputs(body.inputs)
+    call_id = f"gen-{uuid.uuid4().hex}"
+    await service.judge_input("\n".join(texts), call_id)
+    asks = [await ask_of(service, text, parameters) for text in texts]
+    if body.stream:
+        if len(asks) > 1:
+            raise invalid("several inputs cannot be streamed", "inputs")
+        source = await started(_events(service, asks[0], texts[0], parameters, call_id))
+        return StreamReply(source, shape="huggingface", lines=wants_lines(request))
+    found = await answers(service, asks, call_id)
+    documents = [
+        _document(service, answer, text, ask, parameters)
+        for answer, text, ask in zip(found, texts, asks, strict=True)
+    ]
+    bare = not listed and isinstance(body.inputs, str)
+    return JSONResponse(documents[0] if bare else documents)
+
+
+def _inputs(given: Any) -> list[str]:
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, list) and given and all(isinstance(item, str) for item in given):
+        return given
+    raise invalid("inputs must be a text or a list of texts", "inputs")
+
+
+async def ask_of(service: Service, text: str, parameters: GenerateParameters) -> Ask:
+    """What ``text`` and ``parameters`` ask of the engine."""
+    prompt = await encode(service, text, bos=True)
+    most = room(service, prompt, parameters.max_new_tokens, DEFAULT_MAX_TOKENS)
+    stops = tuple(parameters.stop or parameters.stop_sequences or ())
+    sampling = sampling_of(parameters, most)
+    return Ask(prompt, sampling, stops, best_of=parameters.best_of or 1)
+
+
+def sampling_of(parameters: GenerateParameters, max_tokens: int) -> SamplingParams:
+    """The engine's parameters: greedy unless sampling is asked for, by name or by a number."""
+    numbers = (parameters.temperature, parameters.top_k, parameters.top_p)
+    sampled = parameters.do_sample or (
+        parameters.do_sample is None and any(number is not None for number in numbers)
+    )
+    if not sampled:
+        choice: dict[str, Any] = {"temperature": 0.0}
+    else:
+        choice = {
+            "temperature": parameters.temperature or 1.0,
+            "top_p": parameters.top_p or 1.0,
+            "top_k": parameters.top_k or 0,
+        }
+    detailed = parameters.details or parameters.top_n_tokens
+    return SamplingParams(
+        **choice,
+        max_tokens=max_tokens,
+        min_tokens=parameters.min_new_tokens or 0,
+        repetition_penalty=parameters.repetition_penalty or 1.0,
+        frequency_penalty=parameters.frequency_penalty or 0.0,
+        seed=None if parameters.seed is None else parameters.seed & (2**63 - 1),
+        logprobs=(parameters.top_n_tokens or 0) if detailed else None,
+        prompt_logprobs=0 if parameters.decoder_input_details else None,
+        grammar=json.dumps(parameters.grammar.value) if parameters.grammar else None,
+    )
+
+
+def finish_reason(finish: str | None, stopped_by: str | None) -> str:
+    """Hugging Face's word for how an answer ended."""
+    if finish == "stop":
+        return "eos_token" if stopped_by is None else "stop_sequence"
+    return str(finish)
+
+
+def _document(
+    service: Service, answer: Answer, text: str, ask: Ask, parameters: GenerateParameters
+) -> Document:
+    lead = text if parameters.return_full_text else ""
+    document: Document = {"generated_text": lead + answer.text}
+    if parameters.details:
+        document["details"] = {
+            "finish_reason": finish_reason(answer.finish, answer.stopped_by),
+            "generated_tokens": answer.generated,
+            "seed": parameters.seed,
+            "prefill": _prefill(service, ask.prompt, answer.prompt_logprobs),
+            "tokens": [_token(service, token) for token in answer.tokens],
+        }
+        if parameters.top_n_tokens:
+            document["details"]["top_tokens"] = [_top(service, t) for t in answer.tokens]
+    return document
+
+
+def _prefill(
+    service: Service, prompt: Sequence[int], known: Sequence[TokenLogprob | None] | None
+) -> list[Document]:
+    if known is None:
+        return []
+    return [
+        _likelihood(service, token, None if entry is None else entry.logprob)
+        for token, entry in zip(prompt, known, strict=True)
+    ]
+
+
+def _likelihood(service: Service, token: int, logprob: float | None) -> Document:
+    return {
+        "id": token,
+        "text": service.token_bytes(token).decode(errors="replace"),
+        "logprob": None if logprob is None else finite(logprob),
+    }
+
+
+def _token(service: Service, token: TokenLogprob) -> Document:
+    special = service.tokenizer.is_control(token.token)
+    return _likelihood(service, token.token, token.logprob) | {"special": special}
+
+
+def _top(service: Service, token: TokenLogprob) -> list[Document]:
+    return [
+        _likelihood(service, other, logprob) | {"special": service.tokenizer.is_control(other)}
+        for other, logprob in token.top
+    ]
+
+
+async def _events(
+    service: Service, ask: Ask, text: str, parameters: GenerateParameters, call_id: str
+) -> AsyncGenerator[Document, None]:
+    """One event for each piece of text: its text, and its last token's id and likelihood."""
+    if ask.sampling.logprobs is None:
+        ask = dataclasses.replace(ask, sampling=dataclasses.replace(ask.sampling, logprobs=0))
+    answer = Answer()
+    async with aclosing(pieces(service, [ask], call_id)) as stream:
+        async for piece in stream:
+            answer.add(piece)
+            if not (piece.text or piece.tokens or piece.finish):
+                continue
+            yield _event(service, answer, piece.text, piece.tokens, ask, text, parameters)
+
+
+def _event(
+    service: Service,
+    answer: Answer,
+    shown: str,
+    tokens: Sequence[TokenLogprob],
+    ask: Ask,
+    text: str,
+    parameters: GenerateParameters,
+) -> Document:
+    last = tokens[-1] if tokens else TokenLogprob(service.tokenizer.eos_id, 0.0)
+    event: Document = {
+        "index": answer.generated,
+        "token": _token(service, last) | {"text": shown, "special": not shown},
+        "generated_text": None,
+        "details": None,
+    }
+    if parameters.top_n_tokens:
+        event["top_tokens"] = _top(service, last)
+    if answer.finish:
+        lead = text if parameters.return_full_text else ""
+        event["generated_text"] = lead + answer.text
+        event["details"] = {
+            "finish_reason": finish_reason(answer.finish, answer.stopped_by),
+            "generated_tokens": answer.generated,
+            "seed": parameters.seed,
+            "input_length": len(ask.prompt),
+        }
+    return event

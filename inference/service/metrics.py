@@ -1,0 +1,168 @@
+"""``/metrics`` in Prometheus' text format, under the names that vLLM's dashboards scrape.
+
+Written out here because the format is four kinds of line; a client library
+would bring a registry that is global to the process.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from llama_hub import __version__
+from llama_hub.inference.engine import EngineInfo, EngineStats
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FIRST_TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0)  # fmt: skip  # noqa: E501
+TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)  # fmt: skip  # noqa: E501
+REQUEST_BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)  # fmt: skip  # noqa: E501
+LATELY = 64  # answers that the mean duration looks back on
+
+
+class Histogram:
+    """Counts of observations up to each bound, and their sum; seconds."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count ``value`` ``times`` times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """(suffix, labels, value) of every line."""
+        below = 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            below += count
+            yield "_bucket", {"le": "+Inf" if bound == float("inf") else f"{bound:g}"}, below
+        yield "_sum", {}, self.sum
+        yield "_count", {}, below
+
+
+class Metrics:
+    """What the service measured; the engine keeps its own counters."""
+
+    def __init__(self) -> None:
+        self._first_token = Histogram(FIRST_TOKEN_BUCKETS)
+        self._next_token = Histogram(TOKEN_BUCKETS)
+        self._request = Histogram(REQUEST_BUCKETS)
+        self._finished: Counter[str] = Counter()
+        self._http: Counter[tuple[str, str]] = Counter()
+        self._lately: deque[float] = deque(maxlen=LATELY)
+
+    def step(self, seconds: float, tokens: int, *, first: bool) -> None:
+        """A step took ``seconds`` and brought ``tokens`` (at least one) to a sequence."""
+        if first:
+            self._first_token.observe(seconds)
+        else:
+            self._next_token.observe(seconds / tokens, tokens)
+
+    def finished(self, reason: str, seconds: float) -> None:
+        """A sequence ended for ``reason`` (stop, length, content_filter, abort)."""
+        self._finished[reason] += 1
+        if reason != "abort":
+            self._request.observe(seconds)
+            self._lately.append(seconds)
+
+    def answered(self, route: str, status: int) -> None:
+        """An HTTP request to ``route`` was answered."""
+        self._http[route, str(status)] += 1
+
+    @property
+    def recent_seconds(self) -> float:
+        """Mean duration of the last answers in seconds; 1 before the first."""
+        return sum(self._lately) / len(self._lately) if self._lately else 1.0
+
+    def exposition(
+        self, info: EngineInfo | None, stats: EngineStats | None, model: str, manifest: str
+    ) -> str:
+        """The whole page; without ``info`` and ``stats`` (still loading) what there is."""
+        lines: list[str] = []
+        named = {"model_name": model}
+        if info is not None and stats is not None:
+            lines += _engine(info, stats, named, manifest)
+        for name, help_text, histogram in (
+            ("vllm:time_to_first_token_seconds", "Acceptance to first token.", self._first_token),
+            ("vllm:inter_token_latency_seconds", "Token to token.", self._next_token),
+            ("vllm:e2e_request_latency_seconds", "Acceptance to last token.", self._request),
+        ):
+            samples = [(s, {**named, **labels}, v) for s, labels, v in histogram.samples()]
+            lines += _family(name, "histogram", help_text, samples)
+        lines += _family(
+            "vllm:request_success_total",
+            "counter",
+            "Sequences by how they ended.",
+            [("", {**named, "finished_reason": r}, n) for r, n in sorted(self._finished.items())],
+        )
+        lines += _family(
+            "llama_hub_http_requests_total",
+            "counter",
+            "HTTP requests by route and status.",
+            [("", {"route": r, "status": s}, n) for (r, s), n in sorted(self._http.items())],
+        )
+        return "\n".join(lines) + "\n"
+
+
+def _engine(
+    info: EngineInfo, stats: EngineStats, named: Mapping[str, str], manifest: str
+) -> list[str]:
+    about = {
+        "version": __version__,
+        "model": named["model_name"],
+        "manifest": manifest,
+        "engine": info.engine,
+        "device": info.device,
+        "dtype": info.dtype,
+        "quantization": info.quantization or "",
+    }
+    lines = _family("llama_hub_info", "gauge", "What runs; always 1.", [("", about, 1)])
+    for name, kind, help_text, value in (
+        ("vllm:num_requests_running", "gauge", "Sequences being decoded.", stats.running),
+        ("vllm:num_requests_waiting", "gauge", "Sequences waiting.", stats.waiting),
+        ("vllm:kv_cache_usage_perc", "gauge", "KV cache in use, 0 to 1.", stats.kv_usage),
+        ("vllm:prompt_tokens_total", "counter", "Prompt tokens.", stats.prompt_tokens),
+        ("vllm:generation_tokens_total", "counter", "Tokens made.", stats.generated_tokens),
+        (
+            "vllm:prefix_cache_queries_total",
+            "counter",
+            "Tokens looked up in the prefix cache.",
+            stats.prefix_queries,
+        ),
+        (
+            "vllm:prefix_cache_hits_total",
+            "counter",
+            "Tokens found in the prefix cache.",
+            stats.prefix_hits,
+        ),
+        ("vllm:num_preemptions_total", "counter", "Preemptions.", stats.preemptions),
+        ("llama_hub_memory_bytes", "gauge", "Weights and cache.", stats.memory_bytes),
+    ):
+        lines += _family(name, kind, help_text, [("", named, value)])
+    return lines
+
+
+def _family(
+    name: str,
+    kind: str,
+    help_text: str,
+    samples: Iterable[tuple[str, Mapping[str, str], float]],
+) -> list[str]:
+    # A counter's family is declared under its full name: what scrapers of format 0.0.4 expect.
+    return [
+        f"# HELP {name} {help_text}",
+        f"# TYPE {name} {kind}",
+        *(f"{name}{suffix}{_labels(labels)} {value:.10g}" for suffix, labels, value in samples),
+    ]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return "{" + ",".join(pairs) + "}" if labels else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

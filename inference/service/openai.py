@@ -1,0 +1,228 @@
+"""OpenAI's API: models, completions, chat completions.
+
+Both generating routes are also reached through the platforms' single route
+(``/invocations``, ``/score``), with the same bodies and the same answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llama_hub.inference.service import documents
+from llama_hub.inference.service.asking import (
+    check_model,
+    checked_tokens,
+    conversation,
+    encode,
+    encode_conversation,
+    prompts_of,
+    room,
+    sampling_params,
+    stops_of,
+)
+from llama_hub.inference.service.generation import Ask, answers, pieces
+from llama_hub.inference.service.problems import Problem, invalid
+from llama_hub.inference.service.replies import Document, StreamReply, started, wants_lines
+from llama_hub.inference.service.schemas import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    Sampling,
+    TokenizeBody,
+    read,
+)
+from llama_hub.inference.service.service import Service
+
+DONE = b"data: [DONE]\n\n"
+DEFAULT_MAX_TOKENS = 16  # of completions, as OpenAI has it
+
+
+async def chat(service: Service, request: Request, document: Document) -> Response:
+    """``POST /v1/chat/completions``."""
+    body = read(ChatBody, document)
+    _check_common(service, body)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+    call_id = f"chatcmpl-{uuid.uuid4().hex}"
+    await service.judge_input(
+        "\n".join(turn.content for turn in conversation(body.messages)), call_id
+    )
+    prompt = await encode_conversation(service, body.messages)
+    wanted = body.max_completion_tokens or body.max_tokens
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    ask = Ask(
+        prompt,
+        sampling_params(
+            service, body, max_tokens=room(service, prompt, wanted, None), logprobs=logprobs
+        ),
+        stops_of(body.stop),
+        n=body.n or 1,
+        best_of=body.n or 1,
+        fresh=True,
+    )
+    shape = documents.Chat(service, call_id, logprobs=bool(body.logprobs))
+    return await _reply(service, request, body, [ask], shape)
+
+
+async def completions(service: Service, request: Request, document: Document) -> Response:
+    """``POST /v1/completions``."""
+    body = read(CompletionBody, document)
+    _check_common(service, body)
+    n, best_of = body.n or 1, body.best_of or body.n or 1
+    _check_completion(body, n, best_of)
+    call_id = f"cmpl-{uuid.uuid4().hex}"
+    prompts = await prompts_of(service, body.prompt, bos=body.add_special_tokens is not False)
+    texts = _texts(service, body.prompt, prompts)
+    await service.judge_input("\n".join(texts), call_id)
+    asks = [_completion_ask(service, body, prompt, n, best_of) for prompt in prompts]
+    shape = documents.Completion(
+        service,
+        call_id,
+        prompts=prompts,
+        echo=texts if body.echo else None,
+        n=n,
+        logprobs=body.logprobs is not None,
+        prompt_only=body.max_tokens == 0,
+    )
+    return await _reply(service, request, body, asks, shape)
+
+
+def _check_common(service: Service, body: Sampling) -> None:
+    check_model(service, body.model)
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options is only allowed with stream", "stream_options")
+
+
+def _check_completion(body: CompletionBody, n: int, best_of: int) -> None:
+    if best_of < n:
+        raise invalid(f"best_of ({best_of}) must not be less than n ({n})", "best_of")
+    if body.stream and best_of > n:
+        raise invalid("best_of greater than n cannot be streamed", "best_of")
+    if body.max_tokens == 0 and not body.echo:
+        raise invalid("max_tokens 0 makes sense with echo only", "max_tokens")
+
+
+def _texts(service: Service, given: Any, prompts: Sequence[tuple[int, ...]]) -> list[str]:
+    """The prompts as text: as given, or decoded where token ids were given."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], str):
+        return list(given)
+    return [service.tokenizer.decode(list(prompt)) for prompt in prompts]
+
+
+def _completion_ask(
+    service: Service, body: CompletionBody, prompt: tuple[int, ...], n: int, best_of: int
+) -> Ask:
+    wanted = body.max_tokens
+    # With max_tokens 0 only the prompt's own log-probabilities are wanted; the engine makes one
+    # token all the same, which is not shown.
+    most = room(service, prompt, max(1, wanted) if wanted is not None else None, DEFAULT_MAX_TOKENS)
+    sampling = sampling_params(service, body, max_tokens=most, logprobs=body.logprobs)
+    if body.echo and body.logprobs is not None:
+        # Scorers (lm_eval) ask for one token and drop the last entry: it must always be there,
+        # so the end of sequence counts as a token.
+        scoring = wanted is not None and wanted <= 1
+        sampling = dataclasses.replace(
+            sampling,
+            prompt_logprobs=body.logprobs,
+            ignore_eos=scoring or sampling.ignore_eos,
+        )
+    return Ask(prompt, sampling, stops_of(body.stop), n=n, best_of=best_of)
+
+
+async def _reply(
+    service: Service,
+    request: Request,
+    body: Sampling,
+    asks: Sequence[Ask],
+    shape: documents.Chat | documents.Completion,
+) -> Response:
+    """Run ``asks`` and answer in ``shape``, whole or as a stream."""
+    prompt_tokens = sum(len(ask.prompt) for ask in asks)
+    if not body.stream:
+        found = await answers(service, asks, shape.id)
+        return JSONResponse(shape.whole(found, prompt_tokens))
+    usage = bool(body.stream_options and body.stream_options.include_usage)
+    source = await started(_chunks(service, asks, shape, usage, prompt_tokens))
+    return StreamReply(source, lines=wants_lines(request), done=DONE)
+
+
+async def _chunks(
+    service: Service,
+    asks: Sequence[Ask],
+    shape: documents.Chat | documents.Completion,
+    usage: bool,
+    prompt_tokens: int,
+) -> AsyncGenerator[Document, None]:
+    generated = [0] * sum(ask.n for ask in asks)
+    cached = 0
+    async with aclosing(pieces(service, asks, shape.id)) as stream:
+        async for piece in stream:
+            generated[piece.index] = piece.generated
+            cached += piece.cached
+            for chunk in shape.chunks(piece):
+                yield chunk | {"usage": None} if usage else chunk
+    if usage:
+        yield shape.usage_chunk(prompt_tokens, sum(generated), cached)
+
+
+def list_models(service: Service) -> Document:
+    """``GET /v1/models``."""
+    return {"object": "list", "data": [_model(service)]}
+
+
+def get_model(service: Service, name: str) -> Document:
+    """``GET /v1/models/NAME``; 404 for any other name."""
+    if name != service.served.name:
+        raise Problem(
+            404, f"the model {name!r} does not exist here", param="model", code="model_not_found"
+        )
+    return _model(service)
+
+
+def _model(service: Service) -> Document:
+    return {
+        "id": service.served.name,
+        "object": "model",
+        "created": service.served.created,
+        "owned_by": "llama-hub",
+        "root": service.served.name,
+        "max_model_len": service.engine.info.context,
+        "license": service.served.license,
+        "manifest": service.manifest_digest or None,
+    }
+
+
+async def tokenize(service: Service, _: Request, document: Document) -> Response:
+    """``POST /tokenize``."""
+    body = read(TokenizeBody, document)
+    check_model(service, body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("give either prompt or messages", "prompt")
+    if body.messages is not None:
+        tokens = await encode_conversation(service, body.messages)
+    else:
+        tokens = await encode(service, body.prompt or "", bos=body.add_special_tokens)
+    return JSONResponse(
+        {
+            "count": len(tokens),
+            "max_model_len": service.engine.info.context,
+            "tokens": list(tokens),
+        }
+    )
+
+
+async def detokenize(service: Service, _: Request, document: Document) -> Response:
+    """``POST /detokenize``."""
+    body = read(DetokenizeBody, document)
+    check_model(service, body.model)
+    tokens = checked_tokens(service, body.tokens, "tokens")
+    return JSONResponse({"prompt": service.tokenizer.decode(tokens)})

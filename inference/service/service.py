@@ -1,0 +1,112 @@
+"""What all routes share: the engine and its state, the tokenizer, the limits, the numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from typing import TYPE_CHECKING
+
+from llama_hub.inference.engine import Engine
+from llama_hub.inference.service.limits import Admission
+from llama_hub.inference.service.metrics import Metrics
+from llama_hub.inference.service.moderation import Passage, judge
+from llama_hub.inference.service.problems import invalid, unavailable
+from llama_hub.inference.service.settings import ServedModel, ServiceSettings
+
+if TYPE_CHECKING:
+    from llama_hub.inference.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """One model being served."""
+
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, served: ServedModel, settings: ServiceSettings
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.served = served
+        self.settings = settings
+        self.metrics = Metrics()
+        self._longest_piece = max(
+            len(tokenizer.piece(token)) for token in range(tokenizer.vocab_size)
+        )
+        self.admission = Admission(
+            lambda: self.engine.info.max_batch,
+            settings.max_queue,
+            lambda: self.metrics.recent_seconds,
+        )
+        self.started = asyncio.Event()  # set when the engine is ready or has failed
+        self.failure: Exception | None = None
+        self.active: set[str] = set()  # ids of the sequences on the engine
+
+    async def start(self) -> None:
+        """Load the engine; what goes wrong is kept in ``failure``."""
+        try:
+            await self.engine.start()
+        except Exception as error:
+            _log.error("the engine did not start: %s", error)
+            self.failure = error
+        finally:
+            self.started.set()
+
+    async def cut_off(self) -> None:
+        """End every answer under way; their clients are told so."""
+        for request_id in list(self.active):
+            await self.engine.abort(request_id)
+
+    @property
+    def loading(self) -> bool:
+        """Whether the engine is still on its way."""
+        return not self.started.is_set()
+
+    def trouble(self) -> str | None:
+        """Why no request would be answered now; ``None`` if one would."""
+        if self.loading:
+            return "the model is being loaded"
+        if self.failure is not None:
+            return f"the engine did not start: {self.failure}"
+        if self.admission.draining:
+            return "the server is shutting down"
+        return self.engine.health()
+
+    def require_ready(self) -> None:
+        """503 unless a request would be answered now."""
+        trouble = self.trouble()
+        if trouble is not None:
+            raise unavailable(trouble)
+
+    @property
+    def manifest_digest(self) -> str:
+        """Digest of what is served; empty without a manifest."""
+        return self.served.manifest.digest if self.served.manifest else ""
+
+    @property
+    def fingerprint(self) -> str:
+        """What an answer depends on besides the request, in short: weights and engine."""
+        info = self.engine.info
+        what = (self.manifest_digest, info.engine, info.dtype, info.quantization)
+        return "fp_" + hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+
+    @property
+    def text_limit(self) -> int:
+        """Characters that could fit the context if every token were the longest there is."""
+        return self.engine.info.context * self._longest_piece
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for; control tokens by their name, as ``</s>``."""
+        if self.tokenizer.is_control(token):
+            return self.tokenizer.piece(token).encode()
+        return self.tokenizer.token_bytes(token)
+
+    async def judge_input(self, text: str, request_id: str) -> None:
+        """400 if a moderation hook refuses ``text``."""
+        passage = Passage("input", text, request_id)
+        verdict = await judge(self.settings.moderators, passage)
+        if verdict is not None:
+            raise invalid(f"the content filter refused the prompt: {verdict}", "prompt", "content_filter")  # fmt: skip  # noqa: E501
+        if self.settings.log_prompts:
+            _log.info("prompt of %s: %r", request_id, text)
