@@ -116,21 +116,9 @@ def log(json: Json = False, quiet: Quiet = False) -> None:
     """Every receipt in the ledger, oldest first."""
     out = output(json, quiet)
     receipts = Ledger().receipts()
-    rows = [
-        (
-            one.at,
-            one.id,
-            one.license,
-            _who(one),
-            one.wording or _short(one.license_sha256),
-            _from(one),
-        )
-        for one in receipts
-    ]
-    columns = ("when (UTC)", "receipt", "licence", "licensee", "wording", "from")
     out.result(
         {"receipts": [one.to_json() for one in receipts]},
-        (lambda: _table(columns, rows)) if rows else "no licence was accepted here yet",
+        "\n\n".join(map(_entry, receipts)) or "no licence was accepted here yet",
     )
 
 
@@ -271,19 +259,26 @@ def _status_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     return _table(("licence", "accepted", "receipt", "licensee", "when (UTC)"), cells)
 
 
+def _entry(receipt: Receipt) -> str:
+    """A receipt in a few lines."""
+    wording = receipt.wording or ("wording not known" if receipt.license_sha256 else "no text")
+    lines = [
+        f"{receipt.id}  {receipt.license}  {receipt.at}",
+        f"  by       {_who(receipt)}",
+        f"  text     {wording}",
+        f"  SHA-256  {receipt.license_sha256 or 'none'}",
+        f"  policy   {receipt.policy_sha256 or 'none'}",
+        f"  from     {', '.join(receipt.source.values()) or 'nowhere'}",
+        f"  with     {receipt.tool}",
+    ]
+    return "\n".join(lines)
+
+
 def _who(receipt: Receipt) -> str:
     if receipt.licensee is None:
-        return "(open)"
+        return "nobody: the licence is open"
     who = f"{receipt.licensee.name} <{receipt.licensee.email}>"
-    return f"{who}, {receipt.licensee.organization}" if receipt.licensee.organization else who
-
-
-def _from(receipt: Receipt) -> str:
-    return ", ".join(receipt.source.values())
-
-
-def _short(digest: str | None) -> str:
-    return f"unknown, {digest[:12]}…" if digest else "no text"
+    return f"{who} for {receipt.licensee.organization}" if receipt.licensee.organization else who
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:

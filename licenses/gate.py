@@ -208,5 +208,6 @@ def _licensee(acceptance: Acceptance) -> Licensee:
 
 
 def _public(value: str) -> str:
-    """``value`` without the parts of a URL that can carry a secret, and of bounded length."""
-    return re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?.*", "", value, flags=re.DOTALL))[:_MAX_FIELD]
+    """``value`` without the parts of a URL that can carry a secret, as one bounded line."""
+    open_part = re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?.*", "", value, flags=re.DOTALL))
+    return "".join(c for c in open_part if c.isprintable())[:_MAX_FIELD]
