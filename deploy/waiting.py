@@ -27,13 +27,14 @@ def wait_for(
     every: float = 5.0,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    why: Callable[[], str] = lambda: "",
 ) -> T:
     """Call ``probe`` until it returns something, and return that.
 
-    ``timeout`` and ``every`` are seconds. Throttled probes count as "not yet". Raises
-    ``ProvisioningError`` naming ``what`` when the time is over.
+    ``timeout`` and ``every`` are seconds. Throttled probes count as "not yet". When the time is
+    over a ``ProvisioningError`` names ``what``, and what ``why`` then says.
     """
-    end = clock() + timeout
+    begun, paused = clock(), 0.0
     while True:
         pause = every
         try:
@@ -42,12 +43,17 @@ def wait_for(
                 return found
         except TransientError as busy:
             pause = max(every, busy.retry_after or 0.0)
-        if clock() + pause > end:
-            raise ProvisioningError(
-                f"{what} is not there after {timeout:.0f} s",
-                hint="look at its logs, or give it longer with --timeout",
-            )
+        if max(clock() - begun, paused) + pause > timeout:
+            raise _too_late(f"{what} is not there after {timeout:.0f} s", why())
         sleep(pause)
+        paused += pause
+
+
+def _too_late(message: str, why: str) -> ProvisioningError:
+    return ProvisioningError(
+        f"{message}: {why}" if why else message,
+        hint="look at its logs, or give it longer with --timeout",
+    )
 
 
 def persist(
@@ -70,5 +76,5 @@ def persist(
 
 
 def _pause(attempt: int, busy: TransientError, jitter: float) -> float:
-    grown = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
+    grown = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**attempt)
     return max(busy.retry_after or 0.0, grown * (0.5 + jitter / 2))

@@ -1,0 +1,84 @@
+"""From a model's name to the folder that is served: found, verified to be licensed, or made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from llama_hub.deploy.backend import Artifact
+from llama_hub.deploy.spec import DeploymentSpec
+from llama_hub.errors import IntegrityError, NotFoundError
+from llama_hub.hub.architecture import DTYPE_BYTES, Architecture, from_config
+from llama_hub.hub.manifest import Manifest
+from llama_hub.hub.store import Store, Stored
+from llama_hub.licenses.gate import Gate
+from llama_hub.progress import NO_PROGRESS, Progress
+
+
+def find(spec: DeploymentSpec) -> Artifact:
+    """The served folder of ``spec.model`` if it is ready; nothing is downloaded or converted.
+
+    ``NotFoundError`` names the command that makes it; ``LicenseError`` without a valid receipt.
+    """
+    stored = _ready(spec)
+    return _licensed(stored)
+
+
+def prepare(spec: DeploymentSpec, progress: Progress = NO_PROGRESS) -> Artifact:
+    """The same, converting (and quantising) what was downloaded where that is still to do."""
+    from llama_hub.hub.convert import served
+
+    try:
+        return find(spec)
+    except NotFoundError:
+        source = Store().find(spec.model)
+        Gate().require(source.manifest.license)
+        return _licensed(served(Store(), spec.model, progress=progress, **_quantize(spec)))
+
+
+def _quantize(spec: DeploymentSpec) -> dict[str, str]:
+    return {"quantize": spec.quantization} if spec.quantization else {}
+
+
+def _ready(spec: DeploymentSpec) -> Stored:
+    stored = Store().find(spec.model, "hf")
+    if stored.manifest.format != "hf" or quantization(stored.manifest) != spec.quantization:
+        raise NotFoundError(
+            f"{spec.model} is here, but not in the form that is served",
+            hint=f"llama-hub convert {spec.model} --to hf"
+            + (f" --quantize {spec.quantization}" if spec.quantization else ""),
+        )
+    return stored
+
+
+def quantization(manifest: Manifest) -> str | None:
+    """int8, int4 or ``None``, as the manifest says how the folder was made."""
+    found = manifest.made_by.get("quantize")
+    return str(found) if found else None
+
+
+def _licensed(stored: Stored) -> Artifact:
+    receipt = Gate().require(stored.manifest.license)
+    return Artifact(stored.path, stored.manifest, receipt.id)
+
+
+def dimensions(artifact: Artifact) -> tuple[Architecture, str]:
+    """The model's sizes and the type of its weights, from the folder's ``config.json``."""
+    config = _config(artifact.folder)
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    if dtype not in DTYPE_BYTES:
+        raise IntegrityError(f"{artifact.folder}/config.json says dtype {dtype!r}")
+    return from_config(config), dtype
+
+
+def _config(folder: Path) -> dict[str, object]:
+    path = folder / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(
+            f"{path} cannot be read: {error}", hint=f"llama-hub verify {folder}"
+        ) from error
+    if not isinstance(found, dict):
+        raise IntegrityError(f"{path} is not a JSON object")
+    return found

@@ -1,0 +1,254 @@
+"""The Python API of deployments: plan, apply, delete, roll back.
+
+::
+
+    from llama_hub.deploy.deployer import Deployer
+    from llama_hub.deploy.spec import DeploymentSpec
+
+    spec = DeploymentSpec(name="support", backend="local", model="llama-2-7b-chat")
+    deployer = Deployer.of(spec)
+    plan = deployer.plan(spec)          # only reads
+    print(deployer.apply(plan).url)     # does it, waits until it is ready
+
+``apply`` makes the plan again and refuses when the world has changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_hub.deploy import artifact, rollout, sizing
+from llama_hub.deploy.apply import Applying, Manner, WayBack, with_ghosts
+from llama_hub.deploy.backend import Artifact, Backend, Deployed, Observed, Step, Target
+from llama_hub.deploy.journal import Journal
+from llama_hub.deploy.plan import Plan, ordered
+from llama_hub.deploy.spec import DeploymentSpec, check_options
+from llama_hub.deploy.waiting import wait_for
+from llama_hub.errors import ChangedWorldError, LlamaHubError, NotFoundError
+
+SETTLING = 120.0  # seconds that a platform may take to show what it has confirmed
+SETTLING_POLL = 1.0  # seconds
+
+Artifacts = Callable[[DeploymentSpec], Artifact]
+
+
+class Deployer:
+    """Deployments in one backend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        location: Mapping[str, Any] | None = None,
+        artifacts: Artifacts = artifact.find,
+        root: Path | None = None,
+    ) -> None:
+        """``location``: with what the backend was made. ``root``: where journals are kept."""
+        self.backend = backend
+        self._location = dict(location or {})
+        self._artifacts = artifacts
+        self._root = root
+
+    @classmethod
+    def of(cls, spec: DeploymentSpec, artifacts: Artifacts = artifact.find) -> Deployer:
+        """A deployer for the backend and the place that ``spec`` names."""
+        from llama_hub.backends import registry
+
+        location = rollout.location(spec, registry.backend_class(spec.backend).location)
+        return cls(registry.get(spec.backend, **location), location=location, artifacts=artifacts)
+
+    def journal(self, name: str) -> Journal:
+        """The journal of deployment ``name``."""
+        return Journal(self.backend.name, name, self._root)
+
+    def plan(self, spec: DeploymentSpec) -> Plan:
+        """What deploying ``spec`` would change; only reads."""
+        observed = self.backend.observe(spec.name)
+        return self._plan("deploy", self._target(spec, observed), observed)
+
+    def plan_delete(self, name: str) -> Plan:
+        """What removing ``name`` would delete; ``NotFoundError`` if there is nothing of it."""
+        history = self.journal(name).history()
+        observed = with_ghosts(self.backend.observe(name), history.unfinished())
+        if not observed.resources and not history.exists:
+            raise not_found(name, self.backend.name)
+        steps = self.backend.plan_delete(name, observed)
+        return Plan("delete", self.backend.name, name, ordered(steps), self._location)
+
+    def plan_rollback(self, name: str) -> Plan:
+        """What returning to the revision before the present one would change."""
+        observed = self.backend.observe(name)
+        if not observed.resources:
+            raise not_found(name, self.backend.name)
+        earlier = rollout.earlier(self.journal(name).history(), name)
+        own = rollout.own_steps(self.backend, name, observed)
+        if own is None:
+            rollout.check_model(earlier, self._artifacts(earlier.spec))
+            return self._plan("rollback", self._target(earlier.spec, observed), observed)
+        return Plan(
+            kind="rollback",
+            backend=self.backend.name,
+            name=name,
+            steps=ordered(own),
+            location=self._location,
+            spec=earlier.spec,
+            generation=earlier.generation,
+            manifest=earlier.manifest,
+            receipt=earlier.receipt,
+        )
+
+    def apply(self, plan: Plan, manner: Manner | None = None) -> Deployed:
+        """Do what ``plan`` says, if the world still needs it; returns what is there then."""
+        manner = manner or Manner()
+        journal = self.journal(plan.name)
+        with journal.locked():
+            observed, fresh, target = self._again(plan)
+            if fresh.digest != plan.digest:
+                raise changed(plan, fresh)
+            if fresh.changes:
+                back = self._way_back(plan)
+                Applying(self.backend, journal, fresh, target, manner, back).run(observed)
+                self._settle(fresh, target, manner)
+                journal.end("done")
+            else:
+                self._close_cut_off(journal, fresh)
+        return self._deployed(plan)
+
+    def drift(self, name: str) -> Sequence[Step]:
+        """The steps that would bring ``name`` back to its last good spec; empty if none."""
+        good = self.journal(name).history().good
+        if not good:
+            raise NotFoundError(
+                f"this machine did not deploy {name!r}, so it cannot tell whether it has drifted",
+                hint="llama-hub deploy -f spec.yaml --plan",
+            )
+        return self.plan(DeploymentSpec(**good[-1]["spec"])).changes
+
+    def _way_back(self, plan: Plan) -> WayBack | None:
+        """How to return to the last good spec if this fails; ``None`` if there was none."""
+        good = self.journal(plan.name).history().good
+        if not good or plan.kind == "delete":
+            return None
+        spec = DeploymentSpec(**good[-1]["spec"])
+        if not self._has_model_of(good[-1]):
+            return None
+
+        def back() -> tuple[Target, Sequence[Step]]:
+            observed = self.backend.observe(spec.name)
+            target = self._target(spec, observed)
+            return target, self.backend.plan(target, observed)
+
+        return back
+
+    def _has_model_of(self, begin: Mapping[str, Any]) -> bool:
+        """Whether the model of an earlier run is still on this machine, unchanged."""
+        try:
+            found = self._artifacts(DeploymentSpec(**begin["spec"]))
+        except LlamaHubError:
+            return False
+        return found.manifest.digest == begin["manifest"]
+
+    def _again(self, plan: Plan) -> tuple[Observed, Plan, Target | None]:
+        observed = self.backend.observe(plan.name)
+        if plan.kind == "delete":
+            return observed, self.plan_delete(plan.name), None
+        if plan.kind == "rollback" and rollout.is_own(self.backend):
+            return observed, self.plan_rollback(plan.name), None
+        if plan.spec is None:
+            raise ChangedWorldError(f"the plan for {plan.name!r} has no spec")
+        target = self._target(plan.spec, observed)
+        return observed, self._plan(plan.kind, target, observed), target
+
+    def _target(self, spec: DeploymentSpec, observed: Observed) -> Target:
+        check_options(spec, self.backend)
+        found = self._artifacts(spec)
+        architecture, dtype = artifact.dimensions(found)
+        needed = sizing.need(architecture, spec, dtype)
+        offer = sizing.choose(
+            self.backend.offers(spec, needed), spec, needed, self._instance(spec.name, observed)
+        )
+        return Target(spec, found, needed, offer, spec.revision(found.manifest.digest))
+
+    def _instance(self, name: str, observed: Observed) -> str | None:
+        """The machine type that runs now, which ``auto`` keeps while it fits."""
+        return self.backend.status(name).instance if observed.resources else None
+
+    def _plan(self, kind: Any, target: Target, observed: Observed) -> Plan:
+        return Plan(
+            kind=kind,
+            backend=self.backend.name,
+            name=target.spec.name,
+            steps=ordered(self.backend.plan(target, observed)),
+            location=self._location,
+            spec=target.spec,
+            generation=target.generation,
+            manifest=target.artifact.manifest.digest,
+            receipt=target.artifact.receipt,
+            license=target.artifact.manifest.license,
+            need=target.need.to_json(),
+            offer=target.offer,
+        )
+
+    def _settle(self, plan: Plan, target: Target | None, manner: Manner) -> None:
+        """Wait until the platform itself shows the result: all noop, or nothing left."""
+        if not manner.wait and plan.kind != "delete":
+            return
+        wait_for(
+            lambda: True if not self._unsettled(plan, target) else None,
+            f"the result of {plan.kind} {plan.name!r}",
+            timeout=SETTLING,
+            every=SETTLING_POLL,
+            sleep=manner.sleep,
+            why=lambda: f"still {self._unsettled(plan, target)}",
+        )
+
+    def _unsettled(self, plan: Plan, target: Target | None) -> str:
+        """What does not yet show; empty if all does."""
+        observed = self.backend.observe(plan.name)
+        if plan.kind == "delete":
+            return ", ".join(found.id for found in observed.resources)
+        if target is None:
+            found = self.backend.status(plan.name).status
+            return "" if found == "ready" else found
+        steps = self.backend.plan(target, observed)
+        return ", ".join(f"{step.action} {step.id}" for step in steps if step.action != "noop")
+
+    def _close_cut_off(self, journal: Journal, plan: Plan) -> None:
+        """Nothing is left to do: a run that was cut off after its last step is over."""
+        cut_off = journal.history().open
+        if cut_off is None:
+            return
+        wanted = plan.spec.to_json() if plan.spec else None
+        same = cut_off.kind == plan.kind and cut_off.begin["spec"] == wanted
+        journal.close(cut_off, "done" if same else "undone")
+
+    def _deployed(self, plan: Plan) -> Deployed:
+        if plan.kind == "delete":
+            return Deployed(plan.name, plan.backend, "absent", None, None, None, None)
+        return self.backend.status(plan.name)
+
+
+def changed(planned: Plan, fresh: Plan) -> ChangedWorldError:
+    """The error for a plan that the world has left behind."""
+    return ChangedWorldError(
+        f"{planned.name!r} is no longer what the plan was made for: {_difference(planned, fresh)}",
+        hint="make a new plan and look at it",
+    )
+
+
+def _difference(planned: Plan, fresh: Plan) -> str:
+    if planned.manifest != fresh.manifest:
+        return f"the model is now {fresh.manifest}, not {planned.manifest}"
+    then = {f"{step.action} {step.id}" for step in planned.steps}
+    today = {f"{step.action} {step.id}" for step in fresh.steps}
+    if then == today:
+        return "the same steps would now have other contents"
+    gone, new = sorted(then - today), sorted(today - then)
+    return f"no longer {', '.join(gone) or 'anything'}, but now {', '.join(new) or 'nothing'}"
+
+
+def not_found(name: str, backend: str) -> NotFoundError:
+    """The error for a deployment that is not there."""
+    return NotFoundError(f"there is no deployment {name!r} in {backend}", hint="llama-hub ps")
