@@ -65,7 +65,7 @@ class Coverage:
             number += 1
             if number >= len(self._states) or number in self._claimed or self._states[number].have:
                 break
-            if limit is not None and stop - start >= limit:
+            if limit is not None and stop - start + BLOCK > limit:
                 break
         return Span(start, stop)
 
@@ -84,7 +84,7 @@ class Coverage:
         return self._states[number].crc, self._end(number)
 
     def wrote(self, offset: int, count: int, crc: int) -> None:
-        """``count`` bytes at ``offset`` are in the file; ``crc`` is now that of the block so far."""
+        """``count`` bytes at ``offset`` are in the file; ``crc`` is that of the block so far."""
         number = offset // BLOCK
         with self._changed:
             state = self._states[number]

@@ -63,7 +63,7 @@ def download(
 ) -> Downloaded:
     """Bring ``model`` into the store, or find it there; continues what was broken off.
 
-    ``jobs``: files at a time; ``connections``: ranges of one file at a time (default: the source's).
+    ``jobs``: files at a time; ``connections``: ranges of one file (default: the source's).
     """
     begun = time.monotonic()
     store, gate = store or Store(), gate or gates.Gate()

@@ -65,7 +65,7 @@ class Hasher(threading.Thread):
         return state
 
     def _check_block(self, state: digests.Hash) -> digests.Hash:
-        """Hash one block that an earlier run began; if it is not what the journal says, forget it."""
+        """Hash one block that an earlier run began; forget it if the journal says otherwise."""
         number, start, before, crc = self.at // BLOCK, self.at, state.copy(), 0
         end = min(start + BLOCK, self._coverage.total)
         self._coverage.wait_beyond(end - 1)

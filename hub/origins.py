@@ -60,11 +60,17 @@ class RemoteFile:
 
 
 class Transient(Exception):
-    """Trying again may help; ``wait``: seconds the other side asks us to wait."""
+    """Trying again may help.
 
-    def __init__(self, message: str, wait: float | None = None) -> None:
+    ``wait``: seconds the other side asks us to wait; ``tries``: after how many it is hopeless.
+    """
+
+    def __init__(
+        self, message: str, wait: float | None = None, *, tries: int | None = None
+    ) -> None:
         super().__init__(message)
         self.wait = wait
+        self.tries = tries
 
 
 class Changed(Exception):

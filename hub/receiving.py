@@ -104,7 +104,7 @@ class Intake:
     def tries(self) -> Tries:
         """A fresh count of failures."""
         what = f"{self.file.path} from {self.file.request.where}"
-        return Tries(what, self.policy, self.cancel)
+        return Tries(what, self.policy, self.cancel, self.progress)
 
     def open(self, start: int, stop: int | None) -> Body:
         """Ask the source, or take the answer that told the size."""
@@ -263,10 +263,11 @@ class Receiver(threading.Thread):
 class Tries:
     """Counts failures in a row, and waits longer after each."""
 
-    def __init__(self, what: str, policy: Policy, cancel: Cancel) -> None:
+    def __init__(self, what: str, policy: Policy, cancel: Cancel, progress: Progress) -> None:
         self._what = what
         self._policy = policy
         self._cancel = cancel
+        self._progress = progress
         self._failures = 0
 
     def failed(self, error: Transient, *, progressed: bool = False) -> None:
@@ -275,14 +276,16 @@ class Tries:
         if progressed and policy.patient:
             self._failures = 0
         self._failures += 1
-        if self._failures >= policy.attempts:
+        if self._failures >= (error.tries or policy.attempts):
             raise TransferError(
                 f"{self._what}: {redact(error)} (tried {self._failures} times)",
                 hint="what came so far is kept: run the command again to continue",
             ) from error
         wait = policy.backoff * 2 ** (self._failures - 1) * random.uniform(0.75, 1.25)
         wait = error.wait if error.wait is not None else wait
-        self._cancel.sleep(min(wait, policy.longest_wait))
+        wait = min(wait, policy.longest_wait)
+        self._progress.say(f"{self._what}: {redact(error)}; trying again in {wait:.0f} s")
+        self._cancel.sleep(wait)
 
     def until_done(self, action: Callable[[], T]) -> T:
         """Try ``action`` until it works or the tries are used up."""

@@ -12,6 +12,7 @@ from llama_hub.hub.manifest import Format
 from llama_hub.hub.origins import RemoteFile, Request, read_all
 from llama_hub.hub.receiving import Cancel, Policy, Tries
 from llama_hub.licenses.gate import Texts
+from llama_hub.progress import NO_PROGRESS
 
 SMALL = 16 << 20  # bytes; every file that is no weight file is smaller
 
@@ -63,7 +64,7 @@ def read_small(place: Place, path: str) -> bytes | None:
     """The whole of a small file, with retries; ``None`` if there is none. Read only once."""
     if path not in place.small:
         request = place.request(path)
-        tries = Tries(request.where, place.policy, Cancel())
+        tries = Tries(request.where, place.policy, Cancel(), NO_PROGRESS)
         try:
             place.small[path] = tries.until_done(lambda: read_all(request, SMALL))
         except NotFoundError:

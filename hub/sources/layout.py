@@ -72,7 +72,7 @@ def texts(place: Place, model: Model, fmt: Format, source: Mapping[str, str]) ->
     license, policy = finder.find(*LICENSE_NAMES), finder.find(*POLICY_NAMES)
     if license is None and terms.load(model.license).gated:
         raise NotFoundError(
-            f"{place.where} has no LICENSE for {model.id}, and without its text nobody can accept it",
+            f"{place.where} has no LICENSE for {model.id}, and what cannot be read cannot be accepted",
             hint=f"put Meta's LICENSE and USE_POLICY.md beside the model (text: "
             f"{terms.load(model.license).url or 'from the licensor'})",
         )

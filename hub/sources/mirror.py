@@ -19,7 +19,7 @@ from llama_hub.licenses.gate import Texts
 FOLDER_POLICY = Policy(connections=1, span=None, attempts=2, retry_damaged=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FolderPlace:
     """A folder on this machine."""
 
@@ -72,11 +72,11 @@ def place(base: str) -> Place:
     """The tree of files at ``base``."""
     scheme = urlsplit(base).scheme.lower()
     if scheme in ("http", "https"):
-        from llama_hub.hub.http import HttpPlace
+        from llama_hub.hub.sources.web import HttpPlace
 
         return HttpPlace(base)
     if scheme == "s3":
-        from llama_hub.hub.s3 import s3_place
+        from llama_hub.hub.sources.s3 import s3_place
 
         return s3_place(base)
     if scheme and "://" in base and scheme != "file":

@@ -1,0 +1,67 @@
+"""An HTTP(S) base as a place: each file below it by its path, the base's query kept."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
+from llama_hub.hub.http import Client, Refusal
+from llama_hub.hub.origins import Body, Request
+from llama_hub.hub.receiving import Policy, TransferError
+from llama_hub.hub.redaction import plain_url
+
+
+class HttpPlace:
+    """A tree of files below ``base``; a query (a shared-access signature, say) goes along."""
+
+    def __init__(self, base: str, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self.small: dict[str, bytes | None] = {}
+        self._base = base
+        self._client = Client()
+
+    @property
+    def where(self) -> str:
+        """The base without secrets."""
+        return plain_url(self._base)
+
+    def request(self, path: str) -> Request:
+        """The file below the base."""
+        parts = urlsplit(self._base)
+        below = f"{parts.path.rstrip('/')}/{quote(path)}"
+        return HttpRequest(
+            self._client, urlunsplit((parts.scheme, parts.netloc, below, parts.query, ""))
+        )
+
+
+class HttpRequest:
+    """One file at a fixed URL."""
+
+    def __init__(self, client: Client, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    @property
+    def where(self) -> str:
+        """The URL without secrets."""
+        return plain_url(self._url)
+
+    def open(self, start: int, stop: int | None, validator: str | None = None) -> Body:
+        """GET a range."""
+        try:
+            return self._client.open(self._url, start, stop, validator)
+        except Refusal as refusal:
+            raise refused(refusal) from refusal
+
+
+def refused(refusal: Refusal) -> LlamaHubError:
+    """What a plain web server's refusal means."""
+    if refusal.status in (404, 410):
+        return NotFoundError(f"there is no {refusal.place}", hint="check --url")
+    if refusal.status in (401, 403, 407):
+        return AccessError(
+            f"{refusal.place} refused: {refusal.status}",
+            hint="the address may have expired or want a login; for a user and password use "
+            "https://USER:PASSWORD@HOST/…",
+        )
+    return TransferError(f"{refusal.place} answered {refusal.status}", hint="check --url")
