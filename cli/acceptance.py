@@ -92,6 +92,7 @@ class _Script:
     def accept(self, license: License, texts: Texts) -> Acceptance:
         known = license.known_licenses.get(normalised_sha256(texts.license))
         self.out.status(f"licence {license.id}: {known or 'a wording not known to llama-hub'}")
+        self.out.status(f"acceptable use policy: {_policy(license, texts)}")
         flags = self.flags
         return Acceptance(
             name=flags.licensee,

@@ -19,11 +19,11 @@ from llama_hub.cli.acceptance import (
     TextSha256,
     acceptance,
 )
-from llama_hub.cli.options import CatalogFile, Json, Quiet
+from llama_hub.cli.options import CatalogFile, Json, Quiet, Yes
 from llama_hub.cli.output import output
 from llama_hub.errors import NotFoundError, UsageError
 from llama_hub.licenses import gate, terms, wording
-from llama_hub.licenses.ledger import Ledger, Receipt
+from llama_hub.licenses.ledger import Ledger, Receipt, in_force
 from llama_hub.licenses.terms import License
 
 if TYPE_CHECKING:
@@ -97,6 +97,38 @@ def accept(
 
 
 @app.command()
+def end(
+    name: Name,
+    yes: Yes = False,
+    catalog: CatalogFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Record that an agreement ended: what is under it no longer converts, serves or deploys."""
+    out = output(json, quiet)
+    license = _find(name, catalog)
+    question = f"Has your agreement under {license.id} ended?"
+    if not yes and not out.confirm(question, flag="--yes"):
+        out.result({"license": license.id, "ended": False}, "nothing was changed")
+        return
+    from llama_hub.hub.store import Store
+
+    receipt = gate.Gate().end(license.id)
+    kept = [found for found in Store().all() if found.manifest.license == license.id]
+    for found in kept:
+        out.warn(f"still here: {found.path}; llama-hub remove {found.manifest.model}")
+    out.result(
+        {
+            "license": license.id,
+            "ended": True,
+            "receipt": receipt.id,
+            "kept": [str(one.path) for one in kept],
+        },
+        f"ended {license.id}: recorded as {receipt.id}; running deployments: llama-hub ps",
+    )
+
+
+@app.command()
 def status(
     name: OptionalName = None,
     catalog: CatalogFile = None,
@@ -106,7 +138,7 @@ def status(
     """Which licences are accepted on this machine, by whom and when."""
     out = output(json, quiet)
     shown = [_find(name, catalog)] if name else terms.all_licenses()
-    latest = {receipt.license: receipt for receipt in Ledger().receipts()}
+    latest = {receipt.license: receipt for receipt in in_force(Ledger().receipts())}
     rows = [_status(one, latest.get(one.id)) for one in shown]
     out.result({"licenses": rows}, lambda: _status_table(rows))
 
@@ -168,7 +200,7 @@ def export(
 
     evidence = statement.gather(Ledger(), Store(), model)
     for missing in evidence.unlicensed:
-        out.warn(f"{missing.model} ({missing.format}) names no receipt that this ledger has")
+        out.warn(f"{missing.model} ({missing.format}) has no receipt in force in this ledger")
     document = statement.FORMATS[format](evidence)
     text = json_format.dumps(document, indent=2, ensure_ascii=False)
     if to is None:
@@ -261,6 +293,8 @@ def _status_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
 
 def _entry(receipt: Receipt) -> str:
     """A receipt in a few lines."""
+    if receipt.method == "ended":
+        return f"{receipt.id}  {receipt.license}  {receipt.at}\n  the agreement ended"
     wording = receipt.wording or ("wording not known" if receipt.license_sha256 else "no text")
     lines = [
         f"{receipt.id}  {receipt.license}  {receipt.at}",

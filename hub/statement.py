@@ -19,7 +19,7 @@ from llama_hub.files import sha256_file
 from llama_hub.hub.manifest import FileEntry, Manifest
 from llama_hub.hub.store import Store
 from llama_hub.licenses import terms
-from llama_hub.licenses.ledger import Audit, Ledger, Licensee, Receipt, text_digests
+from llama_hub.licenses.ledger import Audit, Ledger, Licensee, Receipt, in_force, text_digests
 from llama_hub.licenses.terms import License
 
 PREDICATE_TYPE = "urn:llama-hub:license-acceptance:v1"
@@ -32,20 +32,21 @@ class Evidence:
 
     audit: Audit
     receipts: tuple[Receipt, ...]
+    valid: frozenset[str]  # ids of the receipts whose agreement has not ended
     models: tuple[Manifest, ...]
     texts: Mapping[str, str]  # normalised digest of each accepted text → SHA-256 of its file
     at: str  # UTC, ISO 8601
 
     def receipt_of(self, model: Manifest) -> Receipt | None:
-        """The receipt under which ``model`` was obtained, if the ledger has it."""
+        """The receipt under which ``model`` was obtained, if it is in the ledger and in force."""
         for receipt in self.receipts:
             if receipt.id == model.receipt and receipt.license == model.license:
-                return receipt
+                return receipt if receipt.id in self.valid else None
         return None
 
     @property
     def unlicensed(self) -> list[Manifest]:
-        """Models whose receipt this ledger does not have."""
+        """Models without a receipt in force in this ledger."""
         return [model for model in self.models if self.receipt_of(model) is None]
 
 
@@ -54,17 +55,24 @@ def gather(ledger: Ledger, store: Store, name: str | None = None) -> Evidence:
     audit = ledger.verify()
     receipts = ledger.receipts()
     models = _models(store, name)
+    valid = frozenset(receipt.id for receipt in in_force(receipts))
     if name is not None:
         named = {model.receipt for model in models}
-        receipts = [receipt for receipt in receipts if receipt.id in named]
+        ended = {model.license for model in models}
+        receipts = [r for r in receipts if r.id in named or _ends(r, ended)]
     digests = sorted({digest for receipt in receipts for digest in text_digests(receipt)})
     return Evidence(
         audit=audit,
         receipts=tuple(receipts),
+        valid=valid,
         models=tuple(models),
         texts={digest: sha256_file(ledger.text_path(digest)) for digest in digests},
         at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+
+
+def _ends(receipt: Receipt, licenses: set[str]) -> bool:
+    return receipt.method == "ended" and receipt.license in licenses
 
 
 def plain(evidence: Evidence) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from llama_hub import __version__
 from llama_hub.errors import LicenseError, UsageError
 from llama_hub.licenses import terms
-from llama_hub.licenses.ledger import Ledger, Licensee, Receipt, text_digests
+from llama_hub.licenses.ledger import Ledger, Licensee, Receipt, in_force, text_digests
 from llama_hub.licenses.terms import License
 from llama_hub.licenses.wording import normalised_sha256
 
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(\.[^@\s.]+)+")
+FLAGS = "--accept-license --licensee NAME --email ADDRESS [--organization NAME] [--confirm-mau]"
 _MAX_FIELD = 250  # characters of a name, an address or a value of the source
 
 
@@ -60,7 +61,7 @@ class Gate:
             self._keep(texts)
             return known[-1]
         if not license.gated:
-            return self._record(license, texts, None)
+            return self._record(license, "open", texts)
         if accept is None:
             raise _not_accepted(license.id)
         return self.accept(license, texts, accept)
@@ -69,7 +70,7 @@ class Gate:
         """A new receipt, whether or not there is one already."""
         acceptance = accept(license, texts)
         check(license, texts, acceptance)
-        return self._record(license, texts, acceptance)
+        return self._record(license, "accepted", texts, acceptance)
 
     def require(self, license_id: str) -> Receipt:
         """The latest receipt for the licence, chain and texts checked; ``LicenseError`` if none."""
@@ -81,10 +82,16 @@ class Gate:
         license = terms.load(license_id)
         if license.gated:
             raise _not_accepted(license_id)
-        return self._record(license, None, None)
+        return self._record(license, "open")
+
+    def end(self, license_id: str) -> Receipt:
+        """Record that the agreement ended: from here on no earlier receipt counts."""
+        if not self._of(license_id):
+            raise _not_accepted(license_id)
+        return self._record(terms.load(license_id), "ended")
 
     def _of(self, license_id: str) -> list[Receipt]:
-        return [r for r in self.ledger.receipts() if r.license == license_id]
+        return [r for r in in_force(self.ledger.receipts()) if r.license == license_id]
 
     def _keep(self, texts: Texts | None) -> tuple[str | None, str | None]:
         if texts is None:
@@ -93,7 +100,11 @@ class Gate:
         return self.ledger.keep_text(texts.license), policy
 
     def _record(
-        self, license: License, texts: Texts | None, acceptance: Acceptance | None
+        self,
+        license: License,
+        method: str,
+        texts: Texts | None = None,
+        acceptance: Acceptance | None = None,
     ) -> Receipt:
         license_sha256, policy_sha256 = self._keep(texts)
         receipt = Receipt(
@@ -105,7 +116,7 @@ class Gate:
             authority=acceptance is not None,
             within_mau=True if acceptance and license.mau_limit else None,
             at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            method="accepted" if acceptance else "open",
+            method=method,
             wording=license.known_licenses.get(license_sha256 or ""),
             source={key: _public(value) for key, value in texts.source.items()} if texts else {},
             tool=f"llama-hub {__version__}",
@@ -120,19 +131,10 @@ def check(license: License, texts: Texts, acceptance: Acceptance) -> None:
     if missing:
         raise LicenseError(
             f"the licence {license.id} was not accepted; missing: {', '.join(missing)}",
-            hint=how_to_accept(license.id),
+            hint=f"add {FLAGS} to the command, or run it on a terminal, where it asks",
         )
     _check_licensee(acceptance)
     _check_wording(license, texts.license, acceptance.text_sha256)
-
-
-def how_to_accept(license_id: str) -> str:
-    """The next command for somebody whose licence is not accepted."""
-    return (
-        f"llama-hub license accept {license_id} --text-file LICENSE   (asks on a terminal; in a "
-        "script add --accept-license --licensee NAME --email ADDRESS [--organization NAME] "
-        "--confirm-mau)"
-    )
 
 
 def is_email(value: str) -> bool:
@@ -147,7 +149,9 @@ def notice_text(license: License) -> str:
 
 def _not_accepted(license_id: str) -> LicenseError:
     return LicenseError(
-        f"the licence {license_id} was not accepted", hint=how_to_accept(license_id)
+        f"the licence {license_id} was not accepted",
+        hint=f"llama-hub license accept {license_id} --text-file LICENSE   (or llama-hub download, "
+        "which fetches the text and asks)",
     )
 
 

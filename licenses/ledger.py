@@ -8,7 +8,7 @@ that the chain still contains it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -32,7 +32,7 @@ class Licensee:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One acceptance, as it stands in the ledger."""
+    """One acceptance, or the end of one, as it stands in the ledger."""
 
     id: str  # r- and 16 hexadecimal digits
     license: str  # licence id
@@ -42,7 +42,7 @@ class Receipt:
     authority: bool  # the licensee's word that they may bind the organisation
     within_mau: bool | None  # their word on the user limit; None where the licence has none
     at: str  # UTC, ISO 8601
-    method: str  # accepted, or open where nobody had to accept
+    method: str  # accepted; open where nobody had to accept; ended by the licensee
     wording: str | None = None  # name of the wording; None if it was not a known one
     source: Mapping[str, str] = field(default_factory=dict)  # where the text came from
     tool: str = ""  # name and version
@@ -127,6 +127,17 @@ class Ledger:
             _receipt(entry, f"line {number} of {self.path}")
             for number, entry in enumerate(content.entries, 1)
         ]
+
+
+def in_force(receipts: Iterable[Receipt]) -> list[Receipt]:
+    """The receipts whose agreement did not end after them."""
+    valid: list[Receipt] = []
+    for receipt in receipts:
+        if receipt.method == "ended":
+            valid = [one for one in valid if one.license != receipt.license]
+        else:
+            valid.append(receipt)
+    return valid
 
 
 def text_digests(receipt: Receipt) -> tuple[str, ...]:

@@ -188,11 +188,27 @@ def test_export_writes_each_form(home: Path, files: Path, format: str, key: str)
     assert key in json.loads((files / "out.json").read_text())
 
 
+def test_an_ended_agreement_counts_no_more(home: Path) -> None:
+    store_model(home, accept(*SCRIPT, "--json").json["receipt"]["id"])
+    assert run("license", "end", "acme-community").code == 2
+    ended = run("license", "end", "acme-community", "--yes", "--json")
+    assert ended.json["kept"] == [str(home / "models" / "acme-7b" / "meta")]
+    assert "llama-hub remove acme-7b" in ended.stderr
+    status = run("license", "status", "acme-community", "--json").json["licenses"][0]
+    assert (status["accepted"], status["receipt"]) == (False, None)
+    assert "the agreement ended" in run("license", "log").stdout
+    assert run("license", "verify").code == 0
+    assert run("license", "export", "acme-7b").json["models"][0]["accepted"] is False
+    assert run("license", "end", "acme-community", "--yes").code == 3
+    assert accept(*SCRIPT).code == 0
+    assert run("license", "status", "acme-community", "--json").json["licenses"][0]["accepted"]
+
+
 def test_export_warns_of_a_model_without_a_receipt(home: Path) -> None:
     store_model(home, "r-0000000000000000")
     answer = run("license", "export")
     assert answer.code == 0
-    assert "warning: acme-7b (meta) names no receipt" in answer.stderr
+    assert "warning: acme-7b (meta) has no receipt in force" in answer.stderr
     assert answer.json["models"][0]["accepted"] is False
 
 

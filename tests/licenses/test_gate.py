@@ -148,6 +148,23 @@ def test_an_unknown_wording_needs_its_hash() -> None:
     assert receipt.wording is None
 
 
+def test_after_the_end_of_an_agreement_only_a_new_receipt_counts() -> None:
+    gate = Gate()
+    first = gate.accept(ACME, texts(), accepting(GOOD))
+    demo = gate.ensure(terms.load("llama-hub-demo"), texts(), None)
+    gate.end(ACME.id)
+    for attempt in (
+        lambda: gate.require(ACME.id),
+        lambda: gate.ensure(ACME, texts(), None),
+        lambda: gate.end(ACME.id),
+    ):
+        with pytest.raises(LicenseError, match="not accepted"):
+            attempt()
+    assert gate.require("llama-hub-demo") == demo
+    assert gate.ensure(ACME, texts(), accepting(GOOD)).id != first.id
+    assert len(gate.ledger.receipts()) == 4
+
+
 def test_a_tampered_ledger_closes_every_gate() -> None:
     gate = Gate()
     gate.accept(ACME, texts(), accepting(GOOD))
