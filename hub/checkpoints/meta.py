@@ -1,0 +1,158 @@
+"""Reading Meta's own layout: ``params.json`` and ``consolidated.NN.pth``, one per shard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llama_hub.errors import IntegrityError, NotFoundError
+from llama_hub.hub.architecture import Architecture, from_params
+from llama_hub.hub.checkpoints import layout
+from llama_hub.hub.checkpoints.numeric import DTYPES
+from llama_hub.hub.checkpoints.pickle_index import StoredTensor, read_index
+from llama_hub.hub.checkpoints.source import Checked, Checkpoint, Location, Segment
+
+_SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
+Shard = Mapping[str, StoredTensor]
+
+
+def is_meta(folder: Path) -> bool:
+    """Whether the folder looks like Meta's layout."""
+    return any(_SHARD.fullmatch(path.name) for path in folder.glob("consolidated.*"))
+
+
+def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
+    """The checkpoint in ``folder``; ``context`` (tokens) where params.json cannot tell it.
+
+    ``IntegrityError`` if shards are missing, are not of one model, or do not have the shapes
+    that params.json asks for.
+    """
+    paths = shard_paths(folder)
+    params = _params(folder)
+    shards = [read_index(path) for path in paths]
+    architecture = _architecture(folder, params, shards)
+    if context is not None:
+        architecture = replace(architecture, context=context)
+    layout.check_shards(architecture, len(shards))
+    _check_names(paths, shards, architecture)
+    locations = {spec.name: _location(spec, paths, shards) for spec in layout.specs(architecture)}
+    return Checkpoint(folder, "meta", architecture, locations, len(shards), {"params": params})
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shard files in order; a gap in the numbers is an ``IntegrityError``."""
+    found = {int(match[1]): path for path in folder.iterdir() if (match := _shard(path))}
+    if not found:
+        raise NotFoundError(f"{folder} holds no consolidated.NN.pth")
+    missing = set(range(max(found) + 1)) - set(found) | _listed_but_absent(folder, set(found))
+    if missing:
+        names = ", ".join(f"consolidated.{number:02d}.pth" for number in sorted(missing))
+        raise IntegrityError(
+            f"shards are missing in {folder}: {names}", hint="download them into the same folder"
+        )
+    return [found[number] for number in sorted(found)]
+
+
+def _shard(path: Path) -> re.Match[str] | None:
+    return _SHARD.fullmatch(path.name) if path.is_file() else None
+
+
+def _listed_but_absent(folder: Path, found: set[int]) -> set[int]:
+    """Shards that the folder's own checklist names."""
+    checklist = folder / "checklist.chk"
+    text = checklist.read_text("utf-8", "replace") if checklist.is_file() else ""
+    return {int(number) for number in _SHARD.findall(text)} - found
+
+
+def _params(folder: Path) -> dict[str, Any]:
+    path = folder / "params.json"
+    try:
+        params = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"{folder} has no params.json", hint="it belongs beside the consolidated.NN.pth files"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise IntegrityError(f"{path} cannot be read: {error}") from error
+    if not isinstance(params, dict):
+        raise IntegrityError(f"{path} is not a JSON object")
+    return params
+
+
+def _architecture(folder: Path, params: Mapping[str, Any], shards: Sequence[Shard]) -> Architecture:
+    """Vocabulary and feed-forward width from the tensors, everything else from params.json."""
+    embedding, w1 = (
+        _required(folder, shards[0], name).shape
+        for name in ("tok_embeddings.weight", "layers.0.feed_forward.w1.weight")
+    )
+    if len(embedding) != 2 or len(w1) != 2:
+        raise IntegrityError(f"the tensors in {folder} are not a Llama model's")
+    found = from_params(params, vocab_size=embedding[0], ffn_dim=w1[0] * len(shards))
+    if embedding[1] * len(shards) != found.dim:
+        cut = found.dim / max(1, embedding[1])
+        raise IntegrityError(
+            f"{folder} holds {len(shards)} shards, but the tensors and params.json (dim "
+            f"{found.dim}) fit {cut:g} shards: shards are missing or belong to another model",
+            hint="download all shards and params.json of one model into one folder",
+        )
+    return found
+
+
+def _required(folder: Path, shard: Shard, name: str) -> StoredTensor:
+    if name not in shard:
+        raise IntegrityError(f"{folder} is not a Llama model: the tensor {name} is missing")
+    return shard[name]
+
+
+def _check_names(paths: list[Path], shards: Sequence[Shard], architecture: Architecture) -> None:
+    expected = {spec.name for spec in layout.specs(architecture)}
+    for path, shard in zip(paths, shards, strict=True):
+        found = {name for name in shard if not layout.ignored_in_meta(name)}
+        if found != expected:
+            odd = sorted(found ^ expected)[0]
+            state = "missing" if odd in expected else "unexpected"
+            raise IntegrityError(
+                f"{path} does not fit params.json: the tensor {odd} is {state}",
+                hint="params.json and the shards must be of the same model",
+            )
+
+
+def _location(spec: layout.TensorSpec, paths: list[Path], shards: Sequence[Shard]) -> Location:
+    parts = [shard[spec.name] for shard in shards]
+    shape = layout.shard_shape(spec, len(shards))
+    for path, part in zip(paths, parts, strict=True):
+        if part.shape != shape:
+            raise IntegrityError(
+                f"{spec.name} in {path} has shape {list(part.shape)}; params.json and "
+                f"{len(shards)} shards ask for {list(shape)}",
+                hint="params.json and the shards must be of the same model",
+            )
+        if part.dtype not in DTYPES or part.dtype != parts[0].dtype:
+            raise IntegrityError(
+                f"{spec.name} in {path} has the dtype {part.dtype}; supported are "
+                f"{', '.join(DTYPES)}, the same in every shard"
+            )
+    return Location(parts[0].dtype, tuple(map(segment, parts)))
+
+
+def segment(part: StoredTensor) -> Segment:
+    """A stored tensor, vector or matrix, as a segment."""
+    item = part.item_bytes
+    rows, columns = part.shape if len(part.shape) == 2 else (1, part.shape[0])
+    column_step = part.stride[-1] * item if columns > 1 else item
+    row_step = part.stride[0] * item if rows > 1 else columns * item
+    record = part.record
+    return Segment(
+        path=record.path,
+        offset=part.offset,
+        rows=rows,
+        columns=columns,
+        row_step=row_step,
+        column_step=column_step,
+        checked=Checked(record.path, record.offset, record.size, record.crc),
+        whole=part.is_whole_record,
+    )

@@ -1,0 +1,114 @@
+"""From a source and a wish to a blueprint: which format, which dtype, which files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.errors import UsageError
+from llama_hub.hub import companions
+from llama_hub.hub.companions import Subject
+from llama_hub.hub.manifest import Format
+
+if TYPE_CHECKING:
+    from llama_hub.hub.checkpoints.blueprint import Blueprint
+    from llama_hub.hub.checkpoints.source import Checkpoint
+
+MAX_SHARD_SIZE = 5_000_000_000  # bytes, as the Hugging Face hub recommends
+FLOATS = ("bfloat16", "float16", "float32")
+GGUF_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+QUANTIZATIONS = ("int8", "int4")
+GROUP_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the output should be."""
+
+    to: Format
+    dtype: str | None = None  # None: as it is; for GGUF one of GGUF_TYPES is possible as well
+    quantize: str | None = None  # int8 or int4, of a Hugging Face folder
+    group_size: int | None = None  # weights that share a scale; 0: a whole row; None: the default
+    max_shard_size: int = MAX_SHARD_SIZE  # bytes of a safetensors file; no tensor is split
+    model_parallel: int | None = None  # shards of Meta's layout; None: as many as the source has
+    allow_non_finite: bool = False
+
+    def check(self) -> None:
+        """``UsageError`` for options that do not fit together."""
+        types = FLOATS + GGUF_TYPES if self.to == "gguf" else FLOATS
+        problems = {
+            f"--to {self.to} is none of hf, meta, gguf": self.to not in ("hf", "meta", "gguf"),
+            f"--dtype {self.dtype} is none of {', '.join(types)}": self.dtype is not None
+            and self.dtype not in types,
+            f"--quantize {self.quantize} is neither int8 nor int4": self.quantize is not None
+            and self.quantize not in QUANTIZATIONS,
+            "--quantize makes a Hugging Face folder: it needs --to hf; for GGUF give --dtype "
+            "Q8_0 or Q4_0": self.quantize is not None and self.to != "hf",
+            "--group-size needs --quantize": self.group_size is not None and not self.quantize,
+            f"--group-size {self.group_size} is none of {GROUP_SIZES} and not 0 (a whole "
+            "row)": self.group_size is not None and self.group_size not in (0, *GROUP_SIZES),
+            "--model-parallel needs --to meta": self.model_parallel is not None
+            and self.to != "meta",
+            f"--model-parallel {self.model_parallel} is not between 1 and 64": self.model_parallel
+            is not None
+            and not 1 <= self.model_parallel <= 64,
+            "--max-shard-size must be positive": self.max_shard_size < 1,
+        }
+        for problem, found in problems.items():
+            if found:
+                raise UsageError(problem, hint="llama-hub convert --help")
+
+    @property
+    def loses(self) -> bool:
+        """Whether the output is quantised."""
+        return self.quantize is not None or (self.dtype or "").startswith("Q")
+
+
+def plan(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
+    """The output's files, tensors and companions."""
+    if wanted.to == "hf":
+        return _plan_hf(source, wanted, subject)
+    if wanted.to == "meta":
+        return _plan_meta(source, wanted, subject)
+    return _plan_gguf(source, wanted, subject)
+
+
+def _plan_hf(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
+    from llama_hub.hub.checkpoints import safetensors
+
+    head_dim = source.architecture.head_dim
+    dtypes = canonical_dtypes(source, wanted.dtype)
+    extra: Mapping[str, Any] = {}
+    if wanted.quantize is None:
+        forms = [safetensors.plain_form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
+    else:
+        from llama_hub.hub import quantize
+
+        scheme = quantize.scheme(wanted.quantize, wanted.group_size)
+        forms = [scheme.form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
+        extra = {"quantization_config": scheme.config()}
+    made = safetensors.plan(forms, wanted.max_shard_size)
+    matrices = dtypes["layers.0.attention.wq.weight"]
+    papers = companions.for_hf(subject, matrices, extra)
+    return replace(made, documents=dict(made.documents) | papers)
+
+
+def _plan_meta(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
+    from llama_hub.hub.checkpoints import meta_writer
+
+    shards = wanted.model_parallel or source.shards
+    made = meta_writer.plan(source.architecture, canonical_dtypes(source, wanted.dtype), shards)
+    return replace(made, documents=companions.for_meta(subject), md5=True)
+
+
+def _plan_gguf(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
+    from llama_hub.hub.checkpoints import gguf_writer
+
+    made = gguf_writer.plan(source, wanted.dtype, subject)
+    return replace(made, documents=companions.for_gguf(subject))
+
+
+def canonical_dtypes(source: Checkpoint, wanted: str | None) -> dict[str, str]:
+    """The dtype of every tensor: as it is, or all the same."""
+    return {spec.name: wanted or source.dtype_of(spec.name) for spec in source.specs}

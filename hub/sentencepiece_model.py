@@ -1,0 +1,138 @@
+"""Reads a SentencePiece ``tokenizer.model`` without SentencePiece.
+
+The file is a protobuf message ``ModelProto`` (google/sentencepiece, ``sentencepiece_model.proto``):
+field 1 repeats the pieces (1 text, 2 score, 3 type), field 2 is the trainer's settings (3 model
+type, 40 to 43 the ids of unk, bos, eos, pad), field 3 the normaliser's (3 dummy prefix, 4 extra
+whitespace). Converting needs no more than that.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_hub.errors import IntegrityError
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token; ``type`` is one of NORMAL … BYTE (GGUF uses the same numbers)."""
+
+    text: str
+    score: float
+    type: int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The pieces by id, and the settings that matter to other tokenizers; -1: no such token."""
+
+    pieces: tuple[Piece, ...]
+    unk_id: int = 0
+    bos_id: int = 1
+    eos_id: int = 2
+    pad_id: int = -1
+    is_bpe: bool = False
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = True
+
+    def text(self, token: int) -> str | None:
+        """The piece of a token id; ``None`` for -1."""
+        return self.pieces[token].text if 0 <= token < len(self.pieces) else None
+
+
+def read(path: Path) -> Vocabulary:
+    """The vocabulary; ``IntegrityError`` if the file is none."""
+    try:
+        return parse(path.read_bytes())
+    except (ValueError, struct.error, IndexError) as error:
+        raise IntegrityError(
+            f"{path} is no SentencePiece model: {error}",
+            hint="download tokenizer.model again",
+        ) from error
+
+
+def parse(data: bytes) -> Vocabulary:
+    """A vocabulary from the file's bytes; ``ValueError`` if they are no such message."""
+    pieces: list[Piece] = []
+    trainer: dict[int, int] = {}
+    normaliser: dict[int, int] = {}
+    for number, value in fields(data):
+        if number == 1 and isinstance(value, bytes):
+            pieces.append(_piece(value))
+        elif number == 2 and isinstance(value, bytes):
+            trainer = _numbers(value)
+        elif number == 3 and isinstance(value, bytes):
+            normaliser = _numbers(value)
+    if not pieces:
+        raise ValueError("it holds no pieces")
+    return Vocabulary(
+        pieces=tuple(pieces),
+        unk_id=trainer.get(40, 0),
+        bos_id=trainer.get(41, 1),
+        eos_id=trainer.get(42, 2),
+        pad_id=trainer.get(43, -1),
+        is_bpe=trainer.get(3, 1) == 2,
+        add_dummy_prefix=bool(normaliser.get(3, 1)),
+        remove_extra_whitespaces=bool(normaliser.get(4, 1)),
+    )
+
+
+def _piece(data: bytes) -> Piece:
+    text, score, kind = "", 0.0, NORMAL
+    for number, value in fields(data):
+        if number == 1 and isinstance(value, bytes):
+            text = value.decode("utf-8")
+        elif number == 2 and isinstance(value, float):
+            score = value
+        elif number == 3 and isinstance(value, int):
+            kind = value
+    if not NORMAL <= kind <= BYTE:
+        raise ValueError(f"a piece of type {kind}")
+    return Piece(text, score, kind)
+
+
+def _numbers(data: bytes) -> dict[int, int]:
+    """The whole-number fields, as signed 32-bit values."""
+    found = {number: value for number, value in fields(data) if isinstance(value, int)}
+    return {
+        number: (value & 0xFFFFFFFF) - (1 << 32 if value & 0x80000000 else 0)
+        for number, value in found.items()
+    }
+
+
+def fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
+    """(field number, value) of a protobuf message: varint, fixed 32 as float, or bytes."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield number, value
+        elif wire == 5:
+            yield number, struct.unpack_from("<f", data, at)[0]
+            at += 4
+        elif wire in (1, 2):
+            size, at = (8, at) if wire == 1 else _varint(data, at)
+            if at + size > len(data):
+                raise ValueError("a field reaches beyond the end")
+            yield number, data[at : at + size]
+            at += size
+        else:
+            raise ValueError(f"wire type {wire}")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number without an end")
