@@ -113,6 +113,7 @@ def _routes(service: Service) -> list[Route]:
         ("/page.json", lambda _: JSONResponse(_about(service))),
         ("/page/page.css", lambda _: _page_file("page.css", "text/css")),
         ("/page/page.js", lambda _: _page_file("page.js", "text/javascript")),
+        ("/page/docs.js", lambda _: _page_file("docs.js", "text/javascript")),
         ("/page/icon.svg", lambda _: _page_file("icon.svg", "image/svg+xml")),
         ("/v1/models", lambda _: JSONResponse(_when_ready(service, openai.list_models))),
         (

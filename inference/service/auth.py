@@ -31,6 +31,7 @@ OPEN = frozenset(
         ("GET", "/page.json"),
         ("GET", "/page/page.css"),
         ("GET", "/page/page.js"),
+        ("GET", "/page/docs.js"),
         ("GET", "/page/icon.svg"),
         ("GET", "/ping"),
         ("GET", "/swagger.json"),

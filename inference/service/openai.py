@@ -48,27 +48,25 @@ async def chat(service: Service, request: Request, document: Document) -> Respon
     """``POST /v1/chat/completions``."""
     body = read(ChatBody, document)
     _check_common(service, body)
-    if body.top_logprobs is not None and not body.logprobs:
-        raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
     call_id = f"chatcmpl-{uuid.uuid4().hex}"
     await service.judge_input(
         "\n".join(turn.content for turn in conversation(body.messages)), call_id
     )
-    prompt = await encode_conversation(service, body.messages)
-    wanted = body.max_completion_tokens or body.max_tokens
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    ask = Ask(
-        prompt,
-        sampling_params(
-            service, body, max_tokens=room(service, prompt, wanted, None), logprobs=logprobs
-        ),
-        stops_of(body.stop),
-        n=body.n or 1,
-        best_of=body.n or 1,
-        fresh=True,
-    )
+    ask = await chat_ask(service, body)
     shape = documents.Chat(service, call_id, logprobs=bool(body.logprobs))
     return await _reply(service, request, body, [ask], shape)
+
+
+async def chat_ask(service: Service, body: ChatBody) -> Ask:
+    """What a chat body asks of the engine; 400 if it asks for what cannot be."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+    prompt = await encode_conversation(service, body.messages)
+    most = room(service, prompt, body.max_completion_tokens or body.max_tokens, None)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    sampling = sampling_params(service, body, max_tokens=most, logprobs=logprobs)
+    n = body.n or 1
+    return Ask(prompt, sampling, stops_of(body.stop), n=n, best_of=n, fresh=True)
 
 
 async def completions(service: Service, request: Request, document: Document) -> Response:

@@ -1,0 +1,94 @@
+"""What is to be served: the folder, its manifest, its licence, checked before anything loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from llama_hub.errors import IntegrityError, LicenseError
+from llama_hub.hub.catalog import Catalog
+from llama_hub.hub.manifest import Manifest, read
+from llama_hub.hub.store import Store
+from llama_hub.inference.service.settings import ServedModel
+from llama_hub.licenses import terms
+from llama_hub.licenses.gate import Gate
+from llama_hub.progress import NO_PROGRESS, Progress
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A folder in Hugging Face's layout that may be served."""
+
+    folder: Path
+    manifest: Manifest
+    served: ServedModel
+
+
+def stored(
+    name: str,
+    catalog: Catalog,
+    *,
+    store: Store | None = None,
+    gate: Gate | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Servable:
+    """The model with catalogue id ``name`` or in the folder ``name``, converted if need be.
+
+    ``LicenseError`` unless its licence is accepted, ``NotFoundError`` if it is not there.
+    """
+    from llama_hub.hub import convert
+
+    shelf = store or Store()
+    (gate or Gate()).require(shelf.find(name).manifest.license)
+    found = convert.served(shelf, name, progress=progress)
+    return _servable(found.path, found.manifest, catalog)
+
+
+def mounted(folder: Path, catalog: Catalog) -> Servable:
+    """The model that a platform put into ``folder``.
+
+    There is no ledger in a container: a gated model must carry the receipt of its acceptance.
+    """
+    manifest = read(folder)
+    if terms.load(manifest.license).gated and manifest.receipt is None:
+        raise LicenseError(
+            f"{folder} carries no receipt that the licence {manifest.license} was accepted",
+            hint="download and convert the model with llama-hub, which records it, and upload that",
+        )
+    return _servable(folder, manifest, catalog)
+
+
+def _servable(folder: Path, manifest: Manifest, catalog: Catalog) -> Servable:
+    check_sizes(folder, manifest)
+    license = terms.load(manifest.license)
+    served = ServedModel(
+        name=manifest.model,
+        license=license.id,
+        license_name=license.name,
+        notice=license.notice,
+        chat=manifest.model not in catalog or catalog.get(manifest.model).variant == "chat",
+        manifest=manifest,
+        created=_timestamp(manifest.created),
+    )
+    return Servable(folder, manifest, served)
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """``IntegrityError`` if a file of the manifest is missing or has another size."""
+    for entry in manifest.files:
+        path = folder / entry.path
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry.size:
+            state = "is missing" if size is None else f"has {size} bytes"
+            raise IntegrityError(
+                f"{path} {state}; the manifest says {entry.size} bytes",
+                hint=f"llama-hub verify {folder}",
+            )
+
+
+def _timestamp(created: str | None) -> int:
+    try:
+        return int(datetime.fromisoformat(created or "").timestamp())
+    except ValueError:
+        return 0
