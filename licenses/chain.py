@@ -19,12 +19,12 @@ with its head. Against that a digest of the chain has to be kept elsewhere.
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +34,6 @@ from llama_hub.files import fsync_folder, locked, write_atomic
 
 GENESIS = hashlib.sha256(b"llama-hub licence ledger, version 1").hexdigest()
 MAX_LINE = 64 << 10  # bytes; a receipt is about one KiB
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,6 @@ class _Reader:
             else:
                 self._take(line)
         count = len(self._digests)
-        if count == 0 and self._head.sha256 != GENESIS and not self._head.count:
-            raise _broken(self._path, "its head was edited")
         if count < self._head.count:
             raise _broken(self._path, f"lines {count + 1} to {self._head.count} are missing")
         return Content(
@@ -224,11 +221,14 @@ def _broken(path: Path, what: str) -> IntegrityError:
 
 @contextmanager
 def _reading(lock: Path) -> Iterator[None]:
-    """Keep writers out while reading; where nobody may write, there is nobody to keep out."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(lock))
-        except OSError as error:
-            if error.errno not in _READ_ONLY:
-                raise
+    """Keep writers out; works without permission to write, and creates nothing."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:  # a copy of a ledger, to which nobody has written yet
         yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
