@@ -1,0 +1,239 @@
+"""Azure ML managed online endpoints: ``llama-hub deploy azure``.
+
+One deployment of llama-hub is one endpoint of the same name; each revision is a
+deployment below it. What is planned stands in ``planning``, what is sent in
+``resources``; here is how a step is done, and done again after a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.backends.azure import doctor, export, planning, resources, scoring, skus, status
+from llama_hub.backends.azure.client import SCORING_SCOPE, Client
+from llama_hub.backends.azure.options import Options
+from llama_hub.backends.azure.options import read as read_options
+from llama_hub.backends.azure.steps import Doing
+from llama_hub.backends.azure.world import World
+from llama_hub.deploy import sizing
+from llama_hub.deploy.backend import (
+    Check,
+    Context,
+    Deployed,
+    Endpoint,
+    Observed,
+    Offer,
+    Proof,
+    Resource,
+    Step,
+    Target,
+)
+from llama_hub.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+    from llama_hub.deploy.sizing import Need
+    from llama_hub.deploy.spec import DeploymentSpec
+    from llama_hub.hub.manifest import Manifest
+
+VARIABLES = {
+    "subscription": ("AZURE_SUBSCRIPTION_ID", "AZUREML_ARM_SUBSCRIPTION"),
+    "resource_group": ("AZURE_RESOURCE_GROUP", "AZUREML_ARM_RESOURCEGROUP"),
+    "workspace": ("AZUREML_WORKSPACE_NAME", "AZUREML_ARM_WORKSPACE_NAME"),
+}
+FOLLOW = 5.0  # seconds between two looks at the log
+TAIL = 1000  # lines that are asked for while following
+
+
+class AzureBackend:
+    """Deployments in one Azure ML workspace."""
+
+    name = "azure"
+    location = ("subscription", "resource_group", "workspace")
+    options_model = Options
+
+    def __init__(
+        self,
+        subscription: str | None = None,
+        resource_group: str | None = None,
+        workspace: str | None = None,
+        *,
+        credential: TokenCredential | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """What is not given comes from the environment, see ``VARIABLES``."""
+        given = (subscription, resource_group, workspace)
+        named = dict(zip(self.location, given, strict=True))
+        self._settings = {key: value or _from_environment(key) for key, value in named.items()}
+        self._credential = credential
+        self._sleep = sleep
+
+    def configured(self) -> bool:
+        """Whether subscription, resource group and workspace are all named."""
+        return all(self._settings.values())
+
+    @cached_property
+    def client(self) -> Client:
+        """The management plane; ``UsageError`` if the workspace is not named."""
+        missing = [key for key, value in self._settings.items() if not value]
+        if missing:
+            raise UsageError(
+                f"Azure ML needs to know the {' and the '.join(missing)}",
+                hint="set "
+                + ", ".join(VARIABLES[key][0] for key in missing)
+                + ", or --set options.workspace=… and so on",
+            )
+        place = resources.Place(*(str(self._settings[key]) for key in self.location))
+        return Client(place, credential=self._credential, sleep=self._sleep)
+
+    @cached_property
+    def world(self) -> World:
+        """What the workspace holds."""
+        return World(self.client, self._sleep)
+
+    # --- planning ---------------------------------------------------------------------
+
+    def check(self) -> Sequence[Check]:
+        """Credential, subscription, registration, workspace, roles, region, quota."""
+        try:
+            return list(doctor.checks(self.client))
+        except UsageError as error:
+            return [Check("settings", False, error.message, error.hint)]
+
+    def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
+        """Machine types of the workspace's region that hold a replica, cheapest first."""
+        region = self.world.site.region
+        if spec.region not in (None, region):
+            raise UsageError(
+                f"the workspace is in {region}, not in {spec.region}",
+                hint="name a workspace of that region: --set options.workspace=…",
+            )
+        sizes = skus.in_region(self.client.sizes(region), region)
+        quota = skus.usages(self.client.usages(region))
+        found = [skus.offer(size, region, quota) for size in sizes]
+        return sizing.cheapest_first(offer for offer in found if sizing.fits(offer, need))
+
+    def observe(self, name: str) -> Observed:
+        """Endpoint, deployments, model, environment, weights and autoscale settings of ``name``."""
+        return self.world.observe(name)
+
+    def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
+        """See ``planning``."""
+        options = read_options(target.spec)
+        context = "" if options.image else self._context_digest
+        wish = planning.Wish(target, observed, self.world.site, options, context)
+        return planning.steps(wish)
+
+    @cached_property
+    def _context_digest(self) -> str:
+        from llama_hub.backends.azure import image
+
+        return resources.context_digest(image.context())
+
+    def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
+        """Endpoint with deployments first, because they bill; then what they referred to."""
+        return planning.deletions(observed)
+
+    def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
+        """See ``steps``."""
+        return Doing(self.world, step, context).run()
+
+    # --- running ------------------------------------------------------------------------
+
+    def status(self, name: str) -> Deployed:
+        """One deployment."""
+        found = self.world.endpoint(name)
+        if found is None:
+            raise NotFoundError(f"there is no deployment {name!r} in azure", hint="llama-hub ps")
+        return status.deployed(found, self.world.deployments(name), self._price)
+
+    def list(self) -> Iterator[Deployed]:
+        """Every endpoint of the workspace that carries our tags."""
+        for endpoint in self.world.endpoints():
+            yield status.deployed(endpoint, self.world.deployments(endpoint.name), self._price)
+
+    def _price(self, instance: str) -> float | None:
+        return self._prices.get(instance.lower())
+
+    @cached_property
+    def _prices(self) -> dict[str, float]:
+        region = self.world.site.region
+        sizes = skus.in_region(self.client.sizes(region), region)
+        return {size.name.lower(): size.price for size in sizes if size.price is not None}
+
+    def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
+        """Lines of the storage initialiser, then of the server, of the newest revision."""
+        revision = self._newest(name)
+        lines = [
+            line
+            for container in ("StorageInitializer", "InferenceServer")
+            for line in self.client.log(revision, container, tail).splitlines()
+        ]
+        yield from lines[-tail:]
+        seen = self.client.log(revision, "InferenceServer", TAIL).splitlines() if follow else []
+        while follow:
+            self._sleep(FOLLOW)
+            now = self.client.log(revision, "InferenceServer", TAIL).splitlines()
+            yield from _added(seen, now)
+            seen = now
+
+    def _newest(self, name: str) -> str:
+        found = self.world.deployments(name) if self.world.endpoint(name) else []
+        if not found:
+            raise NotFoundError(f"{name!r} has no deployment in azure", hint="llama-hub ps")
+        live = max(found, key=lambda one: (str(one.body.get("createdAt", "")), one.name))
+        return live.name
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The scoring URL and a header that opens it (a key, or a token that lasts an hour)."""
+        found = self.world.endpoint(name)
+        if found is None:
+            raise NotFoundError(f"there is no deployment {name!r} in azure", hint="llama-hub ps")
+        return Endpoint(str(found.body["properties"].get("scoringUri", "")), self._opens(found))
+
+    def _opens(self, endpoint: Resource) -> dict[str, str]:
+        if endpoint.body["properties"].get("authMode") == "AADToken":
+            return {"Authorization": f"Bearer {self.client.token(SCORING_SCOPE)}"}
+        return {"Authorization": f"Bearer {self.client.keys(endpoint.name)}"}
+
+    def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
+        """Send an OpenAI-style body to the scoring URL."""
+        at = self.endpoint(name)
+        sent = dict(body) | ({"stream": True} if stream else {})
+        url = scoring.url_of(at.url)
+        return scoring.call(url, at.headers, sent, stream=stream, sleep=self._sleep)
+
+    def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
+        """What the service, the registry and the storage say of ``manifest``."""
+        observed = self.observe(name)
+        answer = b"".join(self.invoke(name, {"manifest": True}, stream=False))
+        served = str(json.loads(answer).get("manifest"))
+        proofs = [Proof("manifest", served == manifest.digest, served)]
+        return proofs + self.world.proofs(observed, manifest)
+
+    def export(self, steps: Sequence[Step], form: str) -> Mapping[str, str]:
+        """``az-yaml`` or ``bicep``; ``score`` adds what the stock inference server needs."""
+        return export.files(steps, form)
+
+    def orphans(self) -> Iterator[Resource]:
+        """Models, environments, weights and settings that no endpoint of ours uses."""
+        return self.world.orphans()
+
+
+def _from_environment(key: str) -> str | None:
+    return next((os.environ[name] for name in VARIABLES[key] if os.environ.get(name)), None)
+
+
+def _added(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
+    """Lines of ``now`` after the last line of ``before``, of which the oldest may be gone."""
+    for start in range(len(before)):
+        known = before[start:]
+        if list(now[: len(known)]) == list(known):
+            return now[len(known) :]
+    return now

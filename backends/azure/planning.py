@@ -1,0 +1,361 @@
+"""The steps that lead from what is there to what is wanted. Pure: nothing here calls anything.
+
+A change of anything but scale and tags is a new deployment beside the old one: created without
+traffic, tried by name, then given copies of live requests (mirror), then a share of them (canary),
+then all; only then is the old one removed. The revision before stays registered, so that going
+back needs no upload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llama_hub.backends.azure import resources
+from llama_hub.backends.azure.options import Options
+from llama_hub.backends.azure.resources import KEEP_WEIGHTS, Site, holds
+from llama_hub.deploy.backend import TAG_MANIFEST, Action, Observed, Resource, Step, Target
+from llama_hub.deploy.sizing import gib
+
+SMOKE = {"prompt": "Hello", "max_tokens": 1, "temperature": 0}  # base and chat models answer it
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Names and bodies of all that the target needs, in the light of what is there."""
+
+    target: Target
+    observed: Observed
+    site: Site
+    options: Options
+    context: str  # digest of the build context; empty with a given image
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint has the deployment's own name."""
+        return self.target.spec.name
+
+    @cached_property
+    def model(self) -> str:
+        """``name:version`` of the model."""
+        return resources.model_name(self.target)
+
+    @cached_property
+    def environment_body(self) -> dict[str, Any]:
+        """Body of the environment."""
+        return resources.environment_body(self.target, self.site, self.options, self.context)
+
+    @cached_property
+    def environment(self) -> str:
+        """``name:version`` of the environment."""
+        return resources.environment_name(self.target, self.environment_body)
+
+    @cached_property
+    def deployment_body(self) -> dict[str, Any]:
+        """Body of the deployment."""
+        return resources.deployment_body(
+            self.target, self.site, self.options, self.model, self.environment
+        )
+
+    @cached_property
+    def traffic(self) -> dict[str, int]:
+        """Percent by deployment, as the endpoint has it now."""
+        found = self.observed.find("endpoint")
+        shares = found.body.get("properties", {}).get("traffic") if found else None
+        return {name: share for name, share in (shares or {}).items() if share}
+
+    @cached_property
+    def live(self) -> str | None:
+        """The deployment that answers most requests now."""
+        return max(self.traffic, key=lambda name: self.traffic[name], default=None)
+
+    @cached_property
+    def revision(self) -> str:
+        """Name of the deployment within the endpoint: the live one's if that may stay."""
+        found = self._deployment(self.live)
+        if self.live is not None and found is not None:
+            old = found.body.get("properties", {})
+            new = self.deployment_body["properties"]
+            if runs(new, old) or (
+                self.options.strategy == "in-place"
+                and holds(new["instanceType"], old["instanceType"])
+            ):
+                return self.live
+        return resources.revision(self.deployment_body)
+
+    @property
+    def deployment(self) -> str:
+        """``endpoint/deployment``."""
+        return f"{self.endpoint}/{self.revision}"
+
+    def _deployment(self, name: str | None) -> Resource | None:
+        return self.observed.find("deployment", f"{self.endpoint}/{name}") if name else None
+
+    def kept(self, kind: str, wanted: str, of_live: str | None) -> set[str]:
+        """Names that stay: the wanted one, and the one before it (the live one's, else newest)."""
+        others = [found for found in self.observed.all(kind) if found.name != wanted]
+        if of_live not in (None, wanted):
+            return {wanted, str(of_live)}
+        newest = max(others, key=lambda found: str(found.body.get("createdAt", "")), default=None)
+        return {wanted} | ({newest.name} if newest else set())
+
+    def of_live(self, key: str) -> str | None:
+        """``name:version`` of what the live deployment refers to under ``key``."""
+        found = self._deployment(self.live)
+        id_ = str(found.body.get("properties", {}).get(key, "")) if found else ""
+        parts = id_.split("/")
+        return f"{parts[-3]}:{parts[-1]}" if len(parts) > 3 else None
+
+
+def runs(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether a deployment's properties are the wanted ones, variables compared exactly."""
+    variables = found.get("environmentVariables") or {}
+    return holds(wanted, found) and wanted["environmentVariables"] == variables
+
+
+def steps(wish: Wish) -> list[Step]:
+    """All steps, noop included, in order."""
+    made = [_weights(wish), _model(wish), _environment(wish), _endpoint(wish), _deployment(wish)]
+    made += [*_autoscale(wish), *_rollout(wish)]
+    return made + list(_removals(wish, made[-1].id))
+
+
+def _weights(wish: Wish) -> Step:
+    body = resources.weights_body(wish.target, wish.site)
+    name = str(body["prefix"]).rstrip("/").rpartition("/")[2]
+    found = wish.observed.find("weights", name)
+    if found is not None and found.state == "complete":
+        return Step("noop", "weights", name, "every file is in storage", body)
+    return Step(
+        "create",
+        "weights",
+        name,
+        "the files are not in storage yet" if found is None else "some files are not in storage",
+        body,
+        undo=False,  # hours of upload; gc finds what nobody uses
+        long=True,
+        note=f"{gib(body['bytes'])} to send, less what is there already",
+    )
+
+
+def _model(wish: Wish) -> Step:
+    body = resources.model_body(wish.target, wish.site, wish.options)
+    weights = f"weights/{str(body['properties']['modelUri']).rstrip('/').rpartition('/')[2]}"
+    found = wish.observed.find("model", wish.model)
+    uri = {"properties": {"modelUri": body["properties"]["modelUri"]}}
+    if found is not None and holds(uri, found.body):
+        return Step("noop", "model", wish.model, "registered", body, after=(weights,))
+    return Step("create", "model", wish.model, "not registered yet", body, after=(weights,))
+
+
+def _environment(wish: Wish) -> Step:
+    body, name = wish.environment_body, wish.environment
+    if wish.observed.find("environment", name) is not None:
+        return Step("noop", "environment", name, "registered", body)
+    built = "" if wish.options.image else "Azure ML builds the image when it is first used"
+    return Step("create", "environment", name, "not registered yet", body, note=built)
+
+
+def _endpoint(wish: Wish) -> Step:
+    found = wish.observed.find("endpoint")
+    there = {known.name.partition("/")[2] for known in wish.observed.all("deployment")}
+    traffic = {name: share for name, share in wish.traffic.items() if name in there}
+    body = resources.endpoint_body(wish.target, wish.site, wish.options, traffic)
+    if found is None:
+        return Step("create", "endpoint", wish.endpoint, "there is none", body, long=True)
+    wanted = body | {"properties": dict(body["properties"])}
+    for moving in ("traffic", "mirrorTraffic"):
+        del wanted["properties"][moving]
+    if found.state == "Succeeded" and holds(wanted, found.body):
+        return Step("noop", "endpoint", wish.endpoint, "as wanted", body)
+    why = "settings or tags differ" if found.state == "Succeeded" else f"it is {found.state}"
+    return Step("update", "endpoint", wish.endpoint, why, body, long=True)
+
+
+def _deployment(wish: Wish) -> Step:
+    after = (f"model/{wish.model}", f"environment/{wish.environment}", f"endpoint/{wish.endpoint}")
+    action, why, body = _deployment_change(wish)
+    live = wish.live is not None and wish.live != wish.revision
+    note = "runs beside the old one until that is removed: both are billed" if live else ""
+    return Step(
+        action,
+        "deployment",
+        wish.deployment,
+        why,
+        body,
+        after=after,
+        long=action != "noop",
+        note=note if action in ("create", "replace") else "",
+    )
+
+
+def _deployment_change(wish: Wish) -> tuple[Action, str, Mapping[str, Any]]:
+    body = wish.deployment_body
+    found = wish.observed.find("deployment", wish.deployment)
+    if found is None:
+        return "create", _why_new(wish), body
+    if found.state in ("Failed", "Canceled"):
+        return "replace", f"it is {found.state}", body
+    if found.state != "Succeeded":
+        return "create", f"it is {found.state}", body
+    if not runs(body["properties"], found.body.get("properties", {})):
+        return "update", "its settings differ", body
+    return _scale_change(wish, found)
+
+
+def _why_new(wish: Wish) -> str:
+    found = wish.observed.find("deployment", f"{wish.endpoint}/{wish.live}")
+    if found is None:
+        return "there is none"
+    old, new = found.body.get("properties", {}), wish.deployment_body["properties"]
+    changed = [key for key, value in new.items() if not holds(value, old.get(key))]
+    if "instanceType" in changed:
+        return f"another machine type cannot be given to {wish.live}"
+    return f"replaces {wish.live}, which differs in {', '.join(sorted(changed)) or 'variables'}"
+
+
+def _scale_change(wish: Wish, found: Resource) -> tuple[Action, str, Mapping[str, Any]]:
+    """Scale and tags are the two things that change in place without a new revision."""
+    body, spec = wish.deployment_body, wish.target.spec
+    capacity = int((found.body.get("sku") or {}).get("capacity", 0))
+    wanted = capacity if spec.replicas_min <= capacity <= spec.replicas_max else spec.replicas_min
+    patch = {"sku": body["sku"] | {"capacity": wanted}, "tags": body["tags"]}
+    if capacity != wanted:
+        return "update", f"{capacity} instances, {wanted} wanted", patch
+    if not holds(body["tags"], found.body.get("tags")):
+        return "update", "tags differ", patch
+    return "noop", "as wanted", body
+
+
+def _autoscale(wish: Wish) -> Iterator[Step]:
+    if wish.target.spec.replicas_min == wish.target.spec.replicas_max:
+        return
+    name = resources.autoscale_name(wish.deployment)
+    body = resources.autoscale_body(wish.target, wish.site, wish.options, wish.deployment)
+    found, after = wish.observed.find("autoscale", name), (f"deployment/{wish.deployment}",)
+    if found is None:
+        yield Step("create", "autoscale", name, "there is none", body, after=after)
+    elif holds(body, found.body):
+        yield Step("noop", "autoscale", name, "as wanted", body, after=after)
+    else:
+        yield Step("update", "autoscale", name, "its limits or rules differ", body, after=after)
+
+
+def _rollout(wish: Wish) -> list[Step]:
+    """From 0 % to 100 %: smoke, mirror, canary, traffic; only the last one if that holds."""
+    body = _routed(wish, {wish.revision: 100})
+    end = f"deployment/{wish.deployment}"
+    if wish.traffic == {wish.revision: 100}:
+        why = "every request goes to it"
+        return [Step("noop", "traffic", wish.endpoint, why, body, after=(end,))]
+    chain = [_smoke(wish, end)]
+    if wish.live is not None and wish.live != wish.revision:
+        chain += _gradual(wish, chain[-1].id)
+    chain.append(
+        Step(
+            "update",
+            "traffic",
+            wish.endpoint,
+            f"{wish.revision} answers every request",
+            body,
+            after=(chain[-1].id,),
+        )
+    )
+    return chain
+
+
+def _smoke(wish: Wish, after: str) -> Step:
+    body = {"deployment": wish.revision, "path": wish.options.scoring_path, "request": SMOKE}
+    why = "it must answer by name before it gets traffic"
+    return Step("create", "smoke", wish.deployment, why, body, after=(after,), undo=False)
+
+
+def _gradual(wish: Wish, after: str) -> Iterator[Step]:
+    """Mirror and canary, where the options ask for them; ``undo`` is the old traffic."""
+    options, back = wish.options, _routed(wish, wish.traffic)
+    smoke = {"deployment": wish.revision, "path": options.scoring_path, "request": SMOKE}
+    look = {"soak": options.soak, "smoke": smoke, "back": back}
+    if options.mirror:
+        put = _routed(wish, wish.traffic, {wish.revision: options.mirror})
+        why = f"{options.mirror} % of live requests are copied to it"
+        body = look | {"put": put}
+        yield Step("create", "mirror", wish.deployment, why, body, after=(after,), undo=False)
+        after = f"mirror/{wish.deployment}"
+    if options.canary:
+        put = _routed(wish, {str(wish.live): 100 - options.canary, wish.revision: options.canary})
+        why = f"{options.canary} % of live requests are answered by it"
+        body = look | {"put": put}
+        yield Step("create", "canary", wish.deployment, why, body, after=(after,), undo=False)
+
+
+def _routed(
+    wish: Wish, traffic: Mapping[str, int], mirror: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    return resources.endpoint_body(wish.target, wish.site, wish.options, traffic, mirror)
+
+
+def _removals(wish: Wish, after: str) -> Iterator[Step]:
+    """What no revision needs any more, only after the traffic has gone."""
+    deployments = {wish.deployment}
+    if wish.options.keep_previous:
+        live = f"{wish.endpoint}/{wish.live}" if wish.live else None
+        deployments = wish.kept("deployment", wish.deployment, live)
+    wanted = resources.autoscale_name(wish.deployment)
+    scaled = wish.target.spec.replicas_min < wish.target.spec.replicas_max
+    for found in wish.observed.all("autoscale"):
+        if found.name != wanted or not scaled:
+            yield _delete(found, "its deployment goes, or no longer scales", after)
+    for found in wish.observed.all("deployment"):
+        if found.name not in deployments:
+            yield _delete(found, "a newer revision answers its requests", after)
+    for kind, name, key in (
+        ("model", wish.model, "model"),
+        ("environment", wish.environment, "environmentId"),
+    ):
+        kept = wish.kept(kind, name, wish.of_live(key))
+        for found in wish.observed.all(kind):
+            if found.name not in kept:
+                yield _delete(found, "older than the revision before", after)
+    yield from _weights_removals(wish, after)
+
+
+def _weights_removals(wish: Wish, after: str) -> Iterator[Step]:
+    models = wish.kept("model", wish.model, wish.of_live("model"))
+    versions = {name.partition(":")[2] for name in models}
+    for found in wish.observed.all("weights"):
+        if found.name[:16] not in versions:
+            yield _delete(found, "no registered model uses them", after)
+
+
+def _delete(found: Resource, why: str, after: str) -> Step:
+    return Step("delete", found.kind, found.name, why, after=(after,), reversible=False, long=True)
+
+
+DELETE_ORDER = ("autoscale", "endpoint", "deployment", "model", "environment", "weights")
+
+
+def deletions(observed: Observed) -> list[Step]:
+    """Steps that remove all of ``observed``: what bills first, then what it refers to."""
+    endpoints = {found.name for found in observed.all("endpoint")}
+    kept = {
+        found.tags.get(TAG_MANIFEST, "").removeprefix("sha256:")
+        for found in observed.all("model")
+        if KEEP_WEIGHTS in found.tags
+    }
+    made: list[Step] = []
+    for kind in DELETE_ORDER:
+        for found in observed.all(kind):
+            if kind == "deployment" and found.name.partition("/")[0] in endpoints:
+                continue  # goes with its endpoint
+            if kind == "weights" and found.name in kept:
+                continue
+            made.append(_removed(found, made))
+    return made
+
+
+def _removed(found: Resource, before: Sequence[Step]) -> Step:
+    after = tuple(step.id for step in before if step.kind != found.kind)
+    why = {"endpoint": "with all its deployments"}.get(found.kind, "belongs to the deployment")
+    return Step("delete", found.kind, found.name, why, after=after, reversible=False, long=True)

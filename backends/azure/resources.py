@@ -1,0 +1,402 @@
+"""What Azure ML is asked for, as data: names, ids, tags and the bodies of every PUT.
+
+Nothing here calls anything. Bodies have the form in which the SDK sends them, so
+that a plan shows what will go over the wire; the tests hold both together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.deploy.backend import (
+    TAG_DEPLOYMENT,
+    TAG_LICENSE,
+    TAG_MANIFEST,
+    TAG_MODEL,
+    TAG_SPEC,
+    TAG_TTL,
+    Target,
+)
+from llama_hub.hub.manifest import canonical
+
+if TYPE_CHECKING:
+    from llama_hub.backends.azure.options import Options
+
+PROVIDER = "Microsoft.MachineLearningServices"
+DATASTORE = "workspaceblobstore"
+MODELS_ROOT = "llama-hub/models/"
+CONTEXT_ROOT = "llama-hub/environments/"
+PORT = 8080  # of the service in its container
+KEEP_WEIGHTS = "llama-hub-keep-weights"
+LOAD_RATE = 150e6  # bytes per second at which a cold instance reads its weights, at the least
+START_SECONDS = 60  # a process with the framework loaded
+
+# Resource Manager forbids some characters in the names of tags; ours lose their colon.
+OWN_TAGS = {
+    tag: tag.replace(":", "-")
+    for tag in (TAG_DEPLOYMENT, TAG_MANIFEST, TAG_SPEC, TAG_LICENSE, TAG_MODEL, TAG_TTL)
+}
+_BACK = {theirs: ours for ours, theirs in OWN_TAGS.items()}
+_DURATION = re.compile(r"P(?:(\d+)D)?T?(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A workspace, by name."""
+
+    subscription: str
+    group: str
+    workspace: str
+
+    @property
+    def group_id(self) -> str:
+        """Resource id of the group."""
+        return f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
+
+    @property
+    def id(self) -> str:
+        """Resource id of the workspace."""
+        return f"{self.group_id}/providers/{PROVIDER}/workspaces/{self.workspace}"
+
+    def asset(self, kind: str, name: str) -> str:
+        """Resource id of ``models`` or ``environments``, ``name`` being ``name:version``."""
+        base, _, version = name.partition(":")
+        return f"{self.id}/{kind}/{base}/versions/{version}"
+
+    def deployment(self, name: str) -> str:
+        """Resource id of a deployment, ``name`` being ``endpoint/deployment``."""
+        endpoint, _, deployment = name.partition("/")
+        return f"{self.id}/onlineEndpoints/{endpoint}/deployments/{deployment}"
+
+    def autoscale(self, name: str) -> str:
+        """Resource id of an autoscale setting."""
+        return f"{self.group_id}/providers/Microsoft.Insights/autoscalesettings/{name}"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a plan has to know about a workspace."""
+
+    place: Place
+    region: str
+    account_url: str  # https://<account>.blob.core.windows.net
+    container: str
+
+
+def to_cloud(tags: Mapping[str, str]) -> dict[str, str]:
+    """Our tags in the spelling that Resource Manager accepts; all values are strings."""
+    return {OWN_TAGS.get(name, name): str(value) for name, value in tags.items()}
+
+
+def from_cloud(tags: Mapping[str, Any] | None) -> dict[str, str]:
+    """The tags of a resource in our spelling."""
+    return {_BACK.get(name, name): str(value) for name, value in (tags or {}).items()}
+
+
+def weights_prefix(manifest_digest: str) -> str:
+    """Folder in the datastore's container for the files of one manifest."""
+    return f"{MODELS_ROOT}{manifest_digest.removeprefix('sha256:')}/"
+
+
+def context_prefix(deployment: str, digest: str) -> str:
+    """Folder in the datastore's container for a build context; nobody else's, so that it can go."""
+    return f"{CONTEXT_ROOT}{deployment}/{digest}/"
+
+
+def context_digest(files: Mapping[str, bytes]) -> str:
+    """Identity of a build context: 16 hexadecimal digits."""
+    known = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    return hashlib.sha256(canonical(known)).hexdigest()[:16]
+
+
+def weights_body(target: Target, site: Site) -> dict[str, Any]:
+    """What is uploaded: every file of the manifest, and the manifest itself."""
+    manifest = target.artifact.manifest
+    return {
+        "container": f"{site.account_url}/{site.container}",
+        "prefix": weights_prefix(manifest.digest),
+        "files": len(manifest.files) + 1,
+        "bytes": manifest.bytes,
+    }
+
+
+def model_name(target: Target) -> str:
+    """``name:version``, the version being bound to the manifest."""
+    digest = target.artifact.manifest.digest.removeprefix("sha256:")
+    return f"{target.spec.name}:{digest[:16]}"
+
+
+def model_body(target: Target, site: Site, options: Options) -> dict[str, Any]:
+    """The registered model: a pointer to the uploaded folder."""
+    place, manifest = site.place, target.artifact.manifest
+    tags = to_cloud(target.tags) | ({KEEP_WEIGHTS: "true"} if options.keep_weights else {})
+    uri = (
+        f"azureml://subscriptions/{place.subscription}/resourcegroups/{place.group}"
+        f"/workspaces/{place.workspace}/datastores/{DATASTORE}"
+        f"/paths/{weights_prefix(manifest.digest)}"
+    )
+    return {
+        "properties": {
+            "tags": tags,
+            "properties": {},
+            "description": f"{manifest.model} for {target.spec.name}, {manifest.digest}",
+            "modelType": "custom_model",
+            "modelUri": uri,
+            "isAnonymous": False,
+            "isArchived": False,
+        }
+    }
+
+
+def environment_body(target: Target, site: Site, options: Options, context: str) -> dict[str, Any]:
+    """The container: a given image, or the context that Azure ML builds; and its routes."""
+    source: dict[str, Any] = (
+        {"image": options.image}
+        if options.image
+        else {
+            "build": {
+                "contextUri": f"{site.account_url}/{site.container}/"
+                + context_prefix(target.spec.name, context),
+                "dockerfilePath": "Dockerfile",
+            }
+        }
+    )
+    routes = {
+        "livenessRoute": {"port": PORT, "path": "/health/live"},
+        "readinessRoute": {"port": PORT, "path": "/health/ready"},
+        "scoringRoute": {"port": PORT, "path": options.scoring_path},
+    }
+    tags = {"tags": to_cloud(target.tags)}
+    fixed = {"isAnonymous": False, "isArchived": False, "inferenceConfig": routes}
+    return {"properties": source | tags | fixed}
+
+
+def environment_name(target: Target, body: Mapping[str, Any]) -> str:
+    """``name:version``, the version being the digest of what the image is made from."""
+    made_from = {key: body["properties"].get(key) for key in ("image", "build", "inferenceConfig")}
+    return f"{target.spec.name}:{hashlib.sha256(canonical(made_from)).hexdigest()[:16]}"
+
+
+def endpoint_body(
+    target: Target,
+    site: Site,
+    options: Options,
+    traffic: Mapping[str, int],
+    mirror: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """The endpoint. A PUT replaces all of it, hence ``traffic`` (percent by deployment)."""
+    own = {"type": "SystemAssigned"}
+    given = {"type": "UserAssigned", "userAssignedIdentities": {options.identity: {}}}
+    return {
+        "location": site.region,
+        "identity": given if options.identity else own,
+        "properties": {
+            "description": f"{target.artifact.manifest.model}, deployed by llama-hub",
+            "authMode": {"key": "Key", "aad": "AADToken"}[options.auth],
+            "publicNetworkAccess": {"public": "Enabled", "private": "Disabled"}[options.network],
+            "properties": {},
+            "traffic": {name: share for name, share in traffic.items() if share},
+            "mirrorTraffic": dict(mirror or {}),
+        },
+        "tags": to_cloud(target.tags),
+    }
+
+
+def deployment_body(
+    target: Target, site: Site, options: Options, model: str, environment: str
+) -> dict[str, Any]:
+    """The machines with the container and the weights; ``model`` and ``environment`` as named."""
+    spec = target.spec
+    return {
+        "location": site.region,
+        "properties": {
+            "environmentId": site.place.asset("environments", environment),
+            "model": site.place.asset("models", model),
+            "properties": {},
+            "environmentVariables": service_environment(target),
+            "appInsightsEnabled": options.app_insights,
+            "requestSettings": {
+                "maxConcurrentRequestsPerInstance": spec.concurrency,  # twice that may wait
+                "requestTimeout": duration(options.request_timeout),
+            },
+            "livenessProbe": liveness(target),
+            "readinessProbe": readiness(target),
+            "instanceType": target.offer.instance,
+            "egressPublicNetworkAccess": {"public": "Enabled", "private": "Disabled"}[
+                options.egress
+            ],
+            "endpointComputeType": "Managed",
+        },
+        "tags": to_cloud(target.tags),
+        "sku": {"name": "Default", "capacity": spec.replicas_min},
+    }
+
+
+def service_environment(target: Target) -> dict[str, str]:
+    """Variables from which the service in the container knows what to do."""
+    spec = target.spec
+    ours = {
+        "LLAMA_HUB_CONTEXT": str(spec.context),
+        "LLAMA_HUB_MAX_BATCH": str(spec.concurrency),
+        "LLAMA_HUB_PLATFORM": "azureml",
+        "LLAMA_HUB_PORT": str(PORT),
+        "LLAMA_HUB_SERVED_NAME": target.artifact.manifest.model,
+    }
+    if spec.quantization:
+        ours["LLAMA_HUB_QUANTIZE"] = spec.quantization
+    if target.offer.accelerators > 1:
+        ours["LLAMA_HUB_TENSOR_PARALLEL"] = str(target.offer.accelerators)
+    return dict(spec.environment) | ours
+
+
+def load_seconds(target: Target) -> int:
+    """How long a cold instance may take from its start to its first answer."""
+    return START_SECONDS + math.ceil(target.artifact.manifest.bytes / LOAD_RATE)
+
+
+def liveness(target: Target) -> dict[str, Any]:
+    """The process: it answers while the weights load, so a hung one is noticed within minutes."""
+    return {
+        "failureThreshold": 10,
+        "successThreshold": 1,
+        "timeout": duration(10),
+        "period": duration(30),
+        "initialDelay": duration(START_SECONDS),
+    }
+
+
+def readiness(target: Target) -> dict[str, Any]:
+    """The model: no request before it is loaded, and twice the expected time to get there."""
+    return {
+        "failureThreshold": max(30, math.ceil(2 * load_seconds(target) / 10)),
+        "successThreshold": 1,
+        "timeout": duration(10),
+        "period": duration(10),
+        "initialDelay": duration(10),
+    }
+
+
+def revision(body: Mapping[str, Any]) -> str:
+    """Name of the deployment for a body: equal unless something but scale and tags differs."""
+    return f"rev-{hashlib.sha256(canonical(body['properties'])).hexdigest()[:10]}"
+
+
+def autoscale_name(deployment: str) -> str:
+    """Name of the autoscale setting of ``endpoint/deployment``."""
+    return f"llama-hub-{deployment.replace('/', '-')}"
+
+
+def autoscale_body(target: Target, site: Site, options: Options, deployment: str) -> dict[str, Any]:
+    """Azure Monitor's setting: one instance more or less, five minutes apart."""
+    id_ = site.place.deployment(deployment)
+    spec = target.spec
+    profile = {
+        "name": "default",
+        "capacity": {  # the service wants numbers as text here
+            "minimum": str(spec.replicas_min),
+            "maximum": str(spec.replicas_max),
+            "default": str(spec.replicas_min),
+        },
+        "rules": [
+            _rule(id_, options.scale_metric, "GreaterThan", options.scale_out, "Increase"),
+            _rule(id_, options.scale_metric, "LessThan", options.scale_in, "Decrease"),
+        ],
+    }
+    return {
+        "location": site.region,
+        "tags": to_cloud(target.tags),
+        "properties": {"enabled": True, "targetResourceUri": id_, "profiles": [profile]},
+    }
+
+
+def _rule(id_: str, metric: str, operator: str, threshold: int, direction: str) -> dict[str, Any]:
+    return {
+        "metricTrigger": {
+            "metricName": metric,
+            "metricResourceUri": id_,
+            "timeGrain": "PT1M",
+            "statistic": "Average",
+            "timeWindow": "PT5M",
+            "timeAggregation": "Average",
+            "operator": operator,
+            "threshold": threshold,
+        },
+        "scaleAction": {
+            "direction": direction,
+            "type": "ChangeCount",
+            "value": "1",
+            "cooldown": "PT5M",
+        },
+    }
+
+
+def duration(seconds: int) -> str:
+    """ISO 8601 as the SDK writes it: ``PT3M``, ``PT1M30S``."""
+    hours, rest = divmod(seconds, 3600)
+    minutes, left = divmod(rest, 60)
+    parts = ((hours, "H"), (minutes, "M"), (left, "S"))
+    return "PT" + ("".join(f"{amount}{unit}" for amount, unit in parts if amount) or "0S")
+
+
+def seconds(text: str) -> float | None:
+    """Seconds of an ISO 8601 duration; ``None`` if it is none."""
+    match = _DURATION.fullmatch(text) if text.startswith("P") else None
+    if match is None:
+        return None
+    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
+    return days * 86400 + hours * 3600 + minutes * 60 + rest
+
+
+def routed_again(found: Mapping[str, Any], traffic: Mapping[str, int]) -> dict[str, Any]:
+    """The body of an endpoint that was read, for a PUT that changes its traffic alone."""
+    properties = found["properties"]
+    identity = found.get("identity") or {"type": "SystemAssigned"}
+    given = identity.get("userAssignedIdentities")
+    return {
+        "location": found["location"],
+        "identity": {"type": identity["type"]}
+        | ({"userAssignedIdentities": {id_: {} for id_ in given}} if given else {}),
+        "properties": {
+            "description": properties.get("description") or "",
+            "authMode": properties["authMode"],
+            "publicNetworkAccess": properties.get("publicNetworkAccess") or "Enabled",
+            "properties": {},
+            "traffic": dict(traffic),
+            "mirrorTraffic": {},
+        },
+        "tags": dict(found.get("tags") or {}),
+    }
+
+
+def without(traffic: Mapping[str, int], name: str) -> dict[str, int]:
+    """Shares of the others once ``name`` gets none, in the same proportions, 100 in all (or 0)."""
+    others = {known: share for known, share in traffic.items() if known != name and share}
+    total = sum(others.values())
+    if not total:
+        return {}
+    shares = {known: share * 100 // total for known, share in others.items()}
+    shares[next(iter(shares))] += 100 - sum(shares.values())
+    return shares
+
+
+def holds(wanted: Any, found: Any) -> bool:
+    """Whether what was found has all that is wanted; the service adds keys and respells values.
+
+    Ids are compared without regard to case, durations by their length.
+    """
+    if isinstance(wanted, Mapping):
+        inner = found if isinstance(found, Mapping) else {}
+        return all(holds(value, inner.get(key)) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        same = isinstance(found, list) and len(found) == len(wanted)
+        return same and all(holds(*pair) for pair in zip(wanted, found, strict=True))
+    if isinstance(wanted, str) and isinstance(found, str):
+        return wanted.lower() == found.lower() or (
+            seconds(wanted) is not None and seconds(wanted) == seconds(found)
+        )
+    return bool(wanted == found)

@@ -1,0 +1,129 @@
+"""Calling a scoring URL: our own HTTP, because the SDK's ``invoke`` leaks its headers.
+
+The platform answers 424 for whatever the container answers but 200, with the
+container's status beside it; this puts the container's answer back in view.
+Streamed answers are passed on as they arrive, if the platform lets them through.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.errors import (
+    AccessError,
+    LlamaHubError,
+    ProvisioningError,
+    TransientError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+BY_NAME = "azureml-model-deployment"  # header that names a deployment, whatever its traffic
+TIMEOUT = 190.0  # seconds; the platform gives up after 180
+ATTEMPTS = 5  # at a busy endpoint
+PAUSE = 2.0  # seconds before the second attempt; doubles
+
+
+def url_of(scoring_uri: str) -> str:
+    """Where a body goes: the scoring URL, or ``/score`` below it where every route is open."""
+    return f"{scoring_uri.rstrip('/')}/score" if scoring_uri.endswith(".com/") else scoring_uri
+
+
+def call(
+    url: str,
+    headers: Mapping[str, str],
+    body: Mapping[str, Any],
+    *,
+    stream: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[bytes]:
+    """POST ``body``; yields the answer whole, or in pieces as they come; tries again if busy."""
+    for attempt in range(ATTEMPTS):
+        try:
+            with _answer(url, headers, body) as response:
+                yield from response.iter_raw() if stream else [response.read()]
+                return
+        except TransientError as busy:
+            if attempt == ATTEMPTS - 1:
+                raise
+            sleep(max(busy.retry_after or 0.0, PAUSE * 2**attempt))
+
+
+@contextmanager
+def _answer(
+    url: str, headers: Mapping[str, str], body: Mapping[str, Any]
+) -> Iterator[httpx.Response]:
+    import httpx
+
+    try:
+        with (
+            httpx.Client(timeout=TIMEOUT) as client,
+            client.stream("POST", url, headers=dict(headers), json=body) as response,
+        ):
+            if response.status_code != 200:
+                response.read()
+                raise refusal(response.status_code, response.headers, response.text)
+            yield response
+    except httpx.ConnectError as error:
+        raise TransientError(
+            f"{url} cannot be reached: {error}",
+            hint="an endpoint with network=private answers only inside the workspace's network",
+        ) from error
+    except httpx.HTTPError as error:
+        raise ProvisioningError(
+            f"{url} did not finish its answer: {error}",
+            hint="the platform cuts off after request_timeout; ask for fewer max_tokens",
+        ) from error
+
+
+def refusal(status: int, headers: Mapping[str, str], text: str) -> LlamaHubError:
+    """The error for an answer that is not 200."""
+    if status in (401, 403):
+        return AccessError(
+            f"the endpoint refuses the call (HTTP {status}): {text[:200]}",
+            hint="az login, or ask for the role 'AzureML Data Scientist' on the workspace",
+        )
+    if status == 424:
+        return _of_container(headers, text)
+    if status in (408, 429, 502, 503, 504):
+        return TransientError(
+            f"the endpoint is busy (HTTP {status})",
+            hint="llama-hub deploy with more replicas or concurrency",
+            retry_after=_seconds(headers.get("Retry-After")),
+        )
+    if status == 404:
+        return ProvisioningError(
+            "no deployment behind the endpoint takes requests (HTTP 404)",
+            hint="llama-hub status shows the traffic; deploy again to route it",
+        )
+    return ProvisioningError(f"the endpoint answers HTTP {status}: {text[:200]}")
+
+
+def _of_container(headers: Mapping[str, str], text: str) -> LlamaHubError:
+    inner = headers.get("ms-azureml-model-error-statuscode", "unknown")
+    said = _message(text) or headers.get("ms-azureml-model-error-reason", "")
+    if inner in ("429", "503"):
+        return TransientError(f"the model is busy or loading (HTTP {inner}): {said}")
+    if inner.startswith("4"):
+        return UsageError(f"the model refuses the request (HTTP {inner}): {said}")
+    return ProvisioningError(
+        f"the model failed (HTTP {inner}): {said}", hint="llama-hub logs shows its last lines"
+    )
+
+
+def _message(text: str) -> str:
+    try:
+        document = json.loads(text)
+        return str(document["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200]
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text and text.replace(".", "", 1).isdigit() else None

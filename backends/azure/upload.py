@@ -1,0 +1,299 @@
+"""Weights and build contexts into the workspace's own blob container, resumably.
+
+Large files go up in blocks whose ids are made from their content, so that a run
+that was cut off sends only what is missing, and a block of other content is
+never taken for ours. Storage compares the MD5 of every block with what arrived;
+the whole file's SHA-256 is compared with the manifest before it is committed.
+``llama-hub.json`` goes last: where it is, all of its files are. Tokens are
+renewed as they expire; no shared key and no signed URL is used.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.backends.azure.client import translated, transport
+from llama_hub.errors import IntegrityError, LlamaHubError, MissingExtraError, UsageError
+from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest
+from llama_hub.progress import NO_PROGRESS, Progress
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+BLOCK = 16 << 20  # bytes; a blob has at most 50,000 blocks
+MOST_BLOCKS = 50_000
+MOST_FILES = 1_500  # of one model version
+WORKERS = 4  # blocks on their way at a time
+SHA256 = "llama_hub_sha256"  # metadata of a blob; names must be identifiers
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One committed blob."""
+
+    path: str  # within the prefix
+    size: int
+    md5: str | None  # base64
+    sha256: str | None  # as it was stated when the blob was committed
+
+
+class Container:
+    """A blob container, reached with a token."""
+
+    def __init__(
+        self,
+        account_url: str,
+        name: str,
+        credential: TokenCredential,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        block: int = BLOCK,
+    ) -> None:
+        self.account_url, self.name = account_url, name
+        self._credential, self._sleep, self._block = credential, sleep, block
+
+    @cached_property
+    def _client(self) -> Any:
+        try:
+            from azure.storage.blob import ContainerClient
+        except ImportError as error:
+            raise MissingExtraError("azure-storage-blob", "azure") from error
+        return ContainerClient(
+            self.account_url,
+            self.name,
+            credential=self._credential,
+            transport=transport(self._sleep),
+            retry_total=5,
+        )
+
+    def listed(self, prefix: str) -> list[Stored]:
+        """Every committed blob below ``prefix``."""
+        with _explained(f"list {prefix}"):
+            found = self._client.list_blobs(name_starts_with=prefix, include=["metadata"])
+            return [_stored(blob, prefix) for blob in found]
+
+    def folders(self, prefix: str) -> set[str]:
+        """Names one level below ``prefix``, of unfinished uploads as well."""
+        with _explained(f"list {prefix}"):
+            include = ["uncommittedblobs"]
+            found = self._client.list_blobs(name_starts_with=prefix, include=include)
+            return {blob.name.removeprefix(prefix).partition("/")[0] for blob in found}
+
+    def read(self, name: str) -> bytes:
+        """A small blob's content."""
+        with _explained(f"read {name}"):
+            return bytes(
+                self._client.get_blob_client(name).download_blob(max_concurrency=1).readall()
+            )
+
+    def delete(self, prefix: str) -> int:
+        """Remove every blob below ``prefix``; how many there were."""
+        count = 0
+        with _explained(f"delete {prefix}"):
+            include = ["uncommittedblobs"]
+            for blob in list(self._client.list_blobs(name_starts_with=prefix, include=include)):
+                self._remove(blob.name)
+                count += 1
+        return count
+
+    def _remove(self, name: str) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        client = self._client.get_blob_client(name)
+        try:
+            client.delete_blob()
+        except ResourceNotFoundError:
+            # Only uncommitted blocks: an empty commit replaces them, and can be deleted.
+            try:
+                client.commit_block_list([])
+                client.delete_blob()
+            except ResourceNotFoundError:
+                return
+
+    def put(self, files: Mapping[str, bytes], prefix: str) -> None:
+        """Small files, in the given order, less those that are there already."""
+        there = {blob.path: blob for blob in self.listed(prefix)}
+        for path, content in files.items():
+            digest = hashlib.sha256(content).hexdigest()
+            if path not in there or there[path].sha256 != digest:
+                self._put(prefix + path, content, digest)
+
+    def _put(self, name: str, content: bytes, sha256: str) -> None:
+        with _explained(f"upload {name}"):
+            self._client.get_blob_client(name).upload_blob(
+                content,
+                overwrite=True,
+                validate_content=True,
+                metadata={SHA256: sha256},
+                max_concurrency=1,
+            )
+
+    def upload(
+        self, folder: Path, manifest: Manifest, prefix: str, progress: Progress = NO_PROGRESS
+    ) -> dict[str, int]:
+        """All files of ``manifest``, then the manifest; what was sent and what was there."""
+        if len(manifest.files) + 1 > MOST_FILES:
+            raise UsageError(
+                f"the model has {len(manifest.files)} files; Azure ML takes {MOST_FILES} at most",
+                hint="llama-hub convert … --max-shard-size 10GB",
+            )
+        there = {blob.path: blob for blob in self.listed(prefix)}
+        wanted = [entry for entry in manifest.files if not _is_there(entry, there)]
+        skipped = manifest.bytes - sum(entry.size for entry in wanted)
+        task = f"upload {manifest.model}"
+        progress.start(task, manifest.bytes, done=skipped)
+        sent = sum(
+            self._file(folder / entry.path, entry, prefix, _teller(progress, task))
+            for entry in wanted
+        )
+        self.put({MANIFEST_NAME: (folder / MANIFEST_NAME).read_bytes()}, prefix)
+        progress.finish(task, "in storage, checked")
+        return {"bytes": manifest.bytes, "bytes_sent": sent, "bytes_there": manifest.bytes - sent}
+
+    def _file(self, path: Path, entry: FileEntry, prefix: str, tell: Callable[[int], None]) -> int:
+        """Send one file; returns how many bytes had to go."""
+        if entry.size <= self._block:
+            content = path.read_bytes()
+            _check(entry, hashlib.sha256(content).hexdigest(), len(content))
+            self._put(prefix + entry.path, content, entry.sha256)
+            tell(len(content))
+            return len(content)
+        with _explained(f"upload {entry.path}"):
+            return self._blocks(path, entry, prefix + entry.path, tell)
+
+    def _blocks(self, path: Path, entry: FileEntry, name: str, tell: Callable[[int], None]) -> int:
+        from azure.storage.blob import BlobBlock, ContentSettings
+
+        client = self._client.get_blob_client(name)
+        staged = _staged(client)
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        ids: list[str] = []
+        sent = 0
+        size = max(self._block, -(-entry.size // MOST_BLOCKS))
+        with _Sending(WORKERS) as sending:
+            for number, block in enumerate(_pieces(path, size)):
+                sha256.update(block)
+                md5.update(block)
+                ids.append(_id(number, block))
+                if staged.get(ids[-1]) == len(block):
+                    tell(len(block))
+                    continue
+                sending.add(lambda id_=ids[-1], data=block: _stage(client, id_, data, tell))
+                sent += len(block)
+        _check(entry, sha256.hexdigest(), path.stat().st_size)
+        client.commit_block_list(
+            [BlobBlock(id_) for id_ in ids],
+            content_settings=ContentSettings(content_md5=bytearray(md5.digest())),
+            metadata={SHA256: entry.sha256},
+        )
+        return sent
+
+
+class _Sending:
+    """A few calls at a time; waits where all workers are busy, so that memory stays bounded."""
+
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="upload")
+        self._most = workers
+        self._running: set[Future[None]] = set()
+
+    def __enter__(self) -> _Sending:
+        return self
+
+    def add(self, call: Callable[[], None]) -> None:
+        """Start ``call`` when a worker is free; raises what an earlier one has raised."""
+        while len(self._running) >= self._most:
+            done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
+            for finished in done:
+                finished.result()
+        self._running.add(self._pool.submit(call))
+
+    def __exit__(self, *problem: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if problem[0] is None:
+            for finished in self._running:
+                finished.result()
+
+
+def _stage(client: Any, id_: str, data: bytes, tell: Callable[[int], None]) -> None:
+    client.stage_block(id_, data, length=len(data), validate_content=True)
+    tell(len(data))
+
+
+def _staged(client: Any) -> dict[str, int]:
+    """Id → size of blocks that are there, committed or not."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        committed, waiting = client.get_block_list("all")
+    except ResourceNotFoundError:
+        return {}
+    return {block.id: block.size for block in [*committed, *waiting]}
+
+
+def _id(number: int, block: bytes) -> str:
+    """Id of a block: its place and its content; all have the same length."""
+    return f"{number:08d}-{hashlib.sha256(block).hexdigest()[:32]}"
+
+
+def _pieces(path: Path, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(size):
+            yield block
+
+
+def _is_there(entry: FileEntry, there: Mapping[str, Stored]) -> bool:
+    found = there.get(entry.path)
+    return found is not None and (found.size, found.sha256) == (entry.size, entry.sha256)
+
+
+def _check(entry: FileEntry, sha256: str, size: int) -> None:
+    if (sha256, size) != (entry.sha256, entry.size):
+        raise IntegrityError(
+            f"{entry.path} is not what the manifest says ({size} bytes, sha256 {sha256[:12]}…); "
+            "nothing of it was put in place",
+            hint="llama-hub verify --repair",
+        )
+
+
+def _stored(blob: Any, prefix: str) -> Stored:
+    md5 = blob.content_settings.content_md5
+    return Stored(
+        path=blob.name.removeprefix(prefix),
+        size=blob.size,
+        md5=base64.b64encode(bytes(md5)).decode() if md5 else None,
+        sha256=(blob.metadata or {}).get(SHA256),
+    )
+
+
+def _teller(progress: Progress, task: str) -> Callable[[int], None]:
+    lock = threading.Lock()
+
+    def tell(amount: int) -> None:
+        with lock:
+            progress.advance(task, amount)
+
+    return tell
+
+
+class _explained:
+    """The SDK's exceptions as ours."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, LlamaHubError | OSError):
+            raise translated(error, self._what) from error

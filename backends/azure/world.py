@@ -1,0 +1,221 @@
+"""What a workspace holds of ours, read anew each time: the cloud is the truth.
+
+Documents are kept as the service returns them, with ``createdAt`` lifted to the
+top; tags are in our own spelling.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from llama_hub.backends.azure.client import Client
+from llama_hub.backends.azure.resources import (
+    CONTEXT_ROOT,
+    DATASTORE,
+    MODELS_ROOT,
+    Site,
+    from_cloud,
+    weights_prefix,
+)
+from llama_hub.backends.azure.upload import Container, Stored
+from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Proof, Resource
+from llama_hub.errors import LlamaHubError, NotFoundError
+from llama_hub.hub.manifest import MANIFEST_NAME, Manifest
+
+MOVING = ("Creating", "Updating", "Scaling", "Deleting")  # states that end by themselves
+
+
+class World:
+    """The reading side of the backend."""
+
+    def __init__(self, client: Client, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.client = client
+        self.sleep = sleep
+
+    @cached_property
+    def site(self) -> Site:
+        """Region and storage of the workspace; ``NotFoundError`` if it is not there."""
+        place = self.client.place
+        workspace = self.client.workspace()
+        store = self.client.get(f"{place.id}/datastores/{DATASTORE}", "ml")
+        if workspace is None or store is None:
+            raise NotFoundError(
+                f"there is no workspace {place.workspace} in resource group {place.group}",
+                hint="llama-hub doctor azure",
+            )
+        settings = store["properties"]
+        host = f"{settings['accountName']}.blob.{settings.get('endpoint') or 'core.windows.net'}"
+        return Site(place, workspace["location"], f"https://{host}", settings["containerName"])
+
+    @cached_property
+    def container(self) -> Container:
+        """The blob container of the workspace's own datastore."""
+        site, credential = self.site, self.client.credential
+        return Container(site.account_url, site.container, credential, sleep=self.sleep)
+
+    # --- one deployment -----------------------------------------------------------------
+
+    def observe(self, name: str) -> Observed:
+        """All that carries the tag of deployment ``name``, and the weights its models refer to."""
+        endpoint = self.endpoint(name)
+        found = [endpoint] if endpoint else []
+        found += self.deployments(name) if endpoint else []
+        models = self.assets("model", name)
+        found += [*models, *self.assets("environment", name)]
+        found += [one for one in self.autoscales() if one.tags.get(TAG_DEPLOYMENT) == name]
+        return Observed((*found, *self._weights(models)))
+
+    def endpoint(self, name: str) -> Resource | None:
+        """The endpoint of deployment ``name``; ``None`` if absent or somebody else's."""
+        document = self.client.get(f"{self.client.place.id}/onlineEndpoints/{name}")
+        found = _online("endpoint", name, document) if document else None
+        return found if found and found.tags.get(TAG_DEPLOYMENT) == name else None
+
+    def endpoints(self) -> Iterator[Resource]:
+        """Every endpoint that carries our tag."""
+        for document in self.client.pages(f"{self.client.place.id}/onlineEndpoints"):
+            found = _online("endpoint", document["name"], document)
+            if found.tags.get(TAG_DEPLOYMENT) == found.name:
+                yield found
+
+    def deployments(self, endpoint: str) -> list[Resource]:
+        """Deployments of an endpoint, ours or not: the endpoint is ours."""
+        path = f"{self.client.place.id}/onlineEndpoints/{endpoint}/deployments"
+        return [
+            _online("deployment", f"{endpoint}/{document['name']}", document)
+            for document in self.client.pages(path)
+        ]
+
+    def assets(self, kind: str, name: str) -> list[Resource]:
+        """Registered versions of the model or environment ``name`` with our tag."""
+        path = f"{self.client.place.id}/{kind}s/{name}/versions"
+        found = [_asset(kind, name, document) for document in self.client.pages(path, "ml")]
+        return [one for one in found if one.tags.get(TAG_DEPLOYMENT) == name]
+
+    def autoscales(self) -> Iterator[Resource]:
+        """Autoscale settings of the resource group with our tag."""
+        path = f"{self.client.place.group_id}/providers/Microsoft.Insights/autoscalesettings"
+        for document in self.client.pages(path, "autoscale"):
+            tags = from_cloud(document.get("tags"))
+            if TAG_DEPLOYMENT in tags:
+                yield Resource("autoscale", document["name"], "Succeeded", tags, document)
+
+    def _weights(self, models: list[Resource]) -> Iterator[Resource]:
+        digests = {_digest_of(model): model for model in models if _digest_of(model)}
+        for digest, model in digests.items():
+            state = self.weights_state(digest)
+            if state != "absent":
+                yield Resource("weights", digest, state, model.tags)
+
+    def weights_state(self, digest: str) -> str:
+        """``complete``, ``partial`` or ``absent``, by what the stored manifest lists."""
+        prefix = weights_prefix(digest)
+        there = {blob.path: blob.size for blob in self.container.listed(prefix)}
+        if not there:
+            return "absent"
+        if MANIFEST_NAME not in there:
+            return "partial"
+        listed = json.loads(self.container.read(prefix + MANIFEST_NAME))["files"]
+        whole = all(there.get(entry["path"]) == entry["size"] for entry in listed)
+        return "complete" if whole else "partial"
+
+    # --- states that pass ---------------------------------------------------------------
+
+    def settled(self, path: str, timeout: float, every: float = 5.0) -> dict[str, Any] | None:
+        """The document at ``path`` once nobody changes it any more; ``None`` once it is gone."""
+        from llama_hub.deploy.waiting import wait_for
+
+        def look() -> tuple[dict[str, Any] | None] | None:
+            document = self.client.get(path)
+            moving = document is not None and _state(document) in (
+                "Creating",
+                "Updating",
+                "Deleting",
+            )
+            return None if moving else (document,)
+
+        what = f"the end of what is done to {path.rpartition('/')[2]}"
+        return wait_for(look, what, timeout=timeout, every=every, sleep=self.sleep)[0]
+
+    # --- proofs and orphans ---------------------------------------------------------------
+
+    def proofs(self, observed: Observed, manifest: Manifest) -> list[Proof]:
+        """What registry and storage say of ``manifest``."""
+        digest = manifest.digest.removeprefix("sha256:")
+        models = [one for one in observed.all("model") if _digest_of(one) == digest]
+        ids = [str(one.body.get("id", "")).lower() for one in models]
+        running = [
+            one.name
+            for one in observed.all("deployment")
+            if str(one.body["properties"].get("model", "")).lower() in ids
+        ]
+        return [
+            Proof("registered model", bool(models), models[0].name if models else "none"),
+            Proof("deployment refers to it", bool(running), ", ".join(running) or "none"),
+            self._storage_proof(manifest),
+        ]
+
+    def _storage_proof(self, manifest: Manifest) -> Proof:
+        what = "every file in storage has the size and digests of the manifest"
+        try:
+            blobs = self.container.listed(weights_prefix(manifest.digest))
+        except LlamaHubError as error:
+            return Proof(what, False, error.message)
+        there = {blob.path: blob for blob in blobs}
+        wrong = [entry.path for entry in manifest.files if not _same(entry, there.get(entry.path))]
+        if wrong:
+            return Proof(what, False, f"not so: {', '.join(wrong)}")
+        return Proof(what, True, f"{len(manifest.files)} files, {manifest.bytes} bytes")
+
+    def orphans(self) -> Iterator[Resource]:
+        """What outlived its endpoint, and weights and contexts that nothing refers to."""
+        endpoints = {found.name for found in self.endpoints()}
+        models, environments = self._everything("model"), self._everything("environment")
+        for found in [*self.autoscales(), *models, *environments]:
+            if found.tags[TAG_DEPLOYMENT] not in endpoints:
+                yield found
+        digests = {_digest_of(model) for model in models}
+        for digest in sorted(self.container.folders(MODELS_ROOT) - digests):
+            yield Resource("weights", digest, self.weights_state(digest))
+        owners = {found.name.partition(":")[0] for found in environments}
+        for owner in sorted(self.container.folders(CONTEXT_ROOT) - owners):
+            yield Resource("context", owner, "unused")
+
+    def _everything(self, kind: str) -> list[Resource]:
+        containers = self.client.pages(f"{self.client.place.id}/{kind}s", "ml")
+        return [found for one in containers for found in self.assets(kind, one["name"])]
+
+    def uses(self, digest: str) -> str | None:
+        """A registered model that refers to the weights ``digest``; ``None`` if none does."""
+        for model in self._everything("model"):
+            if _digest_of(model) == digest:
+                return model.name
+        return None
+
+
+def _state(document: Mapping[str, Any]) -> str:
+    return str(document.get("properties", {}).get("provisioningState", ""))
+
+
+def _online(kind: str, name: str, document: Mapping[str, Any]) -> Resource:
+    body = {**document, "createdAt": (document.get("systemData") or {}).get("createdAt", "")}
+    return Resource(kind, name, _state(document), from_cloud(document.get("tags")), body)
+
+
+def _asset(kind: str, name: str, document: Mapping[str, Any]) -> Resource:
+    body = {**document, "createdAt": (document.get("systemData") or {}).get("createdAt", "")}
+    tags = from_cloud(document["properties"].get("tags"))
+    return Resource(kind, f"{name}:{document['name']}", "registered", tags, body)
+
+
+def _digest_of(model: Resource) -> str:
+    uri = str(model.body.get("properties", {}).get("modelUri", ""))
+    return uri.rstrip("/").rpartition("/")[2] if f"/{MODELS_ROOT}" in uri else ""
+
+
+def _same(entry: Any, blob: Stored | None) -> bool:
+    return blob is not None and (blob.size, blob.sha256) == (entry.size, entry.sha256)
