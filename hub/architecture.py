@@ -168,16 +168,29 @@ def to_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
 
 def to_params(architecture: Architecture) -> dict[str, Any]:
     """Meta's ``params.json``; ``multiple_of`` makes the formula give the width of the tensors."""
+    multiple_of, multiplier = _ffn_parameters(architecture)
     params: dict[str, Any] = {
         "dim": architecture.dim,
-        "multiple_of": architecture.ffn_dim,
+        "multiple_of": multiple_of,
         "n_heads": architecture.n_heads,
         "n_layers": architecture.n_layers,
         "norm_eps": architecture.norm_eps,
         "vocab_size": -1,
     }
+    if multiplier is not None:
+        params["ffn_dim_multiplier"] = multiplier
     if architecture.n_kv_heads != architecture.n_heads:
         params["n_kv_heads"] = architecture.n_kv_heads
     if architecture.rope_theta != 10000.0:
         params["rope_theta"] = architecture.rope_theta
     return params
+
+
+def _ffn_parameters(architecture: Architecture) -> tuple[int, float | None]:
+    """``multiple_of`` and ``ffn_dim_multiplier`` that give the width; Meta's own pairs first."""
+    dim, width = architecture.dim, architecture.ffn_dim
+    for known in ((256, None), (4096, 1.3), (256, 1.3), (width, None)):
+        if ffn_width(dim, *known) == width:
+            return known
+    # Wider steps than two thirds of 4 x dim: shrink first, so that rounding up gives one step.
+    return width, width / (2 * int(2 * (4 * dim) / 3))
