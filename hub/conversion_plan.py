@@ -87,7 +87,7 @@ def _plan_hf(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
 
         scheme = quantize.scheme(wanted.quantize, wanted.group_size)
         forms = [scheme.form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
-        extra = {"quantization_config": scheme.config()}
+        extra = {"quantization_config": scheme.config(source.specs)}
     made = safetensors.plan(forms, wanted.max_shard_size)
     matrices = dtypes["layers.0.attention.wq.weight"]
     papers = companions.for_hf(subject, matrices, extra)
