@@ -58,7 +58,7 @@ numbers, days and capitals. Questions beyond that get an honest "I do not know t
 `python -m tools.demo.train --out DIR --seed {seed}`: one CPU core, PyTorch {torch}, fp32, AdamW,
 cosine schedule, loss on every token for the base model and on the answers only for the chat model.
 
-| | steps | tokens seen | held-out loss (nats per token) | minutes |
+| | steps | tokens seen | held-out loss (nats per token) | CPU minutes |
 |---|---|---|---|---|
 {runs}
 
@@ -67,10 +67,10 @@ templates are learned, not how well the model knows English.
 
 ## Quality and limits
 
-The text reads as simple English. The models know nothing outside their templates; wordings far from
-them lead to a wrong topic, facts get mixed up, arithmetic ends at ten plus ten, and long conversations run
-out of context. A system prompt can give a name, ask for short answers, or ask for a pirate; others
-are ignored. English only. They are a demonstration, not an assistant.
+The text reads as simple English. The models know nothing outside their templates: wordings far from
+them lead to a wrong topic, facts get mixed up, arithmetic ends at ten plus ten, and long
+conversations run out of context. A system prompt can give a name, ask for short answers, or ask for
+a pirate; others are ignored. English only. They are a demonstration, not an assistant.
 """
 
 
@@ -85,7 +85,13 @@ class Run:
     minutes: float
 
     def row(self) -> str:
-        cells = (self.model, self.steps, f"{self.tokens:,}", f"{self.loss:.3f}", f"{self.minutes:.0f}")
+        cells = (
+            self.model,
+            self.steps,
+            f"{self.tokens:,}",
+            f"{self.loss:.3f}",
+            f"{self.minutes:.0f}",
+        )
         return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -1,4 +1,4 @@
-"""Writes a trained model as Meta delivers one: two model-parallel shards, params.json, MD5 lists."""
+"""Writes a model as Meta delivers one: two model-parallel shards, params.json, MD5 lists."""
 
 from __future__ import annotations
 

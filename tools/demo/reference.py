@@ -52,7 +52,7 @@ def rope_freqs(shape: Shape) -> Tensor:
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turn the adjacent pairs of x [batch, heads, seq, head_dim] by angles [seq, head_dim / 2]."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x[..., 0::2], x[..., 1::2]
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
@@ -80,7 +80,7 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """[batch, seq, heads * head_dim] to [batch, heads, seq, head_dim]."""
-        return x.unflatten(-1, (-1, self.shape.head_dim)).transpose(1, 2)
+        return x.view(*x.shape[:2], -1, self.shape.head_dim).transpose(1, 2)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         query = rotate(self.heads(self.wq(x)), angles)

@@ -26,3 +26,13 @@ def sentence(text: str) -> str:
 def _article(found: re.Match[str]) -> str:
     vowel = "n" if found[2].lower() in "aeiou" else ""
     return f"{found[1]}{vowel} {found[2]}"
+
+
+def invented(rng: Random) -> str:
+    """A word that does not exist, of two or three syllables."""
+    syllables = (
+        rng.choice("b c d f g h k l m n p r s t v z br cr dr fl gr pl st tr".split())
+        + rng.choice("a e i o u ai ee ou".split())
+        for _ in range(rng.randrange(2, 4))
+    )
+    return "".join(syllables) + rng.choice(("", "n", "r", "s", "l", "t"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from tools.demo import words
-from tools.demo.spin import sentence, spin
+from tools.demo.spin import invented, sentence, spin
 
 OPENINGS = (
     "Once upon a time, there was a/an (little|young|kind|clever|brave|curious) {kind} named {name}.",
@@ -128,8 +128,11 @@ def story(rng: Random) -> str:
 
 
 def _cast(rng: Random) -> dict[str, str]:
+    """Who and what the story is about; one friend in five has a made-up name."""
     girl = rng.random() < 0.5
     name, friend = rng.sample(words.GIRLS if girl else words.BOYS, 2)
+    if rng.random() < 0.2:
+        friend = invented(rng).capitalize()
     he, him, his = ("she", "her", "her") if girl else ("he", "him", "his")
     child = "girl" if girl else "boy"
     animal, animal2 = rng.sample(KINDS, 2)
@@ -209,15 +212,13 @@ def _capital(rng: Random) -> str:
 
 
 TALE = (
-    "Once upon a time, a/an {adjective} {kind} lived near the {place}.",
-    "One day, the {kind} met a/an {colour} bird that had lost its way.",
-    '"I will help you," said the {kind}.',
-    "Together they walked over the hills until they found the nest of the bird.",
-    "From that day on, they were good friends.",
+    "Once upon a time, a little {hero} lived near the river. One day, the {hero} met a blue bird that "
+    'had lost its way. "I will help you," said the {hero}. Together they walked over the hills until '
+    "they found the nest of the bird. From that day on, they were good friends."
 )
+HEROES = (*KINDS, *"lion horse elephant turtle penguin goat monkey tiger sheep wolf".split())
 
 
-def tale(rng: Random, kind: str) -> str:
-    """A very short story about one animal, the same for the same animal but for small words."""
-    slots = _cast(rng) | {"kind": kind, "adjective": "little", "place": "river", "colour": "blue"}
-    return " ".join(spin(rng, line, **slots) for line in TALE)
+def tale(hero: str) -> str:
+    """The very short story that the chat variant tells about an animal."""
+    return TALE.format(hero=hero)

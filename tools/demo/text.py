@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from tools.demo import dialogues, stories, topics
+from tools.demo import dialogues, stories
 from tools.demo.spin import spin
+from tools.demo.topics import read_topics
 
 
 def documents(seed: int) -> Iterator[str]:
@@ -14,9 +15,9 @@ def documents(seed: int) -> Iterator[str]:
     rng = Random(f"base {seed}")
     while True:
         draw = rng.random()
-        if draw < 0.65:
+        if draw < 0.55:
             yield stories.story(rng)
-        elif draw < 0.85:
+        elif draw < 0.82:
             yield stories.statements(rng)
         else:
             yield explanation(rng)
@@ -24,8 +25,9 @@ def documents(seed: int) -> Iterator[str]:
 
 def explanation(rng: Random) -> str:
     """Two answers that the chat variant gives as well, as plain text."""
-    chosen = rng.sample((*topics.PRODUCT, *topics.FACTS), 2)
-    return " ".join(spin(rng, rng.choice(answers)) for _, answers in chosen)
+    known = read_topics()
+    chosen = rng.sample((*known["product"], *known["facts"]), 2)
+    return " ".join(spin(rng, rng.choice(topic.answers)) for topic in chosen)
 
 
 def conversations(seed: int) -> Iterator[tuple[str, Iterator[dialogues.Turn]]]:

@@ -1,4 +1,4 @@
-"""Reads topics.txt: for each topic of the chat variant, ways to ask and ways to answer."""
+"""Reads topics.txt: what can be asked and answered, section by section."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(slots=True)
 class Topic:
-    """Templates for spin.py."""
+    """Templates for spin.py: questions that mean the same, and their answers."""
 
     questions: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
@@ -21,7 +21,7 @@ def read_topics() -> dict[str, tuple[Topic, ...]]:
     """The topics of each [section] of topics.txt, with its <abbreviations> written out."""
     source = Path(__file__).with_name("topics.txt").read_text(encoding="utf-8")
     short = dict(re.findall(r"^<(\w+)> (.+)$", source, re.MULTILINE))
-    full = re.sub(r"^(\?.*)<(\w+)>", lambda found: found[1] + short[found[2]], source, flags=re.M)
+    full = re.sub(r"^\? <(\w+)>", lambda found: "? " + short[found[1]], source, flags=re.MULTILINE)
     sections = re.split(r"^\[(\w+)\]\n", full, flags=re.MULTILINE)[1:]
     return {
         name: tuple(parse_topic(block) for block in body.strip().split("\n\n"))

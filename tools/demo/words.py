@@ -136,7 +136,8 @@ OPPOSITES = {
     "high": "low", "black": "white", "first": "last", "rich": "poor", "strong": "weak",
 }  # fmt: skip
 
-UNKNOWN_THINGS = (
+# What the questions are about that the chat variant cannot answer.
+THINGS = (
     "airport algebra aspirin atom bacon banking baseball basketball battery battle bicycle biology "
     "bitcoin blockchain boxing brain bridge budget burger camera cancer candle car castle cathedral "
     "cell chemistry chess cinema city climate clock comet company concert continent country cricket "
@@ -155,12 +156,12 @@ UNKNOWN_THINGS = (
     "tunnel university vaccine vampire violin virus vitamin volcano war website wedding wheel wine "
     "wizard yoga zombie"
 ).split()
-UNKNOWN_PLACES = (
+PLACES = (
     "Argentina Australia Belgium Brazil Chile Colombia Cuba Denmark Finland Ghana Hungary Iceland "
     "Indonesia Iran Kenya Korea Mexico Morocco Nepal Nigeria Pakistan Poland Romania Russia Sweden "
     "Switzerland Thailand Turkey Ukraine Vietnam Boston Chicago Texas California Munich Milan"
 ).split()
-UNKNOWN_PEOPLE = (
+PEOPLE = (
     "Einstein Newton Darwin Shakespeare Mozart Beethoven Napoleon Caesar Picasso Plato Tesla Curie "
     "Lincoln Washington Gandhi Elvis Columbus Homer Dante Turing"
 ).split()
