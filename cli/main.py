@@ -29,8 +29,50 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
+    "quickstart": Entry(
+        "llama_hub.cli.quickstart:app",
+        "Run the whole road on the built-in demo model, offline, and chat with it.",
+    ),
+    "models": Entry(
+        "llama_hub.cli.models:app", "The catalogue: models, their sizes, licences and sources."
+    ),
     "license": Entry(
         "llama_hub.cli.license:app", "Read the licences of models, accept them, and prove it."
+    ),
+    "download": Entry(
+        "llama_hub.cli.download:app",
+        "Download a model into the store, verified; continues what was broken off.",
+    ),
+    "verify": Entry(
+        "llama_hub.cli.verify:app",
+        "Check a model's files against its manifest, offline; exit 5 names the damaged blocks.",
+    ),
+    "import": Entry(
+        "llama_hub.cli.store:import_app",
+        "Take over a folder that another tool downloaded; verified, and copied only if it must be.",
+    ),
+    "list": Entry(
+        "llama_hub.cli.store:list_app", "List the models in the store, and unfinished downloads."
+    ),
+    "path": Entry("llama_hub.cli.store:path_app", "The folder of a model in the store."),
+    "remove": Entry(
+        "llama_hub.cli.store:remove_app", "Delete a model from the store, or unfinished downloads."
+    ),
+    "serve": Entry(
+        "llama_hub.cli.serve:app",
+        "Serve a model over HTTP: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.",
+    ),
+    "chat": Entry(
+        "llama_hub.cli.chat:app", "Chat with a model, a folder, a server or a deployment."
+    ),
+    "deploy": Entry("llama_hub.cli.deploy:app", "Run a model as an endpoint: here, or in a cloud."),
+    "ps": Entry("llama_hub.cli.ps:app", "Deployments in every backend that is set up here."),
+    "status": Entry(
+        "llama_hub.cli.status:app",
+        "One deployment: its state, its pieces, and what has drifted from its spec.",
+    ),
+    "delete": Entry(
+        "llama_hub.cli.delete:app", "Remove a deployment and everything that was made for it."
     ),
 }
 

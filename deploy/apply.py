@@ -59,10 +59,14 @@ class Applying:
         self._context = Context(target, manner.progress, manner.timeout)
         self._facts: dict[str, Mapping[str, Any]] = {}
 
-    def run(self, observed: Observed) -> None:
-        """Do all steps. ``observed``: what was there when the plan was made."""
+    def run(self, observed: Observed, asked: str) -> None:
+        """Do all steps.
+
+        ``observed``: what was there when the plan was made; ``asked``: digest of the plan that
+        was agreed to.
+        """
         before = _before(self._journal, observed)
-        self._journal.begin(self._plan, before)
+        self._journal.begin(self._plan, before, asked)
         try:
             for step in ordered(self._plan.steps):
                 if step.action != "noop":

@@ -26,14 +26,14 @@ def find(spec: DeploymentSpec) -> Artifact:
 
 def prepare(spec: DeploymentSpec, progress: Progress = NO_PROGRESS) -> Artifact:
     """The same, converting (and quantising) what was downloaded where that is still to do."""
-    from llama_hub.hub.convert import served
-
     try:
         return find(spec)
     except NotFoundError:
         source = Store().find(spec.model)
         Gate().require(source.manifest.license)
-        return _licensed(served(Store(), spec.model, progress=progress, **_quantize(spec)))
+    from llama_hub.hub.convert import served
+
+    return _licensed(served(Store(), spec.model, progress=progress, **_quantize(spec)))
 
 
 def _quantize(spec: DeploymentSpec) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 ::
 
-    from llama_hub.deploy.deployer import Deployer
+    from llama_hub.backends.directory import deployer_for
     from llama_hub.deploy.spec import DeploymentSpec
 
     spec = DeploymentSpec(name="support", backend="local", model="llama-2-7b-chat")
-    deployer = Deployer.of(spec)
+    deployer = deployer_for(spec)
     plan = deployer.plan(spec)          # only reads
     print(deployer.apply(plan).url)     # does it, waits until it is ready
 
@@ -50,14 +50,6 @@ class Deployer:
         self._location = dict(location or {})
         self._artifacts = artifacts
         self._root = root
-
-    @classmethod
-    def of(cls, spec: DeploymentSpec, artifacts: Artifacts = artifact.find) -> Deployer:
-        """A deployer for the backend and the place that ``spec`` names."""
-        from llama_hub.backends import registry
-
-        location = rollout.location(spec, registry.backend_class(spec.backend).location)
-        return cls(registry.get(spec.backend, **location), location=location, artifacts=artifacts)
 
     def journal(self, name: str) -> Journal:
         """The journal of deployment ``name``."""
@@ -105,11 +97,11 @@ class Deployer:
         journal = self.journal(plan.name)
         with journal.locked():
             observed, fresh, target = self._again(plan)
-            if fresh.digest != plan.digest:
+            if fresh.digest != plan.digest and not self._continues(journal, plan):
                 raise changed(plan, fresh)
             if fresh.changes:
                 back = self._way_back(plan)
-                Applying(self.backend, journal, fresh, target, manner, back).run(observed)
+                Applying(self.backend, journal, fresh, target, manner, back).run(observed, plan.digest)
                 self._settle(fresh, target, manner)
                 journal.end("done")
             else:
@@ -125,6 +117,11 @@ class Deployer:
                 hint="llama-hub deploy -f spec.yaml --plan",
             )
         return self.plan(DeploymentSpec(**good[-1]["spec"])).changes
+
+    def _continues(self, journal: Journal, plan: Plan) -> bool:
+        """Whether the world differs because a run of this very plan was cut off."""
+        cut_off = journal.history().open
+        return cut_off is not None and cut_off.begin["asked"] == plan.digest
 
     def _way_back(self, plan: Plan) -> WayBack | None:
         """How to return to the last good spec if this fails; ``None`` if there was none."""

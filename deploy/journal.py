@@ -135,13 +135,17 @@ class Journal:
         finally:
             lock.__exit__(None, None, None)
 
-    def begin(self, plan: Plan, before: list[str]) -> None:
-        """Open a run. ``before``: ids of the resources that an undo must not touch."""
+    def begin(self, plan: Plan, before: list[str], asked: str) -> None:
+        """Open a run.
+
+        ``before``: ids of the resources that an undo must not touch. ``asked``: digest of the plan
+        that somebody agreed to; after a crash ``plan`` is what is left of it.
+        """
         self._run = uuid.uuid4().hex[:12]
         self._append(
             "begin",
             kind=plan.kind,
-            plan=plan.digest,
+            asked=asked,
             location=dict(plan.location),
             spec=plan.spec.to_json() if plan.spec else None,
             generation=plan.generation,

@@ -1,0 +1,25 @@
+"""The ``options`` block of a local deployment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LocalOptions(BaseModel):
+    """How it listens, on what it computes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens it to others.")
+    port: int = Field(0, ge=0, le=65535, description="Port; 0 takes a free one and keeps it.")
+    gpus: list[int] | None = Field(None, description="Devices to use; none: the first that fit.")
+    engine: Literal["torch", "vllm"] = Field("torch", description="What computes.")
+    dtype: str = Field("auto", description="Type of the weights; auto is the folder's.")
+    api_key: bool | None = Field(
+        None, description="Whether a key is needed; none: unless only this machine can connect."
+    )
+    drain_seconds: int = Field(
+        60, ge=0, description="What requests to a replaced revision may still take."
+    )

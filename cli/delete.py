@@ -1,0 +1,54 @@
+"""``llama-hub delete``: remove all that a deployment consists of, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llama_hub.cli.deploy import Timeout
+from llama_hub.cli.options import Json, Quiet, Yes
+from llama_hub.cli.output import output
+from llama_hub.cli.status import BackendName, Name
+from llama_hub.errors import ExitCode, UsageError
+
+app = typer.Typer()
+
+
+@app.command()
+def delete(
+    name: Name,
+    backend: BackendName = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show; exit 9 if it would act.")
+    ] = False,
+    yes: Yes = False,
+    timeout: Timeout = 3600.0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove a deployment and everything that was made for it."""
+    from llama_hub.backends.directory import find
+    from llama_hub.cli import plan_view
+    from llama_hub.deploy.apply import Manner
+    from llama_hub.deploy.plan import entry
+
+    out = output(json, quiet)
+    deployer = find(name, backend)
+    made = deployer.plan_delete(name)
+    if plan:
+        out.result(made.to_json(), plan_view.text(made))
+        raise typer.Exit(int(ExitCode.CHANGES_PENDING if made.changes else ExitCode.OK))
+    out.status(plan_view.text(made))
+    if out.interactive and not yes and not out.confirm(f"remove {name}?", flag="--yes"):
+        raise UsageError("nothing was changed")
+    with out.progress() as progress:
+        gone = deployer.apply(made, Manner(timeout=timeout, progress=progress))
+    document = {
+        "name": name,
+        "backend": made.backend,
+        "status": gone.status,
+        "deleted": [step.id for step in made.changes],
+        "plan": [entry(step) for step in made.steps],
+    }
+    out.result(document, f"{name} is gone from {made.backend}")
