@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PLAIN_INTERVAL = 5.0  # seconds between two plain progress lines of one task
+PLAIN_SHORTEST = 1.0  # seconds; what ends sooner needs no line of its own
 
 
 class Output:
@@ -32,6 +33,7 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self._answered = False
+        self._display: Progress | None = None  # bars that are on the terminal now
 
     def result(
         self,
@@ -57,7 +59,9 @@ class Output:
 
     def status(self, message: str) -> None:
         """What is going on, for a person."""
-        if not self.quiet:
+        if self._display is not None:
+            self._display.say(message)
+        elif not self.quiet:
             print(message, file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
@@ -104,7 +108,11 @@ class Output:
             yield NO_PROGRESS
         elif sys.stderr.isatty():
             with _bars() as bars:
-                yield bars
+                self._display = bars
+                try:
+                    yield bars
+                finally:
+                    self._display = None
         else:
             yield PlainProgress(sys.stderr)
 
@@ -131,7 +139,7 @@ def _draw(drawing: RenderableType, stream: IO[str]) -> None:
 
 
 class PlainProgress:
-    """Progress as plain lines, at most one per task and interval."""
+    """Progress as plain lines: for what takes long, at most one per task and interval."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -140,10 +148,7 @@ class PlainProgress:
 
     def start(self, task: str, total: int | None = None, *, unit: str = "B", done: int = 0) -> None:
         with self._lock:
-            known = task in self._tasks
             self._tasks[task] = _PlainTask(total, unit, done)
-            if not known:
-                self._print(f"{task}: {size_text(total, unit) if total else 'started'}")
 
     def advance(self, task: str, amount: int) -> None:
         with self._lock:
@@ -155,8 +160,9 @@ class PlainProgress:
 
     def finish(self, task: str, note: str = "") -> None:
         with self._lock:
-            self._tasks.pop(task, None)
-            self._print(f"{task}: {note or 'done'}")
+            state = self._tasks.pop(task, None)
+            if state is not None and time.monotonic() - state.begun >= PLAIN_SHORTEST:
+                self._print(f"{task}: {note or 'done'}")
 
     def say(self, message: str) -> None:
         with self._lock:
@@ -172,10 +178,10 @@ class _PlainTask:
         self.unit = unit
         self.done = done
         self._begun_with = done
-        self._begun = self.told = time.monotonic()
+        self.begun = self.told = time.monotonic()
 
     def text(self) -> str:
-        rate = (self.done - self._begun_with) / max(1e-9, time.monotonic() - self._begun)
+        rate = (self.done - self._begun_with) / max(1e-9, time.monotonic() - self.begun)
         done = size_text(self.done, self.unit)
         if not self.total:
             return f"{done}, {size_text(int(rate), self.unit)}/s"

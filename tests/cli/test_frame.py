@@ -152,12 +152,27 @@ class TestSecret:
 
 
 class TestPlainProgress:
-    def test_says_what_starts_and_ends(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_what_takes_long_is_told_at_each_interval_and_at_the_end(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [0.0]
+        monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
         with output.Output().progress() as progress:
-            progress.start("weights", 2048)
-            progress.advance("weights", 2048)
+            progress.start("weights", 4096)
+            for now[0] in (2.0, 6.0, 8.0):
+                progress.advance("weights", 1024)
             progress.finish("weights", "verified")
-        assert capsys.readouterr().err.splitlines() == ["weights: 2.0 KiB", "weights: verified"]
+        assert capsys.readouterr().err.splitlines() == [
+            "weights: 2.0 KiB of 4.0 KiB (50%), 341 B/s, 6 s left",
+            "weights: verified",
+        ]
+
+    def test_what_is_over_at_once_needs_no_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with output.Output().progress() as progress:
+            progress.start("policy", 10)
+            progress.advance("policy", 10)
+            progress.finish("policy")
+        assert capsys.readouterr().err == ""
 
     def test_quiet_says_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
         with output.Output(quiet=True).progress() as progress:

@@ -1,0 +1,192 @@
+"""``llama-hub quickstart``: the whole road on the built-in demo model.
+
+Each stage is the real one that the other commands use; the chat answer comes
+over HTTP from a service process of its own, which is stopped at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama_hub.cli.options import Json, Quiet
+from llama_hub.cli.output import Output, output, size_text
+from llama_hub.errors import IntegrityError, LlamaHubError
+from llama_hub.progress import Progress
+
+if TYPE_CHECKING:
+    from llama_hub.hub.store import Stored
+
+app = typer.Typer()
+
+MODEL = "llama-demo-chat"
+QUESTION = "What can llama-hub do?"
+STOP_SECONDS = 10  # for the service to end after SIGTERM
+
+NEXT_STEPS = """\
+Next, the real models. Ask for access, then use the signed URL or your Hugging Face token:
+  https://www.llama.com/llama-downloads/   or   https://huggingface.co/meta-llama
+  llama-hub models
+  llama-hub download llama-2-7b-chat --source huggingface
+  llama-hub serve llama-2-7b-chat
+  llama-hub deploy local llama-2-7b-chat --name chat"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the road, as it went."""
+
+    name: str
+    seconds: float
+    bytes: int
+    reused: bool  # what an earlier run left was found whole
+    detail: str = ""
+
+
+class Journey:
+    """The stages done so far, shown as they end."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self.stages: list[Stage] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Time a stage; the body fills in ``bytes``, ``reused`` and ``detail``."""
+        facts: dict[str, Any] = {"bytes": 0, "reused": False, "detail": ""}
+        begun = time.monotonic()
+        yield facts
+        stage = Stage(name, round(time.monotonic() - begun, 3), **facts)
+        self.stages.append(stage)
+        size = size_text(stage.bytes) if stage.bytes else ""
+        note = f"{stage.detail} (found from an earlier run)" if stage.reused else stage.detail
+        self._out.status(f"  {name:<9}{stage.seconds:>6.1f} s  {size:>9}  {note}")
+
+
+@app.command()
+def quickstart(
+    prompt: Annotated[str, typer.Option(help="What to ask the demo model.")] = QUESTION,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the whole road on the built-in demo model, offline, and chat with it."""
+    out = output(json, quiet)
+    out.status(f"The whole road, offline, with the built-in model {MODEL}:")
+    journey = Journey(out)
+    with out.progress() as progress:
+        stored = _fetch(journey, progress)
+        _verify(journey, stored, progress)
+        served = _convert(journey, stored, progress)
+    url, reply = _ask(journey, prompt)
+    document = {
+        "model": MODEL,
+        "reply": reply,
+        "manifest": served.manifest.digest,
+        "url": url,
+        "stages": [asdict(stage) for stage in journey.stages],
+    }
+    out.result(document, f"\n  you    {prompt}\n  model  {reply}\n\n{NEXT_STEPS}")
+
+
+def _fetch(journey: Journey, progress: Progress) -> Stored:
+    from llama_hub.hub import catalog
+    from llama_hub.hub.download import Job, download
+    from llama_hub.hub.sources.builtin import builtin
+
+    with journey.stage("download") as facts:
+        got = download(Job(catalog.load().get(MODEL), builtin(), "meta", progress=progress))
+        detail = f"licence {got.manifest.license}, receipt {got.receipt}"
+        facts.update(bytes=got.manifest.bytes, reused=got.reused, detail=detail)
+    return got
+
+
+def _verify(journey: Journey, stored: Stored, progress: Progress) -> None:
+    from llama_hub.hub.verify import verify
+
+    with journey.stage("verify") as facts:
+        found = verify(stored.path, progress=progress)
+        if not found.ok:
+            raise IntegrityError(
+                f"files in {stored.path} are damaged: "
+                + ", ".join(file.path for file in found.damaged),
+                hint=f"llama-hub verify {MODEL} --repair",
+            )
+        facts.update(bytes=stored.manifest.bytes, detail=f"{len(found.files)} files, SHA-256")
+
+
+def _convert(journey: Journey, stored: Stored, progress: Progress) -> Stored:
+    from llama_hub.hub.convert import served
+    from llama_hub.hub.store import Store
+
+    with journey.stage("convert") as facts:
+        before = time.time()
+        made = served(Store(), MODEL, progress=progress)
+        there = (made.path / "llama-hub.json").stat().st_mtime < before
+        detail = f"{stored.manifest.format} to {made.manifest.format}, tensor by tensor"
+        facts.update(bytes=made.manifest.bytes, reused=there, detail=detail)
+    return made
+
+
+def _ask(journey: Journey, prompt: str) -> tuple[str, str]:
+    """Start the service, ask it over HTTP, stop it; its URL and the reply."""
+    with _service(journey) as url:
+        with journey.stage("chat") as facts:
+            reply = _chat(url, prompt)
+            facts["detail"] = "POST /v1/chat/completions"
+    return url, reply
+
+
+@contextmanager
+def _service(journey: Journey) -> Iterator[str]:
+    command = [sys.executable, "-m", "llama_hub", "serve", MODEL]
+    command += ["--port", "0", "--json", "--quiet"]
+    with journey.stage("serve") as facts:
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "LLAMA_HUB_API_KEY": ""}
+        )
+        assert child.stdout is not None
+        ready = _first_document(child.stdout.readline(), child)
+        facts["detail"] = f"{ready['engine']} on {ready['device']} at {ready['url']}"
+    try:
+        yield ready["url"]
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.communicate(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+
+
+def _first_document(line: str, child: subprocess.Popen[str]) -> dict[str, Any]:
+    """What the service says when it is ready; its own error, if it says that instead."""
+    assert child.stdout is not None
+    text = line if line.strip() != "{" else line + child.stdout.read()
+    try:
+        document: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise LlamaHubError(
+            "the service ended before it was ready", hint=f"llama-hub serve {MODEL}"
+        ) from error
+    if "error" in document:
+        raise LlamaHubError(document["error"]["message"], hint=document["error"]["hint"])
+    return document
+
+
+def _chat(url: str, prompt: str) -> str:
+    import httpx
+
+    body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 120}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+    answer.raise_for_status()
+    return str(answer.json()["choices"][0]["message"]["content"]).strip()
