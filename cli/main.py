@@ -77,8 +77,16 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
+_NAMED = f"{__name__}.named"  # key in Typer's context
+
+
 class LazyGroup(typer.core.TyperGroup):
     """A group whose commands are imported at the moment they run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Note whether a command was named; if not, the list itself is all that is asked for."""
+        ctx.meta[_NAMED] = any(word in COMMANDS for word in args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names in the order of the table."""
@@ -89,14 +97,9 @@ class LazyGroup(typer.core.TyperGroup):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        if _wants_help_of_group(ctx):
+        if not ctx.meta.get(_NAMED, True):
             return typer.core.TyperCommand(cmd_name, help=entry.help)
         return load(cmd_name)
-
-
-def _wants_help_of_group(ctx: Any) -> bool:
-    """Whether no command was named, so that the list itself is all that is asked for."""
-    return not any(word in COMMANDS for word in sys.argv[1:]) and not ctx.resilient_parsing
 
 
 def load(name: str) -> Any:

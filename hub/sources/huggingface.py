@@ -1,0 +1,308 @@
+"""The source ``huggingface``: a repository at one commit, its bytes through our own engine.
+
+``huggingface-hub`` gives the login, the revision, the file list and the gate's answers. It
+neither resumes across runs nor checks content over plain HTTP, so it never gets to move weights.
+Each range asks the Hub anew for its place on the CDN: an expired CDN address cannot outlive a try.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
+from llama_hub.hub.catalog import Model
+from llama_hub.hub.http import Client, Refusal
+from llama_hub.hub.journal import BLOCK
+from llama_hub.hub.manifest import Format
+from llama_hub.hub.origins import Body, RemoteFile, Request, Transient
+from llama_hub.hub.receiving import Policy, TransferError
+from llama_hub.hub.redaction import plain_url, redact
+from llama_hub.hub.sources import layout
+from llama_hub.hub.sources.base import FetchPlan, read_small
+from llama_hub.licenses.gate import Texts
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+TIMEOUT = 30.0  # seconds; the library itself would wait for ever
+POLICY = Policy(span=16 * BLOCK)
+TOKENS = "https://huggingface.co/settings/tokens"
+_SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_SMALL = {
+    "hf": ("config.json", *layout.HF_OPTIONAL, layout.INDEX, "tokenizer.model"),
+    "meta": ("params.json", *layout.CHECKLISTS, "tokenizer.model"),
+}
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A repository as it was at one commit."""
+
+    repository: str
+    sha: str
+    files: Mapping[str, RepoSibling]
+
+
+class HuggingFace:
+    """One repository; the commit is looked up once and then kept."""
+
+    kind = "huggingface"
+
+    def __init__(
+        self,
+        repository: str,
+        fmt: Format,
+        *,
+        token: str | None = None,
+        revision: str | None = None,
+        endpoint: str | None = None,
+        policy: Policy = POLICY,
+    ) -> None:
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the library is imported
+        import huggingface_hub
+        from huggingface_hub import constants
+
+        self.policy = policy
+        self.small: dict[str, bytes | None] = {}
+        self.client = Client()
+        self.repository = repository
+        self.token = token or huggingface_hub.get_token()
+        self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self._fmt = fmt
+        self._revision = revision or "main"
+        self._commit: Commit | None = None
+
+    @property
+    def about(self) -> str:
+        """Repository and revision."""
+        return f"from {self.where} at {self._revision}"
+
+    @property
+    def where(self) -> str:
+        """The repository's page."""
+        return f"{plain_url(self._endpoint)}/{self.repository}"
+
+    @property
+    def commit(self) -> Commit:
+        """The commit that the revision means."""
+        if self._commit is None:
+            info = self._ask_hub()
+            files = {file.rfilename: file for file in info.siblings or ()}
+            if not info.sha or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
+                raise TransferError(f"{self.where} did not name a commit", hint="try again later")
+            self._commit = Commit(self.repository, info.sha, files)
+        return self._commit
+
+    def request(self, path: str) -> Request:
+        """The file at the pinned commit."""
+        url = f"{self._endpoint}/{self.repository}/resolve/{self.commit.sha}/{quote(path)}"
+        return HubRequest(self, url)
+
+    def size(self, path: str) -> int | None:
+        """As the Hub lists it."""
+        return self.commit.files[path].size if path in self.commit.files else None
+
+    def texts(self, model: Model) -> Texts:
+        """Licence and policy of the repository; a closed gate shows here."""
+        found = dict(self._documents())
+        if "LICENSE" not in found:
+            raise NotFoundError(
+                f"{self.where} has no LICENSE", hint="choose a repository that has it, or --source"
+            )
+        record = {key: str(value) for key, value in self._record().items()}
+        policy = found.get("USE_POLICY.md")
+        text = policy.decode("utf-8", "replace") if policy is not None else None
+        return Texts(found["LICENSE"].decode("utf-8", "replace"), text, record)
+
+    def plan(self, model: Model) -> FetchPlan:
+        """One layout's files, never both; digests as the Hub and Meta's checklist state them."""
+        small = dict(self._documents()) | {
+            name: data for name in _SMALL[self._fmt] if (data := self._read(name)) is not None
+        }
+        weights = self._weights(model, small)
+        model = model if self._fmt == "meta" else layout.without_digests(model)
+        known = layout.Known.of(model, small)
+        files = [
+            self._checked(layout.inline(name, data, known, self)) for name, data in small.items()
+        ]
+        for name in weights:
+            pinned = name in known.pinned
+            made = RemoteFile(name, self.request(name), None, known.digests.get(name, {}), pinned)
+            files.append(self._checked(made))
+        layout.check_shards(model, known)
+        lacks = layout.lacking(small, model, self._fmt)
+        return FetchPlan(self._fmt, tuple(files), self._record(), self.policy, tuple(lacks))
+
+    def _documents(self) -> Iterator[tuple[str, bytes]]:
+        """What goes along with the weights, under the names that a store folder uses."""
+        for name, alternatives in layout.documents(self._fmt):
+            for alternative in alternatives:
+                data = self._read(alternative)
+                if data is not None:
+                    yield name, data
+                    break
+
+    def _read(self, path: str) -> bytes | None:
+        return read_small(self, path) if path in self.commit.files else None
+
+    def _weights(self, model: Model, small: Mapping[str, bytes]) -> tuple[str, ...]:
+        present = self.commit.files
+        if self._fmt == "meta":
+            wanted = model.weight_files
+        elif layout.INDEX in small:
+            wanted = layout.index_files(small[layout.INDEX])
+        else:
+            wanted = tuple(name for name in sorted(present) if _SAFETENSORS.fullmatch(name))
+        if not wanted or not set(wanted) <= set(present):
+            other = "original" if self._fmt == "hf" else "hf"
+            missing = ", ".join(sorted(set(wanted) - set(present))) or "model.safetensors"
+            raise NotFoundError(
+                f"{self.where} has no {missing}", hint=f"try --format {other} or another --source"
+            )
+        return wanted
+
+    def _checked(self, file: RemoteFile) -> RemoteFile:
+        """Add what the Hub states about the file: SHA-256 of large ones, git's SHA-1 of others."""
+        aliases = [alias for name, known in layout.documents(self._fmt) if name == file.path
+                   for alias in known]  # fmt: skip
+        name = next((n for n in (*aliases, file.path) if n in self.commit.files), None)
+        if name is None:
+            return file
+        stated = self.commit.files[name]
+        digests = dict(file.digests)
+        if stated.lfs is not None:
+            digests["sha256"] = stated.lfs.sha256
+        elif stated.blob_id:
+            digests["git-sha1"] = stated.blob_id
+        size = stated.size if file.size is None else file.size
+        return RemoteFile(file.path, file.request, size, digests, file.pinned)
+
+    def _record(self) -> Mapping[str, Any]:
+        return {
+            "kind": self.kind,
+            "host": urlsplit(self._endpoint).hostname,
+            "repository": self.repository,
+            "commit": self.commit.sha,
+        }
+
+    def _ask_hub(self) -> ModelInfo:
+        import httpx2
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+        api = HfApi(endpoint=self._endpoint, token=self.token or False)
+        try:
+            return api.model_info(
+                self.repository, revision=self._revision, files_metadata=True, timeout=TIMEOUT
+            )
+        except HfHubHTTPError as error:
+            raise self.meaning(
+                error.response.status_code, error.response.headers, str(error)
+            ) from error
+        except HFValidationError as error:
+            raise UsageError(f"{self.repository!r} is not a repository id: {error}") from error
+        except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
+            raise TransferError(
+                f"{self.where} cannot be reached: {redact(error) or type(error).__name__}",
+                hint="check the connection and the proxy variables, then run the command again",
+            ) from error
+
+    def meaning(self, status: int, headers: Mapping[str, str], text: str) -> LlamaHubError:
+        """What a refusal of the Hub means, in words and with the page to open."""
+        lower = {name.lower(): value for name, value in headers.items()}
+        code, said = lower.get("x-error-code", ""), lower.get("x-error-message", "")
+        if code == "GatedRepo" or (status == 403 and code == ""):
+            return self._gate(status, f"{said} {text}".lower())
+        if status == 401:
+            return self._not_authenticated(said)
+        if code == "RevisionNotFound":
+            return NotFoundError(
+                f"{self.where} has no revision {self._revision!r}", hint=f"see {self.where}/commits"
+            )
+        if status == 404:
+            return NotFoundError(
+                f"{self.where} does not exist, or is private and the token may not see it",
+                hint="check the repository's name and the token (HF_TOKEN, hf auth login)",
+            )
+        return TransferError(f"{self.where} answered {status}: {redact(said or text)[:200]}")
+
+    def _not_authenticated(self, said: str) -> LlamaHubError:
+        if self.token and "invalid" in said.lower():
+            return AccessError(
+                "Hugging Face does not know the token: it is mistyped, expired or revoked",
+                hint=f"make a new one at {TOKENS}, then set HF_TOKEN or run: hf auth login",
+            )
+        if not self.token:
+            return self._gate(401, said.lower())
+        return AccessError(
+            f"{self.where} is not visible with this token",
+            hint="check the repository's name; a private one needs a token of its organisation",
+        )
+
+    def _gate(self, status: int, said: str) -> AccessError:
+        """The five states of a gate."""
+        page = self.where
+        if not self.token:
+            return AccessError(
+                f"{page} is gated and you are not logged in",
+                hint=f"ask for access at {page}, make a token at {TOKENS}, then set HF_TOKEN or "
+                "run: hf auth login",
+            )
+        if re.search(
+            r"fine-grained|public gated|token.*(scope|permission)|permission.*token", said
+        ):
+            return AccessError(
+                "the token may not read gated repositories",
+                hint=f"at {TOKENS} edit it: 'Read access to contents of all public gated repos you "
+                "can access'",
+            )
+        if "reject" in said:
+            return AccessError(
+                f"your request for {page} was rejected by its authors",
+                hint="Meta's own form may still grant you a URL: --source meta",
+            )
+        if re.search(r"pending|await|review", said):
+            return AccessError(
+                f"your request for {page} is waiting for its authors' approval",
+                hint=f"see {page}; you get an e-mail; then run the same command again",
+            )
+        if status == 401:
+            return AccessError(
+                f"{page} is gated and the token was not accepted",
+                hint=f"make a new one at {TOKENS}, then set HF_TOKEN or run: hf auth login",
+            )
+        return AccessError(
+            f"{page} is gated and this account has not asked for access",
+            hint=f"open {page} and fill in its form, with the e-mail address that you gave Meta",
+        )
+
+
+class HubRequest:
+    """One file of the repository at its commit."""
+
+    def __init__(self, source: HuggingFace, url: str) -> None:
+        self._source = source
+        self._url = url
+
+    @property
+    def where(self) -> str:
+        """The file's address on the Hub."""
+        return plain_url(self._url)
+
+    def open(self, start: int, stop: int | None, validator: str | None = None) -> Body:
+        """GET a range: the Hub with the token, then the CDN without it."""
+        token = self._source.token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            return self._source.client.open(self._url, start, stop, validator, headers)
+        except Refusal as refusal:
+            if refusal.place.split("/")[2] != urlsplit(self._url).netloc:
+                raise Transient(f"the CDN refused ({refusal.status})") from refusal
+            if refusal.headers.get("X-Error-Code") == "EntryNotFound":
+                raise NotFoundError(f"there is no {self.where}") from refusal
+            raise self._source.meaning(refusal.status, refusal.headers, refusal.text) from refusal
