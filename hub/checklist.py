@@ -9,6 +9,7 @@ from llama_hub.errors import IntegrityError
 
 _LINE = re.compile(r"\\?([0-9a-f]{32}|[0-9a-f]{64})[ \t]+\*?(\S.*)", re.IGNORECASE)
 _BSD = re.compile(r"(MD5|SHA256) \((.+)\) = ([0-9a-f]{32}|[0-9a-f]{64})", re.IGNORECASE)
+Checksums = Mapping[str, Mapping[str, str]]  # file name → algorithm → hexadecimal
 ALGORITHM = {32: "md5", 64: "sha256"}  # by the number of hexadecimal digits
 
 
@@ -43,7 +44,7 @@ def _read_line(line: str) -> tuple[str, str] | None:
     return name.strip().replace("\\", "/").rsplit("/", 1)[-1], digest.lower()
 
 
-def merge(*lists: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+def merge(*lists: Checksums) -> dict[str, dict[str, str]]:
     """Several lists as one; ``IntegrityError`` where they contradict one another."""
     merged: dict[str, dict[str, str]] = {}
     for one in lists:

@@ -6,32 +6,29 @@ right before the manifest is written, and the folder has no final name before th
 
 from __future__ import annotations
 
-import os
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from llama_hub import __version__
 from llama_hub.errors import NotFoundError
 from llama_hub.files import write_atomic
 from llama_hub.hub.catalog import Model
-from llama_hub.hub.digests import Hashed
+from llama_hub.hub.digests import Hashed, hash_file
+from llama_hub.hub.fetching import fetch_all
 from llama_hub.hub.manifest import FileEntry, Format, Manifest
 from llama_hub.hub.origins import RemoteFile
-from llama_hub.hub.receiving import Cancel, Policy
 from llama_hub.hub.sources.base import FetchPlan, Source
 from llama_hub.hub.store import Store, Stored
-from llama_hub.hub.transfer import Fetched, disk_full, fetch
+from llama_hub.hub.transfer import JOURNALS, Fetched
 from llama_hub.licenses import gate as gates
 from llama_hub.licenses import terms
 from llama_hub.progress import NO_PROGRESS, Progress
 
-JOURNALS = ".journals"  # inside a partial folder
-TOTAL = "total"
 REFERENCES = {  # what Meta's download has as code and guide, and where ours is
     "model_code": "llama_hub.inference",
     "user_guide": "README.md of llama-hub",
@@ -49,41 +46,59 @@ class Downloaded(Stored):
     lacks: tuple[str, ...]  # what the source does not have
 
 
-def download(
-    model: Model,
-    source: Source,
-    fmt: Format,
-    *,
-    store: Store | None = None,
-    gate: gates.Gate | None = None,
-    accept: gates.Accept | None = None,
-    progress: Progress = NO_PROGRESS,
-    jobs: int = 4,
-    connections: int | None = None,
-) -> Downloaded:
-    """Bring ``model`` into the store, or find it there; continues what was broken off.
+@dataclass(frozen=True)
+class Job:
+    """What is wanted, and how."""
 
-    ``jobs``: files at a time; ``connections``: ranges of one file (default: the source's).
-    """
+    model: Model
+    source: Source
+    format: Format
+    store: Store = field(default_factory=Store)
+    gate: gates.Gate = field(default_factory=gates.Gate)
+    accept: gates.Accept | None = None  # how to accept a licence that is not accepted yet
+    progress: Progress = NO_PROGRESS
+    files: int = 4  # at a time
+    connections: int | None = None  # ranges of one file at a time; None: as the source likes it
+
+
+Bring = Callable[[FetchPlan, Path, Job], list[Fetched]]
+
+
+def download(job: Job) -> Downloaded:
+    """Bring the model into the store, or find it there; continues what was broken off."""
+    return complete(job, _transfer)
+
+
+def _transfer(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:
+    return fetch_all(
+        plan,
+        folder,
+        job.model.bytes,
+        progress=job.progress,
+        files=job.files,
+        connections=job.connections,
+    )
+
+
+def complete(job: Job, bring: Bring) -> Downloaded:
+    """The whole way of a model into the store; ``bring`` is how its files come."""
     begun = time.monotonic()
-    store, gate = store or Store(), gate or gates.Gate()
-    with _alone(store, model.id, fmt, progress):
-        stored = _present(store, model.id, fmt)
+    license = terms.load(job.model.license)
+    with _alone(job):
+        stored = _present(job.store, job.model.id, job.format)
         if stored is not None:
-            receipt = gate.ensure(terms.load(model.license), _stored_texts(stored), accept)
+            receipt = job.gate.ensure(license, _stored_texts(stored), job.accept)
             return _downloaded(stored, receipt.id, 0, begun, reused=True)
-        texts = source.texts(model)
-        receipt = gate.ensure(terms.load(model.license), texts, accept)
-        plan = source.plan(model)
-        folder = store.partial_folder(model.id, fmt)
-        fetched = fetch_all(
-            plan, folder, model.bytes, progress=progress, jobs=jobs, connections=connections
-        )
-        _write_notice(folder, terms.load(model.license))
-        describe(model, plan, folder, fetched, receipt.id).write(folder)
-        _remove_journals(folder)
-        received = sum(one.received for one in fetched)
-        return _downloaded(store.publish(model.id, fmt), receipt.id, received, begun, reused=False)
+        receipt = job.gate.ensure(license, job.source.texts(job.model), job.accept)
+        plan = job.source.plan(job.model)
+        folder = job.store.partial_folder(job.model.id, job.format)
+        fetched = bring(plan, folder, job)
+        _write_notice(folder, license)
+        describe(job, plan, folder, fetched, receipt.id).write(folder)
+        shutil.rmtree(folder / JOURNALS, ignore_errors=True)
+        stored = job.store.publish(job.model.id, job.format)
+    received = sum(one.received for one in fetched)
+    return _downloaded(stored, receipt.id, received, begun, reused=False)
 
 
 def _downloaded(
@@ -94,26 +109,16 @@ def _downloaded(
     return Downloaded(stored.path, stored.manifest, receipt, received, seconds, reused, lacks)
 
 
-class _alone:
+@contextmanager
+def _alone(job: Job) -> Iterator[None]:
     """The lock of one model and format; says so if another process has it."""
-
-    def __init__(self, store: Store, model_id: str, fmt: Format, progress: Progress) -> None:
-        self._of: Callable[[bool], Any] = lambda blocking: store.lock(
-            model_id, fmt, blocking=blocking
-        )
-        self._progress = progress
-
-    def __enter__(self) -> None:
-        self._held = self._of(False)
+    with ExitStack() as held:
         try:
-            self._held.__enter__()
+            held.enter_context(job.store.lock(job.model.id, job.format, blocking=False))
         except BlockingIOError:
-            self._progress.say("another llama-hub is busy with this model: waiting for it")
-            self._held = self._of(True)
-            self._held.__enter__()
-
-    def __exit__(self, *exception: object) -> None:
-        self._held.__exit__(None, None, None)
+            job.progress.say("another llama-hub is busy with this model: waiting for it")
+            held.enter_context(job.store.lock(job.model.id, job.format))
+        yield
 
 
 def _present(store: Store, model_id: str, fmt: Format) -> Stored | None:
@@ -140,114 +145,8 @@ def _stored_texts(stored: Stored) -> gates.Texts:
     return gates.Texts(text("LICENSE") or "", text("USE_POLICY.md"), source)
 
 
-def fetch_all(
-    plan: FetchPlan,
-    folder: Path,
-    expected_bytes: int | None,
-    *,
-    progress: Progress,
-    jobs: int,
-    connections: int | None,
-) -> list[Fetched]:
-    """Bring every file of ``plan`` to ``folder``; raises the first error after all have stopped."""
-    require_room(folder, plan, expected_bytes)
-    policy = plan.policy
-    if connections is not None and policy.span is not None:
-        policy = replace(policy, connections=connections)
-    total = _Total(progress, plan.size or expected_bytes)
-    cancel = Cancel()
-    pool = ThreadPoolExecutor(max(1, jobs), thread_name_prefix="file")
-    try:
-        futures = [
-            pool.submit(_fetch_one, file, folder, policy, total, cancel) for file in _order(plan)
-        ]
-        _wait(futures, policy, cancel)
-        return [future.result() for future in futures]
-    except BaseException as interruption:
-        cancel.set(interruption)
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        progress.finish(TOTAL)
-
-
-def _order(plan: FetchPlan) -> list[RemoteFile]:
-    """Small files first: they are what makes the large ones usable."""
-    return sorted(plan.files, key=lambda file: file.size is None or file.size > 1 << 24)
-
-
-def _fetch_one(
-    file: RemoteFile, folder: Path, policy: Policy, progress: Progress, cancel: Cancel
-) -> Fetched:
-    cancel.sleep(0)  # do not begin what was cancelled
-    journal = folder / JOURNALS / f"{file.path}.journal"
-    fetched = fetch(file, folder / file.path, journal, policy, progress=progress, cancel=cancel)
-    checked = ", ".join(file.digests) if file.digests else "no digest to compare with"
-    progress.finish(file.path, f"verified ({checked})" if file.digests else checked)
-    return fetched
-
-
-def _wait(futures: Sequence[Future[Fetched]], policy: Policy, cancel: Cancel) -> None:
-    """Until all are done; the first failure stops the rest, or lets those under way finish."""
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            error = future.exception()
-            if error is None:
-                continue
-            if policy.finish_others:
-                for other in pending:
-                    other.cancel()
-                wait(pending)
-            else:
-                cancel.set(error)
-            raise error
-
-
-class _Total:
-    """Passes progress on, and adds it up for all files."""
-
-    def __init__(self, progress: Progress, size: int | None) -> None:
-        self._progress = progress
-        progress.start(TOTAL, size)
-
-    def start(self, task: str, total: int | None = None, *, unit: str = "B", done: int = 0) -> None:
-        self._progress.start(task, total, unit=unit, done=done)
-        if done:
-            self._progress.advance(TOTAL, done)
-
-    def advance(self, task: str, amount: int) -> None:
-        self._progress.advance(task, amount)
-        self._progress.advance(TOTAL, amount)
-
-    def finish(self, task: str, note: str = "") -> None:
-        self._progress.finish(task, note)
-
-    def say(self, message: str) -> None:
-        self._progress.say(message)
-
-
-def require_room(folder: Path, plan: FetchPlan, expected_bytes: int | None) -> None:
-    """``DiskFullError`` that names the missing bytes, if the disk cannot hold what is to come."""
-    known = sum(file.size or 0 for file in plan.files)
-    needed = known if plan.size is not None else max(known, expected_bytes or 0)
-    here = [folder / file.path for file in plan.files]
-    taken = sum(path.stat().st_blocks * 512 for path in here if path.is_file())
-    state = os.statvfs(_existing(folder))
-    missing = needed - taken - state.f_bavail * state.f_frsize
-    if missing > 0:
-        raise disk_full(folder / "models", missing)
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
 def describe(
-    model: Model, plan: FetchPlan, folder: Path, fetched: Sequence[Fetched], receipt: str
+    job: Job, plan: FetchPlan, folder: Path, fetched: Sequence[Fetched], receipt: str
 ) -> Manifest:
     """The manifest of what was fetched, and of the files that llama-hub added."""
     by_path = {file.path: file for file in plan.files}
@@ -255,11 +154,11 @@ def describe(
     if (folder / "NOTICE").is_file():
         entries.append(added_entry(folder, "NOTICE"))
     return Manifest(
-        model=model.id,
+        model=job.model.id,
         format=plan.format,
-        license=model.license,
+        license=job.model.license,
         files=tuple(sorted(entries)),
-        made_by={"operation": "download"},
+        made_by={"operation": "import" if plan.source["kind"] == "import" else "download"},
         source=dict(plan.source)
         | {"lacks": list(plan.lacks), "references": REFERENCES, "tool": f"llama-hub {__version__}"},
         receipt=receipt,
@@ -281,8 +180,6 @@ def entry(file: RemoteFile, hashed: Hashed) -> FileEntry:
 
 def added_entry(folder: Path, name: str) -> FileEntry:
     """A file that llama-hub wrote itself."""
-    from llama_hub.hub.digests import hash_file
-
     hashed = hash_file(folder / name)
     return FileEntry(name, hashed.size, hashed.digests["sha256"], blocks=hashed.blocks)
 
@@ -291,9 +188,3 @@ def _write_notice(folder: Path, license: terms.License) -> None:
     text = gates.notice_text(license)
     if text:
         write_atomic(folder / "NOTICE", text.encode())
-
-
-def _remove_journals(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder / JOURNALS, ignore_errors=True)

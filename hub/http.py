@@ -128,19 +128,6 @@ class Client:
             url = target
         raise Transient(f"{plain_url(url)}: more than {MAX_REDIRECTS} redirects")
 
-    def location(self, url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
-        """Where ``url`` redirects to (itself if it does not), and the headers of that answer."""
-        connection, _, response = self._get(url, dict(headers) | _range_headers(0, 1, None))
-        found = dict(response.headers.items())
-        try:
-            if response.status in REDIRECTS:
-                return self._redirected(url, response), found
-            if response.status >= 400:
-                self._refuse(url, response)
-            return url, found
-        finally:
-            _finish(response, connection)
-
     def keep(self, key: str, connection: http.client.HTTPConnection) -> None:
         """Take back a connection whose answer was read to its end."""
         with self._lock:

@@ -59,7 +59,7 @@ def proxy_for(url: SplitResult) -> SplitResult | None:
     proxy = urlsplit(found if "://" in found else f"http://{found}")
     if proxy.scheme != "http" or not proxy.hostname:
         raise UsageError(
-            f"the proxy {plain_url(proxy.geturl())} is not an http:// proxy; llama-hub can use no other",
+            f"the proxy {plain_url(proxy.geturl())} is not an http:// proxy; no other can be used",
             hint=f"set {url.scheme.upper()}_PROXY to http://HOST:PORT, or NO_PROXY={url.hostname}",
         )
     return proxy

@@ -35,6 +35,7 @@ from llama_hub.hub.receiving import (
 )
 from llama_hub.progress import Progress
 
+JOURNALS = ".journals"  # inside a partial folder
 _DAMAGED = (
     "the damaged copy was discarded; run the command again, and if it stays, the source's copy or "
     "its checklist is wrong: try another --source"

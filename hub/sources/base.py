@@ -39,6 +39,10 @@ class Source(Protocol):
 
     kind: str
 
+    @property
+    def about(self) -> str:
+        """One line for a person: from where, and until when."""
+
     def texts(self, model: Model) -> Texts:
         """Licence and policy as the source hands them out; before anything else is fetched."""
 
@@ -58,6 +62,9 @@ class Place(Protocol):
 
     def request(self, path: str) -> Request:
         """How to get the file at ``path``; it need not exist."""
+
+    def size(self, path: str) -> int | None:
+        """Bytes of the file, where that costs no request."""
 
 
 def read_small(place: Place, path: str) -> bytes | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_hub.errors import IntegrityError, NotFoundError
@@ -24,7 +24,7 @@ from llama_hub.licenses.gate import Texts
 LICENSE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 POLICY_NAMES = ("USE_POLICY.md", "USE_POLICY.txt")
 GUIDE_NAMES = ("Responsible-Use-Guide.pdf", "responsible-use-guide.pdf")
-LISTS = ("checklist.chk", "tokenizer_checklist.chk", "SHA256SUMS")
+CHECKLISTS = ("checklist.chk", "tokenizer_checklist.chk")
 HF_OPTIONAL = (
     "generation_config.json",
     "tokenizer.json",
@@ -32,6 +32,7 @@ HF_OPTIONAL = (
     "special_tokens_map.json",
 )
 INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"consolidated\.\d+\.pth")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -72,7 +73,7 @@ def texts(place: Place, model: Model, fmt: Format, source: Mapping[str, str]) ->
     license, policy = finder.find(*LICENSE_NAMES), finder.find(*POLICY_NAMES)
     if license is None and terms.load(model.license).gated:
         raise NotFoundError(
-            f"{place.where} has no LICENSE for {model.id}, and what cannot be read cannot be accepted",
+            f"{place.where} has no LICENSE for {model.id}, which has to be read and accepted",
             hint=f"put Meta's LICENSE and USE_POLICY.md beside the model (text: "
             f"{terms.load(model.license).url or 'from the licensor'})",
         )
@@ -80,7 +81,7 @@ def texts(place: Place, model: Model, fmt: Format, source: Mapping[str, str]) ->
 
 
 def _text(found: tuple[str, bytes] | None) -> str:
-    return found[1].decode("utf-8", errors="replace") if found else ""
+    return _decode(found[1]) if found else ""
 
 
 def plan(place: Place, model: Model, fmt: Format, source: Mapping[str, Any]) -> FetchPlan:
@@ -89,15 +90,17 @@ def plan(place: Place, model: Model, fmt: Format, source: Mapping[str, Any]) -> 
     home = finder.home()
     small = _small_files(finder)
     weights = _weights(finder, home, small)
-    known = _known_digests(finder, home, small)
-    files = [_inline(name, data, known, place, model) for name, data in small.items()]
+    known = _known(finder, home, small)
+    files = [inline(name, data, known, place) for name, data in small.items()]
+    sizes = {} if fmt == "hf" and model.layout == "meta" else model.sizes
     for name in weights:
-        size = model.sizes.get(name, known.sizes.get(name))
+        size = sizes.get(name) or known.sizes.get(name) or place.size(home + name)
         request = place.request(home + name)
         files.append(
             RemoteFile(name, request, size, known.digests.get(name, {}), name in known.pinned)
         )
-    lacks = _lacking(small, weights, known, fmt)
+    check_shards(model, known)
+    lacks = (*lacking(small, model, fmt), *known.unlisted(weights))
     return FetchPlan(fmt, tuple(files), source, place.policy, lacks)
 
 
@@ -109,6 +112,17 @@ class Known:
     sizes: Mapping[str, int]
     pinned: frozenset[str]
 
+    @classmethod
+    def of(cls, model: Model, small: Mapping[str, bytes], *more: checklist.Checksums) -> Known:
+        """From the source's lists and the catalogue, which must agree."""
+        lists = [checklist.parse(_decode(small[name])) for name in CHECKLISTS if name in small]
+        pinned = pinned_digests(model)
+        return cls(checklist.merge(pinned, *lists, *more), {}, frozenset(pinned))
+
+    def unlisted(self, names: Sequence[str]) -> list[str]:
+        """What to say about files for which there is no digest."""
+        return [f"a digest of {name}" for name in names if name not in self.digests]
+
 
 def pinned_digests(model: Model) -> dict[str, dict[str, str]]:
     """The catalogue's own digests, as a checksum list."""
@@ -117,7 +131,7 @@ def pinned_digests(model: Model) -> dict[str, dict[str, str]]:
 
 def _small_files(finder: Finder) -> dict[str, bytes]:
     found = dict(_documents(finder))
-    found |= {name: hit[1] for name in LISTS[:2] if (hit := finder.find(name))}
+    found |= {name: hit[1] for name in CHECKLISTS if (hit := finder.find(name))}
     required = ("params.json",) if finder.fmt == "meta" else ("config.json",)
     optional = HF_OPTIONAL if finder.fmt == "hf" else ()
     for name in (*required, *optional, "tokenizer.model"):
@@ -132,40 +146,63 @@ def _small_files(finder: Finder) -> dict[str, bytes]:
     return found
 
 
+def documents(fmt: Format) -> list[tuple[str, tuple[str, ...]]]:
+    """What goes along with the weights: its name in the store, and the names it has elsewhere."""
+    card = "MODEL_CARD.md" if fmt == "meta" else "README.md"
+    cards = ("MODEL_CARD.md", "README.md") if fmt == "meta" else ("README.md",)
+    return [
+        ("LICENSE", LICENSE_NAMES),
+        ("USE_POLICY.md", POLICY_NAMES),
+        (card, cards),
+        (GUIDE_NAMES[0], GUIDE_NAMES),
+    ]
+
+
 def _documents(finder: Finder) -> Iterator[tuple[str, bytes]]:
-    """What goes along with the weights, under the names that a store folder uses."""
-    card = ("MODEL_CARD.md", "README.md") if finder.fmt == "meta" else ("README.md",)
-    for names in (LICENSE_NAMES, POLICY_NAMES, card, GUIDE_NAMES):
+    for name, names in documents(finder.fmt):
         hit = finder.find(*names)
         if hit is not None:
-            yield names[0], hit[1]
+            yield name, hit[1]
 
 
-def _known_digests(finder: Finder, home: str, small: Mapping[str, bytes]) -> Known:
-    """Checksum lists of the source and the catalogue's digests, which must agree."""
-    lists = [checklist.parse(small[name].decode("utf-8", "replace")) for name in LISTS[:2]
-             if name in small]  # fmt: skip
+def _known(finder: Finder, home: str, small: Mapping[str, bytes]) -> Known:
+    """All digests that the place has, and those of the catalogue."""
+    more: list[checklist.Checksums] = []
     sums = read_small(finder.place, f"{home}SHA256SUMS")
     if sums is not None:
-        lists.append(checklist.parse(sums.decode("utf-8", "replace")))
+        more.append(checklist.parse(_decode(sums)))
     sizes: dict[str, int] = {}
     manifest = read_small(finder.place, home + MANIFEST_NAME)
     if manifest is not None:
         described = parse(_json(manifest, MANIFEST_NAME), f"{home}{MANIFEST_NAME}")
-        lists.append({entry.path: {"sha256": entry.sha256} for entry in described.files})
+        more.append({entry.path: {"sha256": entry.sha256} for entry in described.files})
         sizes = {entry.path: entry.size for entry in described.files}
-    pinned = pinned_digests(finder.model)
-    if finder.fmt == "hf":  # the catalogue's digests are of Meta's files unless it says otherwise
-        pinned = pinned if finder.model.layout == "hf" else {}
-    return Known(checklist.merge(pinned, *lists), sizes, frozenset(pinned))
+    model = finder.model
+    if finder.fmt == "hf" and model.layout == "meta":
+        model = without_digests(model)
+    return replace(Known.of(model, small, *more), sizes=sizes)
 
 
-def _inline(name: str, data: bytes, known: Known, place: Place, model: Model) -> RemoteFile:
+def without_digests(model: Model) -> Model:
+    """The model for another layout than the one that its catalogue digests are of."""
+    return replace(model, digests={}, sizes={})
+
+
+def inline(name: str, data: bytes, known: Known, place: Place) -> RemoteFile:
+    """A small file that was read already."""
+    request = BytesRequest(data, f"{place.where} ({name})")
     expected = known.digests.get(name, {})
-    return RemoteFile(
-        name, BytesRequest(data, f"{place.where} ({name})"), len(data), expected,
-        name in known.pinned,
-    )  # fmt: skip
+    return RemoteFile(name, request, len(data), expected, name in known.pinned)
+
+
+def check_shards(model: Model, known: Known) -> None:
+    """``IntegrityError`` if the source's checklist speaks of other shards than the catalogue."""
+    listed = {name for name in known.digests if _SHARD.fullmatch(name)}
+    if not listed <= set(model.weight_files):
+        raise IntegrityError(
+            f"the source's checklist names {len(listed)} shards, {model.id} has {model.shards}",
+            hint="the source has another model there: check `folder` and `shards`, or --url",
+        )
 
 
 def _weights(finder: Finder, home: str, small: dict[str, bytes]) -> tuple[str, ...]:
@@ -198,11 +235,13 @@ def _json(data: bytes, name: str) -> Any:
     return document
 
 
-def _lacking(
-    small: Mapping[str, bytes], weights: tuple[str, ...], known: Known, fmt: Format
-) -> tuple[str, ...]:
-    card = "MODEL_CARD.md" if fmt == "meta" else "README.md"
-    documents = ("LICENSE", "USE_POLICY.md", card, GUIDE_NAMES[0])
-    lacking = [name for name in documents if name not in small]
-    lacking += [f"a digest of {name}" for name in weights if name not in known.digests]
-    return tuple(lacking)
+def lacking(small: Mapping[str, bytes], model: Model, fmt: Format) -> list[str]:
+    """Documents that Meta hands out with its models and this place does not have."""
+    wanted = [name for name, _ in documents(fmt)]
+    if not terms.load(model.license).gated:
+        wanted.remove(GUIDE_NAMES[0])
+    return [name for name in wanted if name not in small]
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")

@@ -36,6 +36,11 @@ class FolderPlace:
         """The file below the folder."""
         return FolderRequest(self.root / path)
 
+    def size(self, path: str) -> int | None:
+        """The file's size; ``None`` if it is not there."""
+        file = self.root / path
+        return file.stat().st_size if file.is_file() else None
+
 
 class Mirror:
     """The source ``mirror``."""
@@ -46,6 +51,11 @@ class Mirror:
         self.kind = kind
         self._place = place
         self._fmt = fmt
+
+    @property
+    def about(self) -> str:
+        """Where the files come from."""
+        return "from the package" if self.kind == "builtin" else f"from {self._place.where}"
 
     def texts(self, model: Model) -> Texts:
         """Licence and policy, from beside the weights."""

@@ -33,6 +33,10 @@ class HttpPlace:
             self._client, urlunsplit((parts.scheme, parts.netloc, below, parts.query, ""))
         )
 
+    def size(self, path: str) -> int | None:
+        """Not known before the first answer."""
+        return None
+
 
 class HttpRequest:
     """One file at a fixed URL."""

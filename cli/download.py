@@ -1,0 +1,162 @@
+"""``llama-hub download``: from a source into the store, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama_hub.cli.acceptance import (
+    AcceptLicense,
+    ConfirmMau,
+    Email,
+    Flags,
+    LicenseeName,
+    Organization,
+    TextSha256,
+    acceptance,
+)
+from llama_hub.cli.options import CatalogFile, Json, Quiet
+from llama_hub.cli.output import Output, duration_text, output, size_text
+from llama_hub.cli.sources import AllowHost, FormatName, Revision, SourceName, Token, Url, wanted
+
+if TYPE_CHECKING:
+    from llama_hub.hub.download import Downloaded
+    from llama_hub.hub.manifest import FileEntry, Format
+    from llama_hub.hub.sources.base import FetchPlan
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def download(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalogue id.")],
+    source: SourceName = None,
+    url: Url = None,
+    token: Token = None,
+    format: FormatName = None,
+    revision: Revision = None,
+    allow_host: AllowHost = None,
+    files: Annotated[int, typer.Option(min=1, max=32, help="Files at a time.")] = 4,
+    connections: Annotated[
+        int | None,
+        typer.Option(min=1, max=32, help="Ranges of one file at a time.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be fetched; fetch no weights.")
+    ] = False,
+    accept_license: AcceptLicense = False,
+    licensee: LicenseeName = "",
+    email: Email = "",
+    organization: Organization = "",
+    confirm_mau: ConfirmMau = False,
+    text_sha256: TextSha256 = "",
+    catalog: CatalogFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a model into the store, verified; continues what was broken off."""
+    from llama_hub.hub.catalog import load
+    from llama_hub.hub.download import Job
+    from llama_hub.hub.download import download as run
+    from llama_hub.hub.sources.choice import choose
+
+    out = output(json, quiet)
+    entry = load(catalog).get(model)
+    chosen, fmt = choose(entry, wanted(out, source, format, url, token, revision, allow_host))
+    out.status(chosen.about)
+    if dry_run:
+        _show_plan(out, model, fmt, chosen.plan(entry))
+        return
+    flags = Flags(accept_license, licensee, email, organization, confirm_mau, text_sha256)
+    with out.progress() as progress:
+        job = Job(
+            entry,
+            chosen,
+            fmt,
+            accept=acceptance(out, flags),
+            progress=progress,
+            files=files,
+            connections=connections,
+        )
+        done = run(job)
+    report(out, done)
+
+
+def report(out: Output, done: Downloaded) -> None:
+    """The answer of ``download`` and of ``import``."""
+    manifest = done.manifest
+    document = {
+        "model": manifest.model,
+        "path": str(done.path),
+        "manifest": manifest.digest,
+        "receipt": done.receipt,
+        "source": manifest.source.get("kind"),
+        "format": manifest.format,
+        "bytes": manifest.bytes,
+        "bytes_transferred": done.received,
+        "seconds": round(done.seconds, 3),
+        "reused": done.reused,
+        "lacks": list(done.lacks),
+        "files": [_file(entry) for entry in sorted(manifest.files)],
+    }
+    out.result(document, _summary(done))
+
+
+def _file(entry: FileEntry) -> dict[str, Any]:
+    document: dict[str, Any] = {"path": entry.path, "size": entry.size, "sha256": entry.sha256}
+    if entry.md5:
+        document["md5"] = entry.md5
+    return document | {"pinned": entry.pinned}
+
+
+def _summary(done: Downloaded) -> str:
+    manifest = done.manifest
+    if done.reused:
+        return (
+            f"{manifest.model} is already here: {done.path}\n"
+            f"  check its bytes with: llama-hub verify {manifest.model}"
+        )
+    pinned = sum(entry.pinned for entry in manifest.files)
+    known = f", {pinned} against digests pinned in llama-hub" if pinned else ""
+    lines = [
+        f"{manifest.model} is here and verified: {done.path}",
+        f"  {size_text(manifest.bytes)} in {len(manifest.files)} files{known}; "
+        f"{size_text(done.received)} fetched in {duration_text(done.seconds)}",
+        f"  manifest {manifest.digest}",
+        f"  receipt  {done.receipt}",
+    ]
+    if done.lacks:
+        lines.append(f"  the source has no {', no '.join(done.lacks)}")
+    lines.append(f"  next: llama-hub serve {manifest.model}   or llama-hub chat {manifest.model}")
+    return "\n".join(lines)
+
+
+def _show_plan(out: Output, model: str, fmt: Format, plan: FetchPlan) -> None:
+    document = {
+        "model": model,
+        "format": fmt,
+        "source": dict(plan.source),
+        "bytes": plan.size,
+        "lacks": list(plan.lacks),
+        "files": [
+            {
+                "path": file.path,
+                "size": file.size,
+                "digests": dict(file.digests),
+                "pinned": file.pinned,
+            }
+            for file in plan.files
+        ],
+    }
+    out.result(document, "\n".join(_plan_lines(document["files"], plan)))
+
+
+def _plan_lines(files: Any, plan: FetchPlan) -> Sequence[str]:
+    lines = [f"{size_text(plan.size)} in {len(files)} files; nothing was fetched"]
+    for file in files:
+        checked = ", ".join(file["digests"]) or "no digest"
+        known = " (pinned)" if file["pinned"] else ""
+        lines.append(f"  {file['path']:36} {size_text(file['size']):>10}  {checked}{known}")
+    return lines

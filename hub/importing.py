@@ -1,0 +1,167 @@
+"""Take over a folder that other tools downloaded: check it, describe it, copy nothing if possible.
+
+Understood are the folder of Meta's ``download.sh`` (tokenizer and licence one level up), a folder
+of ``hf download --local-dir``, and a repository or snapshot in Hugging Face's cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.hub.catalog import Catalog, Model
+from llama_hub.hub.digests import check, hash_file
+from llama_hub.hub.download import Downloaded, Job, complete
+from llama_hub.hub.manifest import Format
+from llama_hub.hub.origins import FolderRequest, RemoteFile, Request
+from llama_hub.hub.sources import layout
+from llama_hub.hub.sources.base import FetchPlan
+from llama_hub.hub.sources.mirror import FolderPlace
+from llama_hub.hub.transfer import Fetched
+from llama_hub.licenses.gate import Texts
+from llama_hub.progress import Progress
+
+FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
+SHARED = (*layout.LICENSE_NAMES, *layout.POLICY_NAMES, "tokenizer.model", *layout.CHECKLISTS[1:])
+HINT = "the file is damaged where it lies; nothing was imported"
+
+
+class ImportedFolder:
+    """The source ``import``: a folder whose files are linked instead of read."""
+
+    kind = "import"
+
+    def __init__(self, folder: Path, fmt: Format) -> None:
+        self._place = _Place(folder)
+        self._fmt = fmt
+        self._record = {"kind": self.kind, "folder": folder.name}
+        self.about = f"from {folder}"
+
+    def texts(self, model: Model) -> Texts:
+        """Licence and policy, in the folder or above it."""
+        return layout.texts(self._place, model, self._fmt, self._record)
+
+    def plan(self, model: Model) -> FetchPlan:
+        """The files that are there."""
+        made = layout.plan(self._place, replace(model, folder="."), self._fmt, self._record)
+        for file in made.files:
+            if isinstance(file.request, FolderRequest) and not file.request.path.is_file():
+                raise NotFoundError(
+                    f"{file.request.path} is missing", hint="finish that download, then import"
+                )
+        return made
+
+
+class _Place(FolderPlace):
+    """A folder whose shared files may lie one level up, as Meta's script leaves them."""
+
+    def request(self, path: str) -> Request:
+        here = self.root / path
+        above = self.root.parent / path
+        if path in SHARED and not here.is_file() and above.is_file():
+            return FolderRequest(above)
+        return FolderRequest(here)
+
+
+def locate(folder: Path) -> tuple[Path, Format]:
+    """The folder that really has the files (a cache's snapshot, say), and its format."""
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise NotFoundError(f"there is no folder {folder}")
+    if (folder / "snapshots").is_dir():
+        folder = _snapshot(folder)
+    if (folder / "params.json").is_file():
+        return folder, "meta"
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return folder, "hf"
+    raise NotFoundError(
+        f"{folder} is neither a download of Meta's (params.json, consolidated.00.pth) nor of "
+        "Hugging Face's (config.json, model.safetensors)",
+        hint="name the folder that has these files",
+    )
+
+
+def _snapshot(repository: Path) -> Path:
+    """The snapshot of Hugging Face's cache that ``main`` points to, or the only one."""
+    main = repository / "refs" / "main"
+    if main.is_file():
+        named = repository / "snapshots" / main.read_text(encoding="ascii").strip()
+        if named.is_dir():
+            return named
+    snapshots = sorted((repository / "snapshots").iterdir())
+    if len(snapshots) != 1:
+        raise UsageError(f"{repository} has {len(snapshots)} snapshots", hint="name one of them")
+    return snapshots[0]
+
+
+def guess(folder: Path, catalog: Catalog) -> Model:
+    """The model that the folder's name speaks of."""
+    names = {part.lower() for part in folder.absolute().parts[-4:]}
+    for model in catalog:
+        repositories = [name for name in (model.huggingface, model.huggingface_original) if name]
+        known = {model.id, model.folder.lower()}
+        known |= {name.rsplit("/", 1)[-1].lower() for name in repositories}
+        known |= {f"models--{name.replace('/', '--')}".lower() for name in repositories}
+        if names & known:
+            return model
+    raise UsageError(
+        f"the name {folder.name!r} does not tell which model it is",
+        hint=f"llama-hub import {folder} MODEL   (ids: llama-hub models)",
+    )
+
+
+def import_folder(job: Job) -> Downloaded:
+    """Like ``download``, with an ``ImportedFolder`` as the source of ``job``."""
+    return complete(job, _take_all)
+
+
+def _take_all(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda file: _take(file, folder, job.progress), plan.files))
+
+
+def _take(file: RemoteFile, folder: Path, progress: Progress) -> Fetched:
+    target = folder / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if isinstance(file.request, FolderRequest):
+        how = bring(file.request.path.resolve(), target)
+    else:
+        body = file.request.open(0, None)
+        data = bytearray(body.total or 0)
+        body.readinto(memoryview(data))
+        target.write_bytes(data)
+        how = "copied"
+    progress.start(file.path, target.stat().st_size)
+    algorithms = ["sha256", *(name for name in file.digests if name != "sha256")]
+    hashed = hash_file(target, algorithms, advance=lambda count: progress.advance(file.path, count))
+    check(file.path, file.digests, hashed.digests, hint=HINT)
+    progress.finish(file.path, f"{how}, {'verified' if file.digests else 'no digest to compare'}")
+    return Fetched(file.path, hashed, 0)
+
+
+def bring(path: Path, target: Path) -> str:
+    """Give ``path``'s content to ``target``: cloned, else linked, else copied; says which."""
+    ways: tuple[tuple[str, Callable[[Path, Path], object]], ...] = (
+        ("cloned", _clone),
+        ("linked", os.link),
+    )
+    for how, way in ways:
+        try:
+            way(path, target)
+            return how
+        except OSError:
+            target.unlink(missing_ok=True)
+    shutil.copyfile(path, target)
+    return "copied"
+
+
+def _clone(path: Path, target: Path) -> None:
+    with path.open("rb") as source, target.open("wb") as made:
+        fcntl.ioctl(made.fileno(), FICLONE, source.fileno())

@@ -1,0 +1,135 @@
+"""Which source is meant, from what the command line says or from what a manifest recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from llama_hub.errors import UsageError
+from llama_hub.hub.catalog import SOURCES, Model
+from llama_hub.hub.manifest import Format, Manifest
+from llama_hub.hub.sources.base import Source
+
+FORMATS: dict[str, Format] = {"original": "meta", "meta": "meta", "hf": "hf"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person said about the source; secrets are never shown (``repr`` included)."""
+
+    source: str | None = None
+    format: Format | None = None
+    url: str | None = None  # Meta's signed URL, or a mirror's base
+    token: str | None = None  # Hugging Face
+    revision: str | None = None  # Hugging Face
+    allow_hosts: tuple[str, ...] = ()  # for Meta's signed URL
+    ask_url: Callable[[str], str] | None = None  # asks a person for Meta's URL; None without one
+
+    def __repr__(self) -> str:
+        return f"Wanted(source={self.source!r}, format={self.format!r})"
+
+
+def choose(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+    """The source for ``model``, and the format in which it will come."""
+    kind = wanted.source or _guess(model, wanted)
+    if kind not in model.sources:
+        raise UsageError(
+            f"{model.id} does not come from the source {kind!r}",
+            hint=f"--source {' | '.join(model.sources)}",
+        )
+    return _MAKERS[kind](model, wanted)
+
+
+def recorded(model: Model, manifest: Manifest, wanted: Wanted) -> Source:
+    """The source that ``manifest`` names, unless ``wanted`` names another."""
+    known = manifest.source
+    same = replace(
+        wanted,
+        source=wanted.source or known.get("kind"),
+        format=manifest.format,
+        url=wanted.url or known.get("base"),
+        revision=wanted.revision or known.get("commit"),
+    )
+    if same.source not in SOURCES:
+        raise UsageError(
+            f"{manifest.model} was made here ({manifest.made_by.get('operation')}), not downloaded",
+            hint="name a source that has it with --source and --url, or make it again",
+        )
+    if wanted.source is None:
+        repository = known.get("repository")
+        model = replace(
+            model,
+            huggingface=repository or model.huggingface,
+            huggingface_original=repository or model.huggingface_original,
+        )
+    return choose(model, same)[0]
+
+
+def _guess(model: Model, wanted: Wanted) -> str:
+    from llama_hub.hub.sources.signed_url import looks_signed
+
+    if wanted.url:
+        return "meta" if "meta" in model.sources and looks_signed(wanted.url) else "mirror"
+    if len(model.sources) == 1 or "builtin" in model.sources:
+        return model.sources[0]
+    if wanted.token and "huggingface" in model.sources:
+        return "huggingface"
+    raise UsageError(
+        f"{model.id} can come from {', '.join(model.sources)}",
+        hint=f"--source {' | '.join(model.sources)}; meta and mirror take --url as well",
+    )
+
+
+def _only_meta_format(wanted: Wanted, kind: str) -> Format:
+    if wanted.format not in (None, "meta"):
+        raise UsageError(
+            f"the source {kind} has Meta's original format only",
+            hint="leave --format out; llama-hub convert makes the other",
+        )
+    return "meta"
+
+
+def _meta(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+    from llama_hub.hub.sources.meta import MetaSource
+
+    fmt = _only_meta_format(wanted, "meta")
+    return MetaSource(wanted.url, allow_hosts=wanted.allow_hosts, ask=wanted.ask_url), fmt
+
+
+def _huggingface(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+    from llama_hub.hub.sources.huggingface import HuggingFace
+
+    fmt = wanted.format or ("hf" if model.huggingface else "meta")
+    repository = model.huggingface if fmt == "hf" else model.huggingface_original
+    if repository is None:
+        raise UsageError(
+            f"the catalogue knows no repository of {model.id} in that format",
+            hint="leave --format out, or set huggingface / huggingface_original in its entry",
+        )
+    source = HuggingFace(repository, fmt, token=wanted.token, revision=wanted.revision)
+    return source, fmt
+
+
+def _mirror(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+    from llama_hub.hub.sources.mirror import mirror
+
+    if not wanted.url:
+        raise UsageError(
+            "a mirror needs its base", hint="--url https://HOST/PATH | s3://BUCKET/PREFIX | FOLDER"
+        )
+    fmt: Format = wanted.format or ("hf" if model.layout == "hf" else "meta")
+    return mirror(wanted.url, fmt), fmt
+
+
+def _builtin(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+    from llama_hub.hub.sources.builtin import builtin
+
+    return builtin(), _only_meta_format(wanted, "builtin")
+
+
+_MAKERS: dict[str, Callable[[Model, Wanted], tuple[Source, Format]]] = {
+    "meta": _meta,
+    "huggingface": _huggingface,
+    "mirror": _mirror,
+    "builtin": _builtin,
+}

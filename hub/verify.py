@@ -1,0 +1,115 @@
+"""Is a model folder still what its manifest says? Offline, on all cores, block by block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from llama_hub.hub.digests import damaged_blocks, hash_file
+from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, read
+from llama_hub.progress import NO_PROGRESS, Progress
+
+Status = Literal["ok", "missing", "size", "damaged", "extra"]
+TASK = "verify"
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What was found of one file."""
+
+    path: str
+    status: Status
+    blocks: tuple[int, ...] = ()  # numbers of the damaged blocks, where they can be told
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found of a folder."""
+
+    path: Path
+    manifest: Manifest
+    files: tuple[FileCheck, ...]
+    tensors: int | None = None  # how many were read, if asked for
+    damaged_tensors: tuple[str, ...] = ()  # their bytes are not those that the manifest states
+
+    @property
+    def damaged(self) -> tuple[FileCheck, ...]:
+        """The files that are not as they should be; extra files are not among them."""
+        return tuple(file for file in self.files if file.status not in ("ok", "extra"))
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that the manifest lists is there and right."""
+        return not self.damaged and not self.damaged_tensors
+
+
+def verify(folder: Path, *, deep: bool = False, progress: Progress = NO_PROGRESS) -> Verification:
+    """Check every file of ``folder``; ``deep``: every tensor's canonical digest too.
+
+    ``IntegrityError`` only if the manifest itself was edited; everything else is in the result.
+    """
+    manifest = read(folder)
+    progress.start(TASK, manifest.bytes)
+    entries = sorted(manifest.files, key=lambda entry: -entry.size)  # the longest first
+
+    def check(entry: FileEntry) -> FileCheck:
+        return check_file(folder, entry, lambda count: progress.advance(TASK, count))
+
+    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        checks = list(pool.map(check, entries))
+    checks += [FileCheck(path, "extra") for path in extra_files(folder, manifest)]
+    found = Verification(folder, manifest, tuple(sorted(checks, key=lambda check: check.path)))
+    if deep and found.ok:
+        found = _check_tensors(found, progress)
+    progress.finish(TASK, "ok" if found.ok else "DAMAGED")
+    return found
+
+
+def check_file(
+    folder: Path, entry: FileEntry, advance: Callable[[int], None] = lambda count: None
+) -> FileCheck:
+    """Compare one file with its entry; a second pass finds the blocks, if it is damaged."""
+    path = folder / entry.path
+    try:
+        size = path.stat().st_size
+        if size == entry.size:
+            hashed = hash_file(path, blocks=False, advance=advance)
+            if hashed.digests["sha256"] == entry.sha256:
+                return FileCheck(entry.path, "ok")
+            status: Status = "damaged"
+        else:
+            status = "size"
+        blocks = tuple(damaged_blocks(path, entry.blocks)) if entry.blocks else ()
+    except FileNotFoundError:
+        return FileCheck(entry.path, "missing")
+    except OSError as error:  # a disk that cannot read a sector
+        return FileCheck(entry.path, "damaged", detail=f"cannot be read: {error.strerror}")
+    detail = f"{size} bytes instead of {entry.size}" if status == "size" else ""
+    return FileCheck(entry.path, status, blocks, detail)
+
+
+def extra_files(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Files in the folder that the manifest does not list."""
+    listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in listed:
+            yield name
+
+
+def _check_tensors(found: Verification, progress: Progress) -> Verification:
+    """Read every tensor as an engine would; compare where the manifest says what it must be."""
+    from llama_hub.hub.checkpoints.fingerprint import tensor_entries
+
+    expected = {entry.name: entry for entry in found.manifest.tensors}
+    computed = {entry.name: entry for entry in tensor_entries(found.path, progress=progress)}
+    names = (
+        sorted(set(expected) | set(computed)) if expected else ()  # a download states no tensors
+    )
+    wrong = tuple(name for name in names if expected.get(name) != computed.get(name))
+    return replace(found, tensors=len(computed), damaged_tensors=wrong)
