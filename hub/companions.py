@@ -17,7 +17,7 @@ from llama_hub.hub import sentencepiece_model
 from llama_hub.hub.architecture import Architecture, to_config, to_params
 from llama_hub.hub.chat_template import CHAT_TEMPLATE
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.sentencepiece_model import Vocabulary
+from llama_hub.hub.sentencepiece_model import CONTROL, Piece, Vocabulary
 from llama_hub.licenses.gate import notice_text
 from llama_hub.licenses.terms import License
 
@@ -87,6 +87,16 @@ def vocabulary(subject: Subject) -> Vocabulary | None:
             hint="take the tokenizer.model that came with these weights",
         )
     return found
+
+
+def added_pieces(subject: Subject) -> dict[int, Piece]:
+    """Tokens that a fine-tune added behind the tokenizer's, by id (``added_tokens.json``)."""
+    data = subject.find("added_tokens.json")
+    try:
+        listed = json.loads(data) if data else {}
+        return {int(token): Piece(str(text), 0.0, CONTROL) for text, token in listed.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"added_tokens.json cannot be read: {error}") from error
 
 
 def legal(subject: Subject) -> dict[str, bytes]:

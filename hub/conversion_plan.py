@@ -53,6 +53,8 @@ class Wanted:
             f"--model-parallel {self.model_parallel} is not between 1 and 64": self.model_parallel
             is not None
             and not 1 <= self.model_parallel <= 64,
+            "--allow-non-finite does not go with quantisation": self.allow_non_finite
+            and self.loses,
             "--max-shard-size must be positive": self.max_shard_size < 1,
         }
         for problem, found in problems.items():

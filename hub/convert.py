@@ -282,7 +282,7 @@ def _make(
             journal.close()
         made = _manifest(origin, source, wanted, blueprint, outcome, receipt, partial)
     if verify:
-        _prove(partial, made, source.architecture.context, progress)
+        _prove(partial, made, progress)
     made.write(partial)
     journal.remove()
     fsync_folder(partial)
@@ -464,7 +464,7 @@ def _made_by(source: Checkpoint, wanted: Wanted, outcome: Outcome) -> dict[str, 
     }
 
 
-def _prove(folder: Path, made: Manifest, context: int, progress: Progress) -> None:
+def _prove(folder: Path, made: Manifest, progress: Progress) -> None:
     """Read the output again, undo the layout and compare every tensor's digest."""
     from llama_hub.hub.checkpoints.fingerprint import tensor_entries
 

@@ -11,21 +11,26 @@ if TYPE_CHECKING:
     from llama_hub.hub.checkpoints.source import Checkpoint
 
 
-def open_checkpoint(folder: Path, *, context: int | None = None) -> Checkpoint:
+def open_checkpoint(
+    folder: Path, *, context: int | None = None, quantised: bool = False
+) -> Checkpoint:
     """The model in ``folder``, whatever its format; close it after use.
 
-    ``context`` (tokens): for Meta's layout, whose params.json does not tell it.
+    ``context`` (tokens): for Meta's layout, whose params.json does not tell it. A quantised
+    model is an ``IntegrityError`` unless ``quantised``, since its weights are gone.
     """
     # Imported here: numpy is in the extra [serve], and listing models does not need it.
-    from llama_hub.hub.checkpoints import meta, safetensors
+    from llama_hub.hub.checkpoints import gguf, meta, safetensors
 
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is not a folder")
     if meta.is_meta(folder):
         return meta.open_meta(folder, context=context)
     if safetensors.is_hf(folder):
-        return safetensors.open_hf(folder)
+        return safetensors.open_hf(folder, quantised=quantised)
+    if gguf.is_gguf(folder):
+        return gguf.open_gguf(folder, quantised=quantised)
     raise NotFoundError(
         f"{folder} holds no model that is known here",
-        hint="wanted: consolidated.NN.pth with params.json, config.json with *.safetensors",
+        hint="wanted: consolidated.NN.pth and params.json, or config.json and *.safetensors, or *.gguf",
     )

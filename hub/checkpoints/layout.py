@@ -41,6 +41,8 @@ _LAYER = {
     "feed_forward.w2": ("mlp.down_proj", "ffn_down", COLUMNS),
     "feed_forward.w3": ("mlp.up_proj", "ffn_up", ROWS),
 }
+_OF_HF = {names[0]: name for name, names in (_TOP | _LAYER).items()}
+_HF_LAYER = re.compile(r"model\.layers\.(0|[1-9]\d*)\.(.+)\.weight")
 _META_LAYER = re.compile(r"layers\.(0|[1-9]\d*)\.(.+)\.weight")
 _HF_IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 _META_IGNORED = re.compile(r"(.*\.)?rope\.freqs")
@@ -119,6 +121,14 @@ def check_shards(architecture: Architecture, shards: int) -> None:
 def hf_name(name: str) -> str:
     """Hugging Face's name of the canonical ``name``."""
     return _translated(name, 0, "model.layers.{}.{}.weight")
+
+
+def canonical_of_hf(name: str) -> str:
+    """The canonical name of Hugging Face's ``name``; ``KeyError`` if it is no weight of Llama."""
+    layer = _HF_LAYER.fullmatch(name)
+    if layer:
+        return f"layers.{layer[1]}.{_OF_HF[layer[2]]}.weight"
+    return f"{_OF_HF[name.removesuffix('.weight')]}.weight"
 
 
 def gguf_name(name: str) -> str:

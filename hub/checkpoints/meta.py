@@ -40,7 +40,7 @@ def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
     layout.check_shards(architecture, len(shards))
     _check_names(paths, shards, architecture)
     locations = {spec.name: _location(spec, paths, shards) for spec in layout.specs(architecture)}
-    return Checkpoint(folder, "meta", architecture, locations, len(shards), {"params": params})
+    return Checkpoint(folder, "meta", architecture, locations, len(shards))
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -98,9 +98,7 @@ def _file(archive: _Archive, number: int) -> FilePlan:
     return FilePlan(name, size, tuple(fixed), archive.end, trailer)
 
 
-def _portions(
-    spec: TensorSpec, dtype: str, archive: _Archive, shards: int
-) -> tuple[Portion, ...]:
+def _portions(spec: TensorSpec, dtype: str, archive: _Archive, shards: int) -> tuple[Portion, ...]:
     member = archive.records[spec.name]
     shape = layout.shard_shape(spec, shards)
     row_bytes = shape[-1] * numeric.item_bytes(dtype)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub.architecture import Architecture, from_config
+from llama_hub.hub.architecture import from_config
 from llama_hub.hub.checkpoints import layout, numeric
 from llama_hub.hub.checkpoints.blueprint import Blueprint, FilePlan, Place, Portion, TensorPlan
 from llama_hub.hub.checkpoints.meta import segment
 from llama_hub.hub.checkpoints.pickle_index import read_index
-from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment
+from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
 
 MAX_HEADER = 100_000_000  # bytes, of the specification
 INDEX_NAME = "model.safetensors.index.json"
@@ -30,6 +30,7 @@ _ITEM_BYTES = {
     "BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
     "U16": 2, "U32": 4, "U64": 8, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
+_QUANTISED = (".weight_packed", ".weight_scale", ".weight_shape")
 _DTYPES = {code: name for name, code in _NAMES.items()}
 
 
@@ -160,23 +161,51 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def open_hf(folder: Path) -> Checkpoint:
+def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
     """The checkpoint in ``folder``: safetensors, or the older ``pytorch_model*.bin``.
 
-    ``IntegrityError`` if files are missing or tensors do not have the shapes of config.json.
+    ``IntegrityError`` if files are missing or tensors do not have the shapes of config.json, or
+    for a quantised model unless ``quantised``: then only its unquantised tensors can be read, and
+    ``stored`` says where the bytes of the others are.
     """
     config = read_config(folder)
     architecture = from_config(config)
     segments = _segments(folder)
+    stored = _take_quantised(folder, segments)
+    if stored and not quantised:
+        raise IntegrityError(
+            f"{folder} is quantised: the original weights cannot be had from it",
+            hint="convert from the original or the unquantised folder",
+        )
     tied = "lm_head.weight" not in segments and config.get("tie_word_embeddings", False)
     if tied and "model.embed_tokens.weight" in segments:
         segments["lm_head.weight"] = segments["model.embed_tokens.weight"]
-    _check_names(folder, set(segments), architecture)
+    expected = [
+        spec for spec in layout.specs(architecture) if spec.name not in {n for n, _ in stored}
+    ]
+    _check_names(folder, set(segments), expected)
     locations = {
-        spec.name: _location(folder, spec, segments[layout.hf_name(spec.name)])
-        for spec in layout.specs(architecture)
+        spec.name: _location(folder, spec, segments[layout.hf_name(spec.name)]) for spec in expected
     }
-    return Checkpoint(folder, "hf", architecture, locations, details={"config": config})
+    runs = tuple(run for _, run in stored)
+    return Checkpoint(folder, "hf", architecture, locations, stored=runs)
+
+
+def _take_quantised(folder: Path, segments: dict[str, Found]) -> list[tuple[str, StoredRun]]:
+    """Take quantised tensors out of ``segments``: (canonical name of the weight, stored bytes)."""
+    found = []
+    for name in [name for name in segments if name.endswith(_QUANTISED)]:
+        dtype, shape, where = segments.pop(name)
+        stem, _, ending = name.rpartition(".")
+        try:
+            canonical = layout.canonical_of_hf(f"{stem}.weight")
+        except KeyError as error:
+            raise IntegrityError(f"{folder} does not fit its config.json: {name}") from error
+        if ending != "weight_shape":
+            size = where.rows * where.row_step
+            run = f"{canonical.removesuffix('weight')}{ending}"
+            found.append((canonical, StoredRun(run, dtype, shape, where.path, where.offset, size)))
+    return found
 
 
 Found = tuple[str, tuple[int, ...], Segment]  # dtype, shape, where
@@ -241,14 +270,9 @@ def _indexed(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _check_names(folder: Path, found: set[str], architecture: Architecture) -> None:
-    expected = {layout.hf_name(spec.name) for spec in layout.specs(architecture)}
+def _check_names(folder: Path, found: set[str], specs: Sequence[layout.TensorSpec]) -> None:
+    expected = {layout.hf_name(spec.name) for spec in specs}
     found = {name for name in found if not layout.ignored_in_hf(name)}
-    if any(name.endswith((".weight_packed", ".weight_scale", ".qweight")) for name in found):
-        raise IntegrityError(
-            f"{folder} holds quantised weights, from which nothing can be converted",
-            hint="convert from the original or the unquantised folder",
-        )
     if found != expected:
         odd = sorted(found ^ expected)[0]
         state = "missing" if odd in expected else "unexpected"

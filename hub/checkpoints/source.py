@@ -67,6 +67,18 @@ class Location:
     narrow_to: str | None = None  # stored wider than it is (GGUF's norms), exactly
 
 
+@dataclass(frozen=True)
+class StoredRun:
+    """A quantised tensor: its bytes as the manifest lists them, not its weights."""
+
+    name: str  # canonical, with the stored tensor's own ending
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int  # bytes
+    size: int  # bytes
+
+
 @dataclass
 class Checkpoint:
     """An opened model: what it is and where its tensors lie; ``blocks`` reads them.
@@ -79,13 +91,13 @@ class Checkpoint:
     architecture: Architecture
     locations: Mapping[str, Location]  # by canonical name
     shards: int = 1  # model-parallel shards, of Meta's format
-    details: Mapping[str, Any] = field(default_factory=dict)
+    stored: tuple[StoredRun, ...] = ()  # quantised tensors, which ``blocks`` cannot read
     _files: _Files = field(default_factory=lambda: _Files())
 
     @property
     def specs(self) -> list[TensorSpec]:
-        """Every tensor in canonical order."""
-        return specs(self.architecture)
+        """Every tensor that can be read, in canonical order."""
+        return [spec for spec in specs(self.architecture) if spec.name in self.locations]
 
     @property
     def dtype(self) -> str:
@@ -163,6 +175,14 @@ class Checkpoint:
         )
         for start in range(0, part.rows, rows):
             yield np.ascontiguousarray(whole[start : start + rows])
+
+    def stored_bytes(self, run: StoredRun) -> Iterator[Bits]:
+        """The bytes of a quantised tensor, some at a time."""
+        buffer = np.empty(CHUNK, np.uint8)
+        for start in range(0, run.size, CHUNK):
+            piece = buffer[: min(CHUNK, run.size - start)]
+            self._files.read(run.path, run.offset + start, piece)
+            yield piece
 
     def close(self) -> None:
         """Close the files."""

@@ -129,5 +129,3 @@ def _whole(value: int) -> bytes:
 
 def _sizes(values: Sequence[int]) -> bytes:
     return b"(" + b"".join(map(_whole, values)) + b"t"
-
-

@@ -1,0 +1,275 @@
+"""Reading GGUF (version 3, little-endian), every size checked before it is believed.
+
+Magic, version, counts; key/value pairs; tensor infos (name, dimensions in reverse, type, offset);
+then the tensors, aligned. ggml's ``docs/gguf.md`` is the specification. q and k are in Meta's row
+order; vectors are stored as F32 whatever the matrices are.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_hub.errors import IntegrityError, NotFoundError
+from llama_hub.hub.architecture import Architecture
+from llama_hub.hub.checkpoints import layout
+from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
+
+MAGIC = b"GGUF"
+VERSION = 3
+ALIGNMENT = 32  # bytes, unless the file says otherwise
+MAX_ITEMS = 1 << 24  # of an array, of pairs, of tensors
+
+# Value types of key/value pairs and their struct codes.
+U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
+SCALARS = {
+    U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?",
+    U64: "Q", I64: "q", F64: "d",
+}  # fmt: skip
+
+# Tensor types: number → (name, weights per block, bytes per block).
+TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2),
+    2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+}  # fmt: skip
+TYPE_NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
+FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Info:
+    """One tensor of the file; ``shape`` is row-major, ``offset`` from the file's start."""
+
+    name: str
+    kind: str  # F32, Q8_0, …
+    shape: tuple[int, ...]
+    offset: int
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file's header says."""
+
+    path: Path
+    values: Mapping[str, Any]
+    tensors: Mapping[str, Info]
+
+
+def is_gguf(folder: Path) -> bool:
+    """Whether there is a GGUF file in the folder."""
+    return any(folder.glob("*.gguf"))
+
+
+def read_header(path: Path) -> Content:
+    """Keys, values and tensors; ``IntegrityError`` unless all of them are sound."""
+    with path.open("rb") as file:
+        if path.stat().st_size < 24:
+            raise _bad(path, "it is too short")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            cursor = _Cursor(path, data)
+            return _content(path, cursor)
+
+
+def _bad(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"{path} is no sound GGUF file: {why}", hint="download or make it again")
+
+
+def _content(path: Path, cursor: _Cursor) -> Content:
+    if cursor.take(4) != MAGIC:
+        raise _bad(path, "it does not begin with GGUF")
+    version = cursor.scalar(U32)
+    if version != VERSION:
+        raise _bad(path, f"version {version} is not supported, only {VERSION} little-endian")
+    tensor_count, pair_count = cursor.count(), cursor.count()
+    values: dict[str, Any] = {}
+    for _ in range(pair_count):
+        key = cursor.text()
+        if key in values:
+            raise _bad(path, f"the key {key[:100]!r} stands twice")
+        values[key] = cursor.value(cursor.scalar(U32))
+    infos = [_info(path, cursor) for _ in range(tensor_count)]
+    alignment = values.get("general.alignment", ALIGNMENT)
+    if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment % 8:
+        raise _bad(path, f"alignment {alignment!r}")
+    base = cursor.at + -cursor.at % alignment
+    return Content(path, values, _placed(path, infos, base, alignment, len(cursor.data)))
+
+
+def _info(path: Path, cursor: _Cursor) -> Info:
+    name = cursor.text()
+    dimensions = cursor.scalar(U32)
+    if dimensions > 4:
+        raise _bad(path, f"{name[:100]!r} has {dimensions} dimensions")
+    shape = tuple(reversed([cursor.scalar(U64) for _ in range(dimensions)]))
+    kind, offset = cursor.scalar(U32), cursor.scalar(U64)
+    if kind not in TYPES:
+        raise _bad(path, f"{name[:100]!r} has the type number {kind}, which is not supported")
+    label, block, block_bytes = TYPES[kind]
+    if not shape or min(shape) < 1 or max(shape) > 1 << 40 or shape[-1] % block:
+        raise _bad(path, f"{name[:100]!r} of type {label} has shape {shape}")
+    return Info(name, label, shape, offset, math.prod(shape) // block * block_bytes)
+
+
+def _placed(path: Path, infos: list[Info], base: int, alignment: int, size: int) -> dict[str, Info]:
+    found: dict[str, Info] = {}
+    at = 0
+    for info in sorted(infos, key=lambda info: info.offset):
+        if info.name in found:
+            raise _bad(path, f"the tensor {info.name[:100]!r} stands twice")
+        if info.offset % alignment or info.offset < at or base + info.offset + info.size > size:
+            raise _bad(path, f"{info.name[:100]!r} lies outside the file or on another tensor")
+        at = info.offset + info.size
+        found[info.name] = Info(info.name, info.kind, info.shape, base + info.offset, info.size)
+    return found
+
+
+class _Cursor:
+    """Reads values one after another and never beyond the end."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = data
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes."""
+        if size > len(self.data) - self.at:
+            raise _bad(self.path, "its header reaches beyond its end")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def scalar(self, kind: int) -> Any:
+        """One number or truth value."""
+        code = "<" + SCALARS[kind]
+        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
+
+    def count(self) -> int:
+        """A number of items that a sane file may have."""
+        count = int(self.scalar(U64))
+        if count > MAX_ITEMS or count > len(self.data):
+            raise _bad(self.path, f"it claims {count} items")
+        return count
+
+    def text(self) -> str:
+        """A string."""
+        try:
+            return self.take(int(self.scalar(U64))).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _bad(self.path, f"a text is not UTF-8: {error}") from error
+
+    def value(self, kind: int) -> Any:
+        """A value of any type; arrays hold scalars or strings."""
+        if kind in SCALARS:
+            return self.scalar(kind)
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            raise _bad(self.path, f"a value of type {kind}")
+        return self._array(self.scalar(U32), self.count())
+
+    def _array(self, kind: int, count: int) -> list[Any]:
+        if kind == STRING:
+            return [self.text() for _ in range(count)]
+        if kind not in SCALARS:
+            raise _bad(self.path, f"an array of type {kind}")
+        code = f"<{count}{SCALARS[kind]}"
+        return list(struct.unpack(code, self.take(struct.calcsize(code))))
+
+
+# ------------------------------------------------------------------ reading a folder
+
+
+def open_gguf(folder: Path, *, quantised: bool = False) -> Checkpoint:
+    """The checkpoint in the only GGUF file of ``folder``.
+
+    A quantised file is an ``IntegrityError`` unless ``quantised``: then only its unquantised
+    tensors can be read, and ``stored`` says where the bytes of the others are.
+    """
+    content = read_header(_only_file(folder))
+    architecture = _architecture(content)
+    locations: dict[str, Location] = {}
+    stored: list[StoredRun] = []
+    _check_names(content, architecture)
+    for spec in layout.specs(architecture):
+        info = content.tensors[layout.gguf_name(spec.name)]
+        if info.shape != spec.shape:
+            raise _bad(content.path, f"{info.name} has shape {info.shape}, not {spec.shape}")
+        if info.kind in FLOAT_TYPES:
+            locations[spec.name] = _location(content, spec, info)
+        else:
+            stored.append(
+                StoredRun(
+                    spec.name, info.kind.lower(), spec.shape, content.path, info.offset, info.size
+                )
+            )
+    if stored and not quantised:
+        raise IntegrityError(
+            f"{content.path} is quantised ({stored[0].dtype}): the original weights cannot be had "
+            "from it",
+            hint="convert from the model in Meta's or Hugging Face's layout",
+        )
+    return Checkpoint(folder, "gguf", architecture, locations, stored=tuple(stored))
+
+
+def _only_file(folder: Path) -> Path:
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) != 1:
+        raise NotFoundError(f"{folder} holds {len(files)} GGUF files; exactly one is wanted")
+    return files[0]
+
+
+def _architecture(content: Content) -> Architecture:
+    values = content.values
+    if values.get("general.architecture") != "llama":
+        raise _bad(content.path, f"its architecture is {values.get('general.architecture')!r}")
+    try:
+        heads = int(values["llama.attention.head_count"])
+        return Architecture(
+            dim=int(values["llama.embedding_length"]),
+            n_layers=int(values["llama.block_count"]),
+            n_heads=heads,
+            n_kv_heads=int(values.get("llama.attention.head_count_kv", heads)),
+            ffn_dim=int(values["llama.feed_forward_length"]),
+            vocab_size=content.tensors["token_embd.weight"].shape[0],
+            norm_eps=_shortest(values["llama.attention.layer_norm_rms_epsilon"]),
+            rope_theta=_shortest(values.get("llama.rope.freq_base", 10000.0)),
+            context=int(values["llama.context_length"]),
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise _bad(content.path, f"it does not describe a Llama model: {error!r}") from error
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal number that is this float32: 1e-05, not 9.999999747e-06."""
+    if type(value) is not float or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    for digits in range(1, 10):
+        short = float(f"{value:.{digits}g}")
+        if struct.pack("<f", short) == struct.pack("<f", value):
+            return short
+    return value
+
+
+def _check_names(content: Content, architecture: Architecture) -> None:
+    expected = {layout.gguf_name(spec.name) for spec in layout.specs(architecture)}
+    found = {name for name in content.tensors if name != "rope_freqs.weight"}
+    if found != expected:
+        odd = sorted(found ^ expected)[0]
+        state = "missing" if odd in expected else "unexpected"
+        raise _bad(content.path, f"the tensor {odd[:100]} is {state}")
+
+
+def _location(content: Content, spec: layout.TensorSpec, info: Info) -> Location:
+    dtype = FLOAT_TYPES[info.kind]
+    item = info.size // math.prod(info.shape)
+    where = Segment(content.path, info.offset, spec.rows, spec.columns, spec.columns * item, item)
+    narrow = content.values.get("llama_hub.dtype")
+    narrows = len(spec.shape) == 1 and narrow in FLOAT_TYPES.values() and narrow != dtype
+    return Location(dtype, (where,), narrow_to=narrow if narrows else None)

@@ -1,0 +1,192 @@
+"""Planning a GGUF file: keys, vocabulary, tensor infos, and the encoders of the tensors."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_hub.errors import NotFoundError
+from llama_hub.hub.chat_template import CHAT_TEMPLATE
+from llama_hub.hub.checkpoints import ggml_quants, gguf, layout, numeric
+from llama_hub.hub.checkpoints.blueprint import (
+    Blueprint,
+    Encoder,
+    FilePlan,
+    Place,
+    Portion,
+    TensorPlan,
+    as_it_is,
+)
+from llama_hub.hub.checkpoints.layout import TensorSpec
+from llama_hub.hub.checkpoints.source import Checkpoint
+from llama_hub.hub.companions import Subject, added_pieces, vocabulary
+from llama_hub.hub.sentencepiece_model import UNUSED, Piece, Vocabulary
+
+_FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "BF16": 32,
+}  # fmt: skip
+
+
+def plan(source: Checkpoint, wanted: str | None, subject: Subject) -> Blueprint:
+    """One file ``MODEL-TYPE.gguf``; ``wanted``: a GGUF type or a dtype, ``None``: as it is."""
+    kind = _FLOATS.get(wanted or source.dtype, wanted or "")
+    cast = gguf.FLOAT_TYPES.get(kind) if wanted else None
+    tensors = [_tensor(spec, cast or source.dtype_of(spec.name), kind) for spec in source.specs]
+    matrices = cast or source.dtype
+    pairs = _pairs(subject, kind, matrices) + _tokenizer_pairs(subject)
+    head = _header(pairs, tensors)
+    plans, at = [], len(head)
+    for one in tensors:
+        place = Place(0, at, one.size // one.spec.rows)
+        stored = (
+            ()
+            if one.kind in _FLOATS.values()
+            else ((one.spec.name, one.kind.lower(), one.spec.shape),)
+        )
+        plans.append(
+            TensorPlan(
+                one.spec, one.dtype, (Portion(0, one.spec.rows, (place,), one.encode),), stored
+            )
+        )
+        at += one.size + -one.size % gguf.ALIGNMENT
+    file = FilePlan(f"{subject.model}-{kind}.gguf", at, ((0, head),))
+    return Blueprint((file,), tuple(plans))
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    spec: TensorSpec
+    dtype: str  # of the values before encoding
+    kind: str  # of the stored tensor
+    encode: Encoder
+
+    @property
+    def size(self) -> int:
+        """Bytes of its data."""
+        _, block, block_bytes = gguf.TYPES[gguf.TYPE_NUMBERS[self.kind]]
+        return math.prod(self.spec.shape) // block * block_bytes
+
+
+def _tensor(spec: TensorSpec, dtype: str, wanted: str) -> _Tensor:
+    """Vectors are F32. The output matrix is never below Q8_0: it costs most in quality.
+
+    Rows that do not divide into blocks stay as they are.
+    """
+    if len(spec.shape) == 1:
+        return _Tensor(spec, dtype, "F32", _widened(dtype))
+    if wanted in _FLOATS.values() or spec.columns % ggml_quants.BLOCK:
+        return _Tensor(spec, dtype, _FLOATS[dtype], as_it_is)
+    kind = "Q8_0" if spec.name == "output.weight" else wanted
+    return _Tensor(spec, dtype, kind, ggml_quants.encoder(kind, dtype))
+
+
+def _widened(dtype: str) -> Encoder:
+    return lambda block: (numeric.to_float32(block, dtype),)
+
+
+Pair = tuple[str, int, Any]  # key, value type, value; for an array the value is (type, items)
+
+
+def _pairs(subject: Subject, kind: str, dtype: str) -> list[Pair]:
+    architecture, license = subject.architecture, subject.license
+    pairs: list[Pair] = [
+        ("general.architecture", gguf.STRING, "llama"),
+        ("general.type", gguf.STRING, "model"),
+        ("general.name", gguf.STRING, subject.model),
+        ("general.alignment", gguf.U32, gguf.ALIGNMENT),
+        ("general.file_type", gguf.U32, _FILE_TYPES[kind]),
+        ("general.quantization_version", gguf.U32, 2),
+        ("general.license", gguf.STRING, license.spdx),
+        ("general.license.name", gguf.STRING, license.name),
+        ("general.license.link", gguf.STRING, license.url),
+        ("llama.vocab_size", gguf.U32, architecture.vocab_size),
+        ("llama.context_length", gguf.U32, architecture.context),
+        ("llama.embedding_length", gguf.U32, architecture.dim),
+        ("llama.block_count", gguf.U32, architecture.n_layers),
+        ("llama.feed_forward_length", gguf.U32, architecture.ffn_dim),
+        ("llama.rope.dimension_count", gguf.U32, architecture.head_dim),
+        ("llama.rope.freq_base", gguf.F32, architecture.rope_theta),
+        ("llama.attention.head_count", gguf.U32, architecture.n_heads),
+        ("llama.attention.head_count_kv", gguf.U32, architecture.n_kv_heads),
+        ("llama.attention.layer_norm_rms_epsilon", gguf.F32, architecture.norm_eps),
+        ("llama_hub.license", gguf.STRING, license.id),
+        ("llama_hub.notice", gguf.STRING, license.notice),
+        ("llama_hub.dtype", gguf.STRING, dtype),
+    ]
+    return [pair for pair in pairs if pair[2] != ""]
+
+
+def _tokenizer_pairs(subject: Subject) -> list[Pair]:
+    known = vocabulary(subject)
+    if known is None:
+        raise NotFoundError(
+            f"{subject.folder} has no tokenizer.model, without which a GGUF file cannot be used",
+            hint="put the model's tokenizer.model into that folder",
+        )
+    pieces = _padded(known, added_pieces(subject), subject.architecture.vocab_size)
+    pairs: list[Pair] = [
+        ("tokenizer.ggml.model", gguf.STRING, "llama"),
+        ("tokenizer.ggml.pre", gguf.STRING, "default"),
+        ("tokenizer.ggml.tokens", gguf.ARRAY, (gguf.STRING, [piece.text for piece in pieces])),
+        ("tokenizer.ggml.scores", gguf.ARRAY, (gguf.F32, [piece.score for piece in pieces])),
+        ("tokenizer.ggml.token_type", gguf.ARRAY, (gguf.I32, [piece.type for piece in pieces])),
+        ("tokenizer.ggml.add_bos_token", gguf.BOOL, True),
+        ("tokenizer.ggml.add_eos_token", gguf.BOOL, False),
+        ("tokenizer.ggml.add_space_prefix", gguf.BOOL, known.add_dummy_prefix),
+    ]
+    for key, token in (
+        ("bos", known.bos_id),
+        ("eos", known.eos_id),
+        ("unknown", known.unk_id),
+        ("padding", known.pad_id),
+    ):
+        if token >= 0:
+            pairs.append((f"tokenizer.ggml.{key}_token_id", gguf.U32, token))
+    if subject.is_chat:
+        pairs.append(("tokenizer.chat_template", gguf.STRING, CHAT_TEMPLATE))
+    return pairs
+
+
+def _padded(known: Vocabulary, added: dict[int, Piece], size: int) -> list[Piece]:
+    """A piece for every row of the embedding; rows that nothing names are unused."""
+    pieces = list(known.pieces)
+    for token in range(len(pieces), size):
+        pieces.append(added.get(token) or Piece(f"<unused_{token}>", 0.0, UNUSED))
+    return pieces
+
+
+def _header(pairs: Sequence[Pair], tensors: Sequence[_Tensor]) -> bytes:
+    parts = [gguf.MAGIC, struct.pack("<IQQ", gguf.VERSION, len(tensors), len(pairs))]
+    parts += [
+        _text(key) + struct.pack("<I", kind) + _value(kind, value) for key, kind, value in pairs
+    ]
+    offset = 0
+    for one in tensors:
+        shape = tuple(reversed(one.spec.shape))
+        parts.append(_text(layout.gguf_name(one.spec.name)))
+        parts.append(struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
+        parts.append(struct.pack("<IQ", gguf.TYPE_NUMBERS[one.kind], offset))
+        offset += one.size + -one.size % gguf.ALIGNMENT
+    head = b"".join(parts)
+    return head + b"\0" * (-len(head) % gguf.ALIGNMENT)
+
+
+def _value(kind: int, value: Any) -> bytes:
+    if kind == gguf.STRING:
+        return _text(value)
+    if kind == gguf.ARRAY:
+        item_kind, items = value
+        head = struct.pack("<IQ", item_kind, len(items))
+        if item_kind == gguf.STRING:
+            return head + b"".join(map(_text, items))
+        return head + struct.pack(f"<{len(items)}{gguf.SCALARS[item_kind]}", *items)
+    return struct.pack("<" + gguf.SCALARS[kind], value)
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
