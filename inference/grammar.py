@@ -59,9 +59,12 @@ class GrammarCompiler:
 
     def _compile(self, schema: str) -> Any:
         try:
-            text = json.dumps(json.loads(schema))
+            document = json.loads(schema)
         except ValueError as error:
             raise UsageError(f"the JSON schema is not JSON: {error}") from error
+        if isinstance(document, dict):  # else a weak model fills its answer with white space
+            document = {"x-guidance": {"whitespace_flexible": False}} | document
+        text = json.dumps(document)
         grammar = self._llguidance.LLMatcher.grammar_from_lark(WRAPPER + text)
         matcher = self._llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
@@ -80,11 +83,13 @@ class _Vocabulary:
         self.tokens = [tokenizer.token_bytes(token) for token in ids]
         self.special_token_ids = [t for t in ids if not self.tokens[t] or t == tokenizer.unk_id]
         self._tokenizer = tokenizer
+        self._newline = tokenizer.encode("\n")
 
     def __call__(self, text: str) -> list[int]:
         if not isinstance(text, str):  # llguidance tries bytes first
             raise TypeError("text is encoded, not bytes")
-        return self._tokenizer.encode(text)
+        # Forced text continues an answer: behind a newline it gets no dummy space of its own.
+        return self._tokenizer.encode("\n" + text)[len(self._newline) :]
 
 
 def _library() -> Any:
