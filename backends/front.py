@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 MAX_HEAD = 64 << 10  # bytes of request line and headers
 MAX_BODY = 32 << 20  # bytes; the service itself allows less
@@ -189,9 +190,9 @@ class _Exchange:
             self._writer.transport.abort()
         return whole
 
-    async def _while_wanted(self, reading: object) -> bytes:
+    async def _while_wanted(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
         """The bytes that ``reading`` brings; ``ConnectionError`` once the client is gone."""
-        task: asyncio.Task[bytes] = asyncio.ensure_future(reading)  # type: ignore[arg-type]
+        task = asyncio.create_task(reading)
         try:
             while True:
                 done, _ = await asyncio.wait({task}, timeout=PEEK)
@@ -228,7 +229,9 @@ class ClientGoneError(ConnectionError):
 
 
 @asynccontextmanager
-async def _connection(port: int):  # type: ignore[no-untyped-def]
+async def _connection(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     try:
         async with asyncio.timeout(CONNECT):
             source, sink = await asyncio.open_connection("127.0.0.1", port, limit=MAX_HEAD)

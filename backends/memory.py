@@ -224,7 +224,7 @@ class MemoryBackend:
 
 def _core() -> Answer:
     """The inference core, imported when the first question comes."""
-    from llama_hub.backends.in_process import answer
+    from llama_hub.deploy.core import answer
 
     return answer
 

@@ -126,7 +126,7 @@ class Supervisor:
 
     def _wanted(self) -> dict[tuple[str, int], Mapping[str, Any]]:
         """What is to run, by generation and number, as far as a replica depends on it."""
-        found = {}
+        found: dict[tuple[str, int], Mapping[str, Any]] = {}
         for generation, revision in self._desired["revisions"].items():
             for number in range(revision["replicas"] if revision["run"] else 0):
                 found[generation, number] = {

@@ -99,9 +99,11 @@ class Deployer:
             observed, fresh, target = self._again(plan)
             if fresh.digest != plan.digest and not self._continues(journal, plan):
                 raise changed(plan, fresh)
-            if fresh.changes:
+            if fresh.changes or (plan.kind == "delete" and journal.history().exists):
                 back = self._way_back(plan)
-                Applying(self.backend, journal, fresh, target, manner, back).run(observed, plan.digest)
+                Applying(self.backend, journal, fresh, target, manner, back).run(
+                    observed, plan.digest
+                )
                 self._settle(fresh, target, manner)
                 journal.end("done")
             else:
@@ -145,7 +147,7 @@ class Deployer:
             found = self._artifacts(DeploymentSpec(**begin["spec"]))
         except LlamaHubError:
             return False
-        return found.manifest.digest == begin["manifest"]
+        return bool(found.manifest.digest == begin["manifest"])
 
     def _again(self, plan: Plan) -> tuple[Observed, Plan, Target | None]:
         observed = self.backend.observe(plan.name)

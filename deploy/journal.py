@@ -135,6 +135,14 @@ class Journal:
         finally:
             lock.__exit__(None, None, None)
 
+    def is_busy(self) -> bool:
+        """Whether somebody holds the lock now."""
+        try:
+            with locked(self.folder / "lock", blocking=False):
+                return False
+        except BlockingIOError:
+            return True
+
     def begin(self, plan: Plan, before: list[str], asked: str) -> None:
         """Open a run.
 

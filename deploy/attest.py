@@ -1,0 +1,121 @@
+"""Proof of what runs: the digest that the service states, what storage holds, what we meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_hub.deploy import calling
+from llama_hub.deploy.backend import (
+    TAG_LICENSE,
+    Attestable,
+    Backend,
+    Deployed,
+    Invoker,
+    Proof,
+)
+from llama_hub.deploy.deployer import Artifacts, Deployer
+from llama_hub.deploy.spec import DeploymentSpec
+from llama_hub.errors import LlamaHubError
+from llama_hub.hub.manifest import Manifest
+from llama_hub.licenses.gate import Gate
+
+
+@dataclass(frozen=True)
+class Attestation:
+    """What was expected, what is served, and every line of evidence."""
+
+    name: str
+    expected: str | None  # digest of the manifest that was deployed from here, else of the tags
+    served: str | None  # digest that the running service states
+    checks: tuple[Proof, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model that runs is the one that was meant."""
+        return self.expected is not None and all(check.ok for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``attest``."""
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "expected": self.expected,
+            "served": self.served,
+            "checks": [
+                {"what": one.what, "ok": one.ok, "evidence": one.evidence} for one in self.checks
+            ],
+        }
+
+
+def attest(deployer: Deployer, name: str, artifacts: Artifacts) -> Attestation:
+    """Collect the evidence about ``name``; failing to get some is a failed line, no exception."""
+    backend = deployer.backend
+    deployed = backend.status(name)
+    good = deployer.journal(name).history().good
+    expected = good[-1]["manifest"] if good else deployed.manifest
+    local, about_local = _local(good, expected, artifacts)
+    proofs = _proofs(backend, name, local)
+    served = next((one.evidence for one in proofs if one.what == "manifest"), None)
+    checks = [
+        _compare("served", expected, served),
+        _compare("tags", expected, deployed.manifest),
+        about_local,
+        _license(deployed),
+        *(one for one in proofs if one.what != "manifest"),
+    ]
+    return Attestation(name, expected, served, tuple(checks))
+
+
+def _compare(what: str, expected: str | None, found: str | None) -> Proof:
+    ok = found is not None and found == expected
+    return Proof(what, ok, found or "nothing is stated")
+
+
+def _local(
+    good: Sequence[Any], expected: str | None, artifacts: Artifacts
+) -> tuple[Manifest | None, Proof]:
+    """The manifest on this machine, and whether it is the one that was deployed."""
+    if not good:
+        return None, Proof("local", True, "deployed from another machine; compared with the tags")
+    try:
+        manifest = artifacts(DeploymentSpec(**good[-1]["spec"])).manifest
+    except LlamaHubError as error:
+        return None, Proof("local", False, error.message)
+    return manifest, Proof("local", manifest.digest == expected, manifest.digest)
+
+
+def _proofs(backend: Backend, name: str, manifest: Manifest | None) -> Sequence[Proof]:
+    """What the platform and the service state."""
+    found: list[Proof] = []
+    if isinstance(backend, Attestable) and manifest is not None:
+        try:
+            found += backend.prove(name, manifest)
+        except LlamaHubError as error:
+            found.append(Proof("platform", False, error.message))
+    if not isinstance(backend, Invoker) and not any(one.what == "manifest" for one in found):
+        found.append(_asked(backend, name))
+    return found
+
+
+def _asked(backend: Backend, name: str) -> Proof:
+    """The service's own word, at ``/manifest``."""
+    import httpx
+
+    try:
+        stated = calling.get(backend.endpoint(name), "/manifest")["manifest"]
+    except (LlamaHubError, httpx.HTTPError, KeyError, TypeError, ValueError) as error:
+        return Proof("service", False, f"/manifest: {getattr(error, 'message', error)}")
+    return Proof("manifest", stated is not None, str(stated))
+
+
+def _license(deployed: Deployed) -> Proof:
+    """Whether the receipt in the tags is in this machine's ledger, chain intact."""
+    tag = deployed.tags.get(TAG_LICENSE, "")
+    license_id, _, receipt = tag.partition("/")
+    try:
+        known = {one.id for one in Gate().ledger.receipts() if one.license == license_id}
+    except LlamaHubError as error:
+        return Proof("license", False, error.message)
+    return Proof("license", receipt in known, tag or "no licence is stated")

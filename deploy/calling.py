@@ -1,0 +1,99 @@
+"""Talking to a deployment: by HTTP, or through the platform's own call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.deploy.backend import Backend, Endpoint, Invoker
+from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, UsageError
+
+if TYPE_CHECKING:
+    import httpx
+
+CHAT = "/v1/chat/completions"
+TIMEOUT = 600.0  # seconds between two pieces of an answer
+
+
+def chat(backend: Backend, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
+    """The answer to an OpenAI chat body: one JSON document, or events as they come."""
+    asked = {**body, "stream": stream}
+    if isinstance(backend, Invoker):
+        return backend.invoke(name, asked, stream=stream)
+    return post(backend.endpoint(name), CHAT, asked)
+
+
+def post(endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Iterator[bytes]:
+    """Send JSON; yields the answer in the pieces in which it comes."""
+    import httpx
+
+    headers = {**endpoint.headers, "Content-Type": "application/json"}
+    with (
+        httpx.Client(timeout=TIMEOUT, headers=headers) as client,
+        client.stream("POST", endpoint.url.rstrip("/") + path, content=json.dumps(body)) as answer,
+    ):
+        if answer.is_error:
+            answer.read()
+            raise _refused(answer)
+        yield from answer.iter_bytes()
+
+
+def get(endpoint: Endpoint, path: str, *, timeout: float = 30.0) -> Any:
+    """The JSON document at ``path``."""
+    import httpx
+
+    with httpx.Client(timeout=timeout, headers=dict(endpoint.headers)) as client:
+        answer = client.get(endpoint.url.rstrip("/") + path)
+    if answer.is_error:
+        raise _refused(answer)
+    return answer.json()
+
+
+def text_of(answer: bytes) -> str:
+    """What the assistant said in a whole chat completion."""
+    try:
+        return str(json.loads(answer)["choices"][0]["message"]["content"])
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ProvisioningError(f"the answer is no chat completion: {answer[:200]!r}") from error
+
+
+def events(pieces: Iterator[bytes]) -> Iterator[Mapping[str, Any]]:
+    """The JSON documents of server-sent events, however the bytes are cut."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from _documents(lines)
+    yield from _documents([rest])
+
+
+def _documents(lines: list[bytes]) -> Iterator[Mapping[str, Any]]:
+    for line in lines:
+        data = line.strip().removeprefix(b"data:").strip()
+        if line.startswith(b"data:") and data != b"[DONE]":
+            yield json.loads(data)
+
+
+def streamed_text(pieces: Iterator[bytes]) -> str:
+    """What the assistant said in a streamed chat completion."""
+    said = ""
+    for event in events(pieces):
+        if "error" in event:
+            raise ProvisioningError(f"the stream ended with an error: {event['error']}")
+        for choice in event.get("choices", []):
+            said += choice.get("delta", {}).get("content") or ""
+    return said
+
+
+def _refused(answer: httpx.Response) -> LlamaHubError:
+    """The error for an answer that is none; the service's own words where it has some."""
+    try:
+        message = answer.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = answer.text[:300] or answer.reason_phrase
+    told = f"the deployment answered {answer.status_code}: {message}"
+    if answer.status_code in (401, 403):
+        return AccessError(told, hint="check the API key or the platform's credentials")
+    if answer.status_code in (400, 404, 422):
+        return UsageError(told)
+    return ProvisioningError(told, hint="llama-hub status NAME, llama-hub logs NAME")
