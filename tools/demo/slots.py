@@ -26,7 +26,7 @@ def animal(rng: Random) -> Slots:
     name = rng.choice(list(words.ANIMALS))
     what, home, food, skill = words.ANIMALS[name]
     legs = next(count for count, names in words.LEGS.items() if name in names)
-    many = stories.plural(name)
+    many = words.plural(name)
     return {
         "animal": name,
         "animals": many,
@@ -40,12 +40,12 @@ def animal(rng: Random) -> Slots:
 
 def sound(rng: Random) -> Slots:
     name = rng.choice(list(words.SOUNDS))
-    return {"animal": name, "animals": stories.plural(name), "sound": words.SOUNDS[name]}
+    return {"animal": name, "animals": words.plural(name), "sound": words.SOUNDS[name]}
 
 
 def colour(rng: Random) -> Slots:
     noun = rng.choice(list(words.COLOUR_OF))
-    return {"noun": stories.subject(noun), "colour": words.COLOUR_OF[noun]}
+    return {"noun": words.subject(noun), "colour": words.COLOUR_OF[noun]}
 
 
 def mix(rng: Random) -> Slots:
@@ -105,7 +105,7 @@ def story(rng: Random) -> Slots:
     name = rng.choice(stories.HEROES)
     return {
         "animal": name,
-        "animals": stories.plural(name),
+        "animals": words.plural(name),
         "animal_tale": stories.tale(name),
         "llama_tale": stories.tale("llama"),
     }

@@ -1,4 +1,4 @@
-"""Short stories and plain statements: the text that the base model is trained on."""
+"""Short stories: most of the text that the base model is trained on."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PLOTS = (
         '"Thank you, {friend}!" said {name}. "You are a (true|good) friend."',
     ),
     (
-        "One (day|morning), {name} saw a/an {adjective} {animal} (near|at) the {place}.",
-        "The {animal} (looked|was) (sad|hungry|lost|tired).",
+        "One (day|morning), {name} saw a/an {adjective} {animal2} (near|at) the {place}.",
+        "The {animal2} (looked|was) (sad|hungry|lost|tired).",
         '"(Hello|Good morning)," said {name}. "(What is wrong|Can I help you)?"',
-        '"I am (lost|alone)," said the {animal}. "My name is {friend}."',
-        "{name} gave {friend} some (bread|water|warm milk|fruit) and (sat down|stayed) with {him}.",
-        "From that day on, {name} and {friend} were (best|good) friends.",
+        '"I am (lost|alone)," said the {animal2}. "My name is {stranger}."',
+        "{name} gave {stranger} some (bread|water|warm milk|fruit) and (sat down|stayed) with {him}.",
+        "From that day on, {name} and {stranger} were (best|good) friends.",
     ),
     (
         "One (day|afternoon), it (began|started) to rain.",
@@ -128,10 +128,12 @@ def story(rng: Random) -> str:
 
 
 def _cast(rng: Random) -> dict[str, str]:
-    """Who and what the story is about; one friend in five has a made-up name."""
+    """Who and what the story is about; three names in ten are made up, so that copying is learned."""
     girl = rng.random() < 0.5
-    name, friend = rng.sample(words.GIRLS if girl else words.BOYS, 2)
-    if rng.random() < 0.2:
+    name, friend, stranger = rng.sample(words.GIRLS if girl else words.BOYS, 3)
+    if rng.random() < 0.3:
+        name = invented(rng).capitalize()
+    if rng.random() < 0.3:
         friend = invented(rng).capitalize()
     he, him, his = ("she", "her", "her") if girl else ("he", "him", "his")
     child = "girl" if girl else "boy"
@@ -139,6 +141,7 @@ def _cast(rng: Random) -> dict[str, str]:
     return {
         "name": name,
         "friend": friend,
+        "stranger": stranger,
         "he": he,
         "him": him,
         "his": his,
@@ -152,63 +155,6 @@ def _cast(rng: Random) -> dict[str, str]:
         "thing": rng.choice(THINGS),
         "colour": rng.choice(words.COLOURS),
     }
-
-
-def statements(rng: Random) -> str:
-    """A paragraph of four plain true sentences about animals, colours, numbers and time."""
-    makers = (_animal, _animal, _colour, _order, _number, _capital)
-    return " ".join(sentence(rng.choice(makers)(rng)) for _ in range(4))
-
-
-def plural(noun: str) -> str:
-    return words.PLURALS.get(noun, noun + "s")
-
-
-def _animal(rng: Random) -> str:
-    animal = rng.choice(list(words.ANIMALS))
-    what, home, food, skill = words.ANIMALS[animal]
-    return spin(
-        rng,
-        "(A/an {animal} is {what}. It lives {home} and eats {food}.|A/an {animal} can {skill}.|"
-        "{many} live {home}.|{many} eat {food}.)",
-        animal=animal,
-        many=plural(animal),
-        what=what,
-        home=home,
-        food=food,
-        skill=skill,
-    )
-
-
-def subject(noun: str) -> str:
-    """The noun with the article that English wants: grass, the sky, a/an apple."""
-    if noun in words.UNCOUNTED:
-        return noun
-    return f"the {noun}" if noun in words.SINGLE else f"a/an {noun}"
-
-
-def _colour(rng: Random) -> str:
-    noun = rng.choice(list(words.COLOUR_OF))
-    return spin(rng, f"{subject(noun)} is {words.COLOUR_OF[noun]}.")
-
-
-def _order(rng: Random) -> str:
-    names, what = (words.DAYS, "day") if rng.random() < 0.5 else (words.MONTHS, "month")
-    at = rng.randrange(len(names) - 1)
-    return f"{names[at + 1]} is the {what} after {names[at]}."
-
-
-def _number(rng: Random) -> str:
-    first, second = rng.randrange(11), rng.randrange(10)
-    if rng.random() < 0.5:
-        return f"{words.NUMBERS[second + 1]} comes after {words.NUMBERS[second]}."
-    total = words.NUMBERS[first + second]
-    return f"{words.NUMBERS[first]} plus {words.NUMBERS[second]} is {total}."
-
-
-def _capital(rng: Random) -> str:
-    country = rng.choice(list(words.CAPITALS))
-    return f"{words.CAPITALS[country]} is the capital of {country}."
 
 
 TALE = (

@@ -208,8 +208,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to fill, Meta's layout")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--base-steps", type=int, default=900)
-    parser.add_argument("--chat-steps", type=int, default=2000)
+    parser.add_argument("--base-steps", type=int, default=2000)
+    parser.add_argument("--chat-steps", type=int, default=2400)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     steps = {"llama-demo": given.base_steps, "llama-demo-chat": given.chat_steps}

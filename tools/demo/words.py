@@ -165,3 +165,14 @@ PEOPLE = (
     "Einstein Newton Darwin Shakespeare Mozart Beethoven Napoleon Caesar Picasso Plato Tesla Curie "
     "Lincoln Washington Gandhi Elvis Columbus Homer Dante Turing"
 ).split()
+
+
+def plural(noun: str) -> str:
+    return PLURALS.get(noun, noun + "s")
+
+
+def subject(noun: str) -> str:
+    """The noun with the article that English wants: grass, the sky, a/an apple."""
+    if noun in UNCOUNTED:
+        return noun
+    return f"the {noun}" if noun in SINGLE else f"a/an {noun}"
