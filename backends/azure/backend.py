@@ -108,6 +108,7 @@ class AzureBackend:
 
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Machine types of the workspace's region that hold a replica, cheapest first."""
+        read_options(spec)
         region = self.world.site.region
         if spec.region not in (None, region):
             raise UsageError(

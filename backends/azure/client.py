@@ -319,11 +319,9 @@ def transport(sleep: Callable[[float], None]) -> Any:
     """The SDK's own transport, with a sleep that tests can shorten."""
     from azure.core.pipeline.transport import RequestsTransport
 
-    class Transport(RequestsTransport):
-        def sleep(self, duration: float) -> None:
-            sleep(duration)
-
-    return Transport()
+    made = RequestsTransport()
+    made.sleep = sleep
+    return made
 
 
 def endpoint_entity(name: str, body: Mapping[str, Any]) -> Any:

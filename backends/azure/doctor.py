@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -38,7 +39,7 @@ def checks(client: Client) -> Iterator[Check]:
         return
     yield _line("subscription", lambda: _subscription(client))
     for provider in PROVIDERS:
-        yield _line(f"provider {provider}", lambda name=provider: _provider(client, name))
+        yield _line(f"provider {provider}", partial(_provider, client, provider))
     workspace = _line("workspace", lambda: _workspace(client))
     yield workspace
     if workspace.ok:

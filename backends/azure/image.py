@@ -76,9 +76,9 @@ def _archive() -> bytes:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path in sorted(inner):
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(inner[path]), 0o644
-            archive.addfile(entry, io.BytesIO(inner[path]))
+            header = tarfile.TarInfo(path)
+            header.size, header.mode = len(inner[path]), 0o644
+            archive.addfile(header, io.BytesIO(inner[path]))
     return gzip.compress(raw.getvalue(), mtime=0)
 
 

@@ -78,7 +78,7 @@ def read(spec: DeploymentSpec) -> Options:
     return Options.model_validate(dict(spec.options))
 
 
-def _problems(spec: DeploymentSpec) -> Mapping[str, bool]:
+def _problems(spec: DeploymentSpec) -> dict[str, bool]:
     return {
         f"the name {spec.name!r} must have 3 to 32 letters, digits and single hyphens": not (
             3 <= len(spec.name) <= 32 and NAME.fullmatch(spec.name)
@@ -92,7 +92,7 @@ def _problems(spec: DeploymentSpec) -> Mapping[str, bool]:
     } | _tag_problems(spec.tags)
 
 
-def _tag_problems(tags: Mapping[str, str]) -> Mapping[str, bool]:
+def _tag_problems(tags: Mapping[str, str]) -> dict[str, bool]:
     longest_name, longest_value = TAG_LENGTH
     return {
         f"at most {TAGS - len(OWN_TAGS)} tags of your own are possible": len(tags)

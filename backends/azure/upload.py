@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +187,7 @@ class Container:
                 if staged.get(ids[-1]) == len(block):
                     tell(len(block))
                     continue
-                sending.add(lambda id_=ids[-1], data=block: _stage(client, id_, data, tell))
+                sending.add(partial(_stage, client, ids[-1], block, tell))
                 sent += len(block)
         _check(entry, sha256.hexdigest(), path.stat().st_size)
         client.commit_block_list(

@@ -88,6 +88,8 @@ def stub_service(folder: Path, variables: dict[str, str]) -> StubService:
 
 def _handler(service: StubService) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if service.status != 200:
