@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -220,26 +220,38 @@ async def _text(
 async def _moderated(
     service: Service, source: AsyncIterator[Piece], index: int, request_id: str
 ) -> AsyncGenerator[Piece, None]:
-    """Hold pieces back until the hooks have seen the sentence that they end."""
+    """Hold pieces back until the hooks have seen the sentence that they belong to."""
     held: list[Piece] = []
-    text, judged = "", 0
+    text, shown = "", 0
     async for piece in source:
         held.append(piece)
         text += piece.text
         end = len(text) if piece.finish else last_sentence_end(text)
-        if end <= judged and not piece.finish:
+        if end <= shown and not piece.finish:
             continue
-        passage = Passage("output", text, request_id)
+        passage = Passage("output", text[:end], request_id)
         if await judge(service.settings.moderators, passage) is not None:
             yield Piece(index, generated=piece.generated, finish="content_filter")
             return
-        judged = end
-        yield _joined(held)
-        held.clear()
+        ready = held if piece.finish else _within(held, end - shown)
+        if ready:
+            yield _joined(ready)
+        held = held[len(ready) :]
+        shown += sum(len(part.text) for part in ready)
 
 
-def _joined(held: Iterable[Piece]) -> Piece:
-    parts = list(held)
+def _within(held: Sequence[Piece], length: int) -> list[Piece]:
+    """The first pieces of ``held`` that have at most ``length`` characters together."""
+    ready: list[Piece] = []
+    for piece in held:
+        length -= len(piece.text)
+        if length < 0:
+            break
+        ready.append(piece)
+    return ready
+
+
+def _joined(parts: Sequence[Piece]) -> Piece:
     return dataclasses.replace(
         parts[-1],
         text="".join(part.text for part in parts),

@@ -110,7 +110,7 @@ def _too_large(max_bytes: int) -> Problem:
 def parse_json(body: bytes) -> dict[str, Any]:
     """``body`` as a JSON object with finite numbers and valid Unicode; a 400 problem otherwise."""
     try:
-        document = json.loads(body.decode(), parse_constant=_refuse_constant)
+        document = json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
         if b"\\u" in body:
             json.dumps(document, ensure_ascii=False).encode()  # lone surrogates fail here
     except (ValueError, RecursionError) as error:
@@ -120,8 +120,15 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError("a number is too large")
+    return value
 
 
 def _reason(error: Exception) -> str:

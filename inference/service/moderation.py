@@ -20,7 +20,7 @@ from typing import Literal
 from llama_hub.errors import UsageError
 
 GROUP = "llama_hub.moderation"
-_SENTENCE_END = re.compile(r"[.!?…]['\")\]]*\s|\n")
+_SENTENCE_END = re.compile(r"[.!?…]['\")\]]*(?=\s)|\n")
 _log = logging.getLogger(__name__)
 
 

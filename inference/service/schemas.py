@@ -241,7 +241,10 @@ class InputData(Body):
     """``input_data`` of a body to ``/score``."""
 
     input_string: Annotated[
-        list[ChatMessage] | list[str] | str, Field(description="A conversation, texts or a text.")
+        Annotated[list[ChatMessage], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1)]
+        | str,
+        Field(description="A conversation, texts or a text."),
     ]
     parameters: GenerateParameters | None = None
 

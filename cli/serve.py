@@ -1,0 +1,350 @@
+"""``llama-hub serve``: one model behind every API, on this machine or in a cloud's container."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
+from llama_hub.cli.output import Output, output
+from llama_hub.errors import UsageError
+
+if TYPE_CHECKING:
+    from llama_hub.inference.config import EngineOptions
+    from llama_hub.inference.engine import Engine
+    from llama_hub.inference.service.platform import Platform
+    from llama_hub.inference.service.source import Servable
+
+app = typer.Typer()
+
+DEFAULT_PORT = 8000
+LOOPBACK = "127.0.0.1"
+EVERYWHERE = "0.0.0.0"
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL|PATH]",
+        help="Catalogue id or folder. In a cloud's container: what the platform mounted.",
+    ),
+]
+Host = Annotated[
+    str | None,
+    typer.Option(help="Address to listen on.", show_default=LOOPBACK, envvar="LLAMA_HUB_HOST"),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        help="Port; 0 takes a free one.",
+        show_default=str(DEFAULT_PORT),
+        min=0,
+        max=65535,
+        envvar="LLAMA_HUB_PORT",
+    ),
+]
+EngineName = Annotated[
+    Literal["torch", "vllm"],
+    typer.Option("--engine", help="What computes.", envvar="LLAMA_HUB_ENGINE"),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", envvar="LLAMA_HUB_DEVICE")]
+Dtype = Annotated[
+    Literal["auto", "bfloat16", "float16", "float32"],
+    typer.Option(help="Type of the weights; auto is the folder's.", envvar="LLAMA_HUB_DTYPE"),
+]
+Quantize = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option(help="Quantise the weights while loading.", envvar="LLAMA_HUB_QUANTIZE"),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens of prompt and answer together.",
+        show_default="the model's",
+        min=1,
+        envvar="LLAMA_HUB_CONTEXT",
+    ),
+]
+MaxBatch = Annotated[
+    int,
+    typer.Option(help="Sequences that decode together.", min=1, envvar="LLAMA_HUB_MAX_BATCH"),
+]
+TensorParallel = Annotated[
+    int,
+    typer.Option(help="Devices that share each layer.", min=1, envvar="LLAMA_HUB_TENSOR_PARALLEL"),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY|@FILE|-",
+        help="Key that callers must send; also in LLAMA_HUB_API_KEY.",
+        show_default="none on loopback, else a new one, printed once",
+    ),
+]
+NoApiKey = Annotated[
+    bool, typer.Option("--no-api-key", help="Open to whoever reaches the port. Think twice.")
+]
+MaxQueue = Annotated[
+    int,
+    typer.Option(help="Sequences that may wait; beyond: 429.", min=1, envvar="LLAMA_HUB_MAX_QUEUE"),
+]
+MaxPrompt = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens a prompt may have.",
+        show_default="what the context holds",
+        min=1,
+        envvar="LLAMA_HUB_MAX_PROMPT",
+    ),
+]
+RequestTimeout = Annotated[
+    float,
+    typer.Option(help="Seconds an answer may take.", min=0.1, envvar="LLAMA_HUB_REQUEST_TIMEOUT"),
+]
+DrainTimeout = Annotated[
+    float,
+    typer.Option(
+        help="Seconds that answers under way get after SIGTERM.",
+        min=0,
+        envvar="LLAMA_HUB_DRAIN_TIMEOUT",
+    ),
+]
+CorsOrigin = Annotated[
+    list[str] | None,
+    typer.Option(help="Origin of web pages that may call; repeat it, '*' for all."),
+]
+CheckModel = Annotated[
+    bool, typer.Option("--check-model", help="Refuse requests that name another model.")
+]
+ServedName = Annotated[
+    str | None, typer.Option(help="Name of the model in the API.", envvar="LLAMA_HUB_SERVED_NAME")
+]
+LogPrompts = Annotated[
+    bool, typer.Option("--log-prompts", help="Write prompts into the log; never done otherwise.")
+]
+PlanOnly = Annotated[
+    bool, typer.Option("--plan", help="Print the memory that would be needed, and stop.")
+]
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    host: Host = None,
+    port: Port = None,
+    engine: EngineName = "torch",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    context: Context = None,
+    max_batch: MaxBatch = 16,
+    tensor_parallel: TensorParallel = 1,
+    api_key: ApiKey = None,
+    no_api_key: NoApiKey = False,
+    max_queue: MaxQueue = 256,
+    max_prompt: MaxPrompt = None,
+    request_timeout: RequestTimeout = 600.0,
+    drain_timeout: DrainTimeout = 25.0,
+    cors_origin: CorsOrigin = None,
+    check_model: CheckModel = False,
+    served_name: ServedName = None,
+    log_prompts: LogPrompts = False,
+    plan: PlanOnly = False,
+    catalog: CatalogFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a model over HTTP: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page."""
+    out = output(json, quiet)
+    from llama_hub.inference.config import EngineOptions
+    from llama_hub.inference.service.settings import ServiceSettings
+
+    options = EngineOptions(
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        context=context,
+        max_batch=max_batch,
+        max_queue=max_queue + max_batch,
+        tensor_parallel=tensor_parallel,
+    )
+    where, platform = _what(out, model, catalog)
+    if served_name is not None:
+        where = replace(where, served=replace(where.served, name=served_name))
+    if plan:
+        _print_plan(out, where.folder, options)
+        return
+    door = _door(host, port, platform, api_key, no_api_key)
+    settings = ServiceSettings(
+        api_key=door.key,
+        check_model=check_model,
+        cors_origins=tuple(cors_origin or ()),
+        max_prompt_tokens=max_prompt,
+        max_queue=max_queue,
+        request_timeout=request_timeout,
+        drain_timeout=drain_timeout,
+        log_prompts=log_prompts,
+        moderators=_moderators(out),
+    )
+    _log_to_stderr(quiet)
+    _run(out, where, make_engine(engine, where.folder, options), settings, door)
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where the server listens and who may come in."""
+
+    host: str
+    port: int
+    key: str | None
+    new_key: bool  # made for this run, so that it has to be shown
+
+
+def _what(out: Output, model: str | None, catalog: Path | None) -> tuple[Servable, Platform | None]:
+    """The model that is named, else the one that the platform mounted."""
+    from llama_hub.hub.catalog import load
+    from llama_hub.inference.service import platform as platforms
+    from llama_hub.inference.service import source
+
+    known = load(catalog)
+    if model is not None:
+        with out.progress() as progress:
+            return source.stored(model, known, progress=progress), None
+    found = platforms.detect()
+    if found is None:
+        raise UsageError(
+            "which model? No platform has mounted one here",
+            hint="llama-hub serve llama-demo-chat   (llama-hub list shows what is there)",
+        )
+    out.status(f"{found.name or 'container'}: serving {found.folder}")
+    return source.mounted(found.folder, known), found
+
+
+def _door(
+    host: str | None, port: int | None, platform: Platform | None, api_key: str | None, open_: bool
+) -> Door:
+    """Loopback without a key, or everywhere with one, unless the platform stands guard."""
+    from llama_hub.inference.service.auth import is_loopback, new_key
+
+    key = secret(api_key, "LLAMA_HUB_API_KEY")
+    if key is not None and open_:
+        raise UsageError("--no-api-key and an API key exclude each other")
+    inside = platform is not None
+    address = host or (EVERYWHERE if inside else LOOPBACK)
+    number = port if port is not None else (platform.port if platform else DEFAULT_PORT)
+    safe = is_loopback(address) or open_ or (platform is not None and platform.guarded)
+    if key is None and not safe:
+        return Door(address, number, new_key(), new_key=True)
+    return Door(address, number, key, new_key=False)
+
+
+def _moderators(out: Output) -> tuple[Any, ...]:
+    from llama_hub.inference.service import moderation
+
+    found = moderation.installed()
+    if found:
+        out.status(f"moderation hooks: {', '.join(found)}")
+    return tuple(found.values())
+
+
+def make_engine(name: str, folder: Path, options: EngineOptions) -> Engine:
+    """The engine called ``name`` (torch or vllm) for ``folder``, not started yet."""
+    if name == "vllm":
+        return _vllm_engine(folder, options)
+    from llama_hub.inference.torch_engine import TorchEngine
+
+    return TorchEngine(folder, options)
+
+
+def _vllm_engine(folder: Path, options: EngineOptions) -> Engine:
+    import importlib
+
+    # Not imported by name: its own package is an extra that most machines do not have.
+    module = importlib.import_module("llama_hub.inference.vllm_engine")
+    engine: Engine = module.VllmEngine(folder, options)
+    return engine
+
+
+def _run(out: Output, what: Servable, engine: Engine, settings: Any, door: Door) -> None:
+    """Listen, say so when ready, serve until told to stop."""
+    from llama_hub.inference.service.app import create_app
+    from llama_hub.inference.service.run import bind, run, url_of
+    from llama_hub.inference.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(what.folder / "tokenizer.model")
+    app = create_app(engine, tokenizer, what.served, settings)
+    bound = bind(door.host, door.port)
+    url = url_of(bound)
+    out.status(f"listening on {url}; loading {what.served.name} from {what.folder}")
+
+    def ready() -> None:
+        info = engine.info
+        document = {
+            "url": url,
+            "model": what.served.name,
+            "manifest": what.manifest.digest,
+            "engine": info.engine,
+            "device": info.device,
+            "dtype": info.dtype,
+        }
+        if door.new_key:
+            document["api_key"] = str(door.key)
+        out.result(document, lambda: _ready_text(what, engine, url, door), compact=True)
+
+    run(app, bound, on_ready=ready, on_report=out.status)
+    out.status("stopped")
+
+
+def _ready_text(what: Servable, engine: Engine, url: str, door: Door) -> Any:
+    from rich.text import Text
+
+    info, memory = engine.info, engine.stats().memory_bytes / 2**30
+    lines = [
+        f"{what.served.name} is ready on {url}",
+        f"  {info.engine} on {info.device}, {info.quantization or info.dtype}, "
+        f"context {info.context}, {memory:.2f} GiB for weights and cache",
+        f"  chat page  {url}/",
+        f"  API        {url}/v1   (documented on {url}/docs)",
+    ]
+    if door.new_key:
+        lines.append(f"  API key    {door.key}   (made for this run and shown only here)")
+    if what.served.notice:
+        lines.append(f"  {what.served.notice}")
+    return Text("\n".join(lines))
+
+
+def _log_to_stderr(quiet: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("llama_hub")
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _print_plan(out: Output, folder: Path, options: EngineOptions) -> None:
+    """The memory arithmetic; ``NotEnoughError`` (exit 7) after it if the model does not fit."""
+    from llama_hub.inference.loading import make_plan
+
+    fit = make_plan(folder, replace(options, check_memory=False)).fit
+    document = {
+        "fits": fit.fits,
+        "weights_bytes": fit.weights_bytes,
+        "kv_bytes": fit.kv_bytes,
+        "least_kv_bytes": fit.least_kv_bytes,
+        "workspace_bytes": fit.workspace_bytes,
+        "total_bytes": fit.total_bytes,
+        "least_bytes": fit.least_bytes,
+        "device_memory": fit.device_memory,
+        "dtype": fit.dtype,
+        "quantization": fit.quantization,
+        "context": fit.context,
+        "max_batch": fit.max_batch,
+        "alternatives": fit.alternatives() if not fit.fits else [],
+    }
+    verdict = "it fits" if fit.fits else "it does not fit"
+    out.result(document, f"{fit.explain()}: {verdict}")
+    fit.require()

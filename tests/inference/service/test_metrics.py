@@ -1,0 +1,83 @@
+"""``/metrics``: valid text format, the names that dashboards scrape, numbers that add up."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from llama_hub.inference.service.metrics import Histogram, Metrics
+from tests.support.serving import serving
+
+LINE = re.compile(
+    r'(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(\{(?P<labels>[a-zA-Z_]+="[^"\n]*"(,[a-zA-Z_]+="[^"\n]*")*)\})?'
+    r" (?P<value>-?[0-9.e+-]+)"
+)
+
+
+def scrape(url: str) -> dict[str, float]:
+    """Every sample by its name and labels; each line must be well-formed and declared."""
+    answer = httpx.get(f"{url}/metrics", trust_env=False)
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    samples, declared = {}, set()
+    assert answer.text.endswith("\n")
+    for line in answer.text.splitlines():
+        if line.startswith("# TYPE "):
+            declared.add(line.split()[2])
+        elif not line.startswith("# HELP "):
+            found = LINE.fullmatch(line)
+            assert found, line
+            family = re.sub(r"_(bucket|sum|count)$", "", found["name"])
+            assert found["name"] in declared or family in declared, line
+            samples[line.rsplit(" ", 1)[0]] = float(found["value"])
+    return samples
+
+
+def test_names_that_users_scrape_and_numbers_that_add_up() -> None:
+    with serving() as running:
+        before = scrape(running.url)
+        for stop in (None, "two"):
+            body = {"prompt": "one two", "max_tokens": 8, "stop": stop}
+            assert httpx.post(
+                f"{running.url}/v1/completions", json=body, trust_env=False
+            ).is_success
+        after = scrape(running.url)
+    label = '{model_name="echo-model"}'
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+        assert after[f"vllm:{name}{label}"] == 0
+    made = after[f"vllm:generation_tokens_total{label}"]
+    assert made - before[f"vllm:generation_tokens_total{label}"] >= 8
+    assert after[f"vllm:prompt_tokens_total{label}"] > 0
+    assert after[f"vllm:time_to_first_token_seconds_count{label}"] == 2
+    assert after[f"vllm:e2e_request_latency_seconds_count{label}"] == 2
+    assert after['vllm:request_success_total{model_name="echo-model",finished_reason="stop"}'] == 1
+    assert (
+        after['vllm:request_success_total{model_name="echo-model",finished_reason="length"}'] == 1
+    )
+    assert after['llama_hub_http_requests_total{route="/v1/completions",status="200"}'] == 2
+
+
+def test_buckets_are_cumulative() -> None:
+    histogram = Histogram((0.1, 1.0))
+    for value in (0.05, 0.1, 0.5, 3.0):
+        histogram.observe(value)
+    lines = {suffix + labels.get("le", ""): value for suffix, labels, value in histogram.samples()}
+    assert lines == {
+        "_bucket0.1": 2, "_bucket1": 3, "_bucket+Inf": 4, "_sum": pytest.approx(3.65), "_count": 4,
+    }  # fmt: skip
+
+
+def test_labels_are_escaped() -> None:
+    metrics = Metrics()
+    text = metrics.exposition(None, None, 'a"b\\c\nd', "")
+    assert r'model_name="a\"b\\c\nd"' in text
+
+
+def test_unknown_routes_are_one_series() -> None:
+    with serving() as running:
+        for path in ("/nope", "/secret/path"):
+            httpx.get(running.url + path, trust_env=False)
+        samples = scrape(running.url)
+    assert samples['llama_hub_http_requests_total{route="unknown",status="404"}'] == 2
+    assert not any("secret" in name for name in samples)
