@@ -47,6 +47,10 @@ COMMANDS: dict[str, Entry] = {
         "llama_hub.cli.verify:app",
         "Check a model's files against its manifest, offline; exit 5 names the damaged blocks.",
     ),
+    "convert": Entry(
+        "llama_hub.cli.convert:app",
+        "Convert a model between Meta's, Hugging Face's and GGUF's form; --quantize makes it small.",
+    ),
     "import": Entry(
         "llama_hub.cli.store:import_app",
         "Take over a folder that another tool downloaded; verified, and copied only if it must be.",
@@ -71,8 +75,29 @@ COMMANDS: dict[str, Entry] = {
         "llama_hub.cli.status:app",
         "One deployment: its state, its pieces, and what has drifted from its spec.",
     ),
+    "logs": Entry("llama_hub.cli.logs:app", "What a deployment prints."),
+    "invoke": Entry("llama_hub.cli.invoke:app", "One request to a deployment; prints its answer."),
+    "attest": Entry(
+        "llama_hub.cli.attest:app",
+        "Prove that a deployment serves the model that was meant; exit 5 if not.",
+    ),
+    "rollback": Entry(
+        "llama_hub.cli.rollback:app", "Return a deployment to the revision before the present one."
+    ),
     "delete": Entry(
         "llama_hub.cli.delete:app", "Remove a deployment and everything that was made for it."
+    ),
+    "gc": Entry(
+        "llama_hub.cli.gc:app",
+        "Find what is left over, and remove it with --yes; without, exit 9 if there is any.",
+    ),
+    "backends": Entry(
+        "llama_hub.cli.backends:app",
+        "Where a model can run; schemas of specs; the conformance suite.",
+    ),
+    "doctor": Entry(
+        "llama_hub.cli.doctor:app",
+        "Look at this machine, the store, the ledger and a backend; exit 1 if something is amiss.",
     ),
 }
 

@@ -163,7 +163,7 @@ def nearest(weights: Floats, scale: Floats, bits: int) -> Floats:
 def best_scale(weights: Floats, bits: int, dtype: str) -> Floats:
     """A scale [n, 1] for each group [n, G], already a value of ``dtype``."""
     extreme = np.take_along_axis(weights, np.abs(weights).argmax(1)[:, None], 1)
-    widest = extreme / -(1 << (bits - 1))
+    widest = extreme * np.float32(-1.0 / (1 << (bits - 1)))
     best = _rounded(widest, dtype)
     gain = _gain(weights, best, bits)
     for width in _WIDTHS[bits]:

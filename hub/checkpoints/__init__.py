@@ -32,5 +32,5 @@ def open_checkpoint(
         return gguf.open_gguf(folder, quantised=quantised)
     raise NotFoundError(
         f"{folder} holds no model that is known here",
-        hint="wanted: consolidated.NN.pth and params.json, or config.json and *.safetensors, or *.gguf",
+        hint="wanted: consolidated.NN.pth, or config.json with *.safetensors, or one *.gguf",
     )

@@ -64,7 +64,8 @@ def _half(values: Floats) -> Bytes:
 
 
 def _pack_q8_0(blocks: Floats, out: Bytes) -> None:
-    scale = np.abs(_picked(blocks, np.abs(blocks).argmax(axis=1))) / np.float32(127)
+    largest = _picked(blocks, np.abs(blocks).argmax(axis=1))
+    scale = (np.abs(largest) / np.float32(127)).astype(np.float32, copy=False)
     values = blocks * _inverse(scale)
     values += _away(values)
     out[:, :2] = _half(scale)

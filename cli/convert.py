@@ -1,0 +1,209 @@
+"""``llama-hub convert``: between Meta's layout, Hugging Face's and GGUF, and into int8 and int4."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama_hub.cli.options import Json, Quiet
+from llama_hub.cli.output import Output, duration_text, output, size_text
+from llama_hub.errors import UsageError
+
+if TYPE_CHECKING:
+    from llama_hub.hub.conversion_run import Conversion
+
+app = typer.Typer(add_completion=False)
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A model in the store, or a folder.")
+    ],
+    destination: Annotated[
+        Path | None,
+        typer.Argument(metavar="DST", help="A new folder; without it, into the store."),
+    ] = None,
+    to: Annotated[str, typer.Option("--to", metavar="hf|meta|gguf", help="The format.")] = "hf",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="bfloat16, float16 or float32; for GGUF also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1. "
+            "Without it the weights stay as they are.",
+        ),
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option("--quantize", metavar="int8|int4", help="Weights only; for --to hf."),
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option("--group-size", help="Weights that share a scale: 32, 64, 128; 0: a row."),
+    ] = None,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", metavar="SIZE", help="Of a file; for --to hf.")
+    ] = "5GB",
+    model_parallel: Annotated[
+        int | None,
+        typer.Option("--model-parallel", metavar="N", help="Shards to make; for --to meta."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read the output again and prove it is the same.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be written; write nothing.")
+    ] = False,
+    allow_non_finite: Annotated[
+        bool, typer.Option("--allow-non-finite", help="Convert NaN and infinite values too.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The model's name, for a folder without manifest.")
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option("--license", metavar="ID", help="Its licence, for a folder without manifest."),
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--base", help="Whether it is made for dialogue.", show_default=False),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a model between Meta's, Hugging Face's and GGUF's form; --quantize makes it small."""
+    out = output(json, quiet)
+    start = time.monotonic()
+    options: dict[str, Any] = {
+        "to": to,
+        "dtype": dtype,
+        "quantize": quantize,
+        "group_size": group_size,
+        "max_shard_size": parse_size(max_shard_size),
+        "model_parallel": model_parallel,
+        "allow_non_finite": allow_non_finite,
+        "verify": verify,
+        "dry_run": dry_run,
+    }
+    with out.progress() as progress:
+        options["progress"] = progress
+        if destination is None:
+            made = _into_store(source, options)
+        else:
+            given = {"model": name, "license": license, "chat": chat}
+            made = _into_folder(source, destination, options | given)
+    _report(out, made, to, time.monotonic() - start)
+
+
+def _into_folder(source: str, destination: Path, options: dict[str, Any]) -> Conversion:
+    from llama_hub.hub.convert import convert
+
+    return convert(_folder(source), destination, **options)
+
+
+def _folder(source: str) -> Path:
+    """A folder as it is, with or without manifest; anything else must be in the store."""
+    from llama_hub.hub.store import Store
+
+    path = Path(source).expanduser()
+    return path if path.is_dir() else Store().find(source).path
+
+
+def _into_store(source: str, options: dict[str, Any]) -> Conversion:
+    from llama_hub.hub.convert import into_store
+    from llama_hub.hub.store import Store
+
+    plain = {"to", "max_shard_size", "verify", "dry_run", "progress"}
+    if any(value not in (None, False) for key, value in options.items() if key not in plain):
+        raise UsageError(
+            "the store keeps models as they are: a changed one needs a folder of its own",
+            hint=f"llama-hub convert {source} FOLDER …",
+        )
+    asked = {key: value for key, value in options.items() if key in plain}
+    return into_store(Store(), Store().find(source), **asked)
+
+
+def parse_size(text: str) -> int:
+    """``5GB``, ``500M`` or ``2GiB`` in bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
+    if match is None:
+        raise UsageError(f"{text!r} is no size", hint="write it as 5GB, 500MB or 2GiB")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def _report(out: Output, made: Conversion, to: str, seconds: float) -> None:
+    if made.changed:
+        out.warn(f"{made.changed} values were changed by the new dtype")
+    for tensor, count in made.non_finite.items():
+        out.warn(f"{tensor} holds {count} values that are NaN or infinite")
+    for name in made.lacks:
+        out.warn(f"the source has no {name}, so the output has none either")
+    out.result(_document(made, to, seconds), _text(made, seconds))
+
+
+def _document(made: Conversion, to: str, seconds: float) -> dict[str, Any]:
+    manifest = made.manifest
+    document: dict[str, Any] = {
+        "path": str(made.path),
+        "format": to,
+        "manifest": manifest.digest if manifest else None,
+        "parent": manifest.parent if manifest else None,
+        "bytes": manifest.bytes if manifest else sum(made.files.values()),
+        "seconds": round(seconds, 3),
+        "tensors": len(manifest.tensors) if manifest else None,
+        "model": manifest.model if manifest else None,
+        "license": manifest.license if manifest else None,
+        "receipt": manifest.receipt if manifest else None,
+        "files": dict(made.files),
+        "resumed": made.resumed,
+        "values_changed": made.changed,
+        "lacks": list(made.lacks),
+    }
+    if made.verified is not None:
+        document["verified"] = made.verified
+    if made.non_finite:
+        document["non_finite"] = dict(made.non_finite)
+    if made.errors:
+        document["relative_errors"] = {n: round(e, 6) for n, e in sorted(made.errors.items())}
+    if manifest is None:
+        document |= {"dry_run": True, "needed": made.needed, "free": made.free}
+    return document
+
+
+def _text(made: Conversion, seconds: float) -> str:
+    if made.manifest is None:
+        listed = [f"  {size_text(size):>10}  {name}" for name, size in made.files.items()]
+        fits = "fits" if made.needed <= made.free else "DOES NOT FIT"
+        room = f"needs {size_text(made.needed)}, {size_text(made.free)} free: {fits}"
+        return "\n".join([f"would write into {made.path}:", *listed, room])
+    lines = [
+        f"{made.manifest.model}: {made.path}",
+        f"  {size_text(made.manifest.bytes)} in {duration_text(seconds)}, "
+        f"{len(made.manifest.tensors)} tensors" + _proof(made),
+        f"  manifest {made.manifest.digest}",
+    ]
+    if made.resumed:
+        lines.append(f"  {made.resumed} tensors were there already from an earlier run")
+    if made.errors:
+        lines.append("  " + _errors(made))
+    return "\n".join(lines)
+
+
+def _proof(made: Conversion) -> str:
+    return ", read again and proved the same" if made.verified else ""
+
+
+def _errors(made: Conversion) -> str:
+    worst = max(made.errors, key=lambda name: made.errors[name])
+    mean = sum(made.errors.values()) / len(made.errors)
+    return (
+        f"relative error of the {len(made.errors)} quantised tensors: {mean:.2%} on average, "
+        f"{made.errors[worst]:.2%} at most ({worst})"
+    )

@@ -1,0 +1,91 @@
+"""What is known of a conversion's source besides its tensors, and where the output may go."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.hub import catalog, manifest
+from llama_hub.hub.chat_template import is_chat
+from llama_hub.hub.manifest import Manifest
+
+DEFAULT_LICENSE = "llama-2-community"  # of a folder that says nothing: the strictest guess
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source: which model, under which licence."""
+
+    folder: Path
+    model: str
+    license: str
+    manifest: Manifest | None  # of the source, if it has one
+    context: int | None  # tokens, where the source itself does not tell
+    is_chat: bool
+
+
+def origin_of(
+    source: Path,
+    *,
+    model: str | None = None,
+    license: str | None = None,
+    chat: bool | None = None,
+) -> Origin:
+    """What the source's manifest, the catalogue and the caller say of the source.
+
+    A manifest's licence cannot be overruled.
+    """
+    try:
+        known: Manifest | None = manifest.read(source)
+    except NotFoundError:
+        known = None
+    name = model or (known.model if known else source.absolute().name)
+    listed = _listed(name)
+    stated = known.license if known else license or (listed.license if listed else None)
+    variant = listed.variant == "chat" if listed else is_chat(name)
+    return Origin(
+        folder=source,
+        model=name,
+        license=stated or DEFAULT_LICENSE,
+        manifest=known,
+        context=_context(known, listed),
+        is_chat=variant if chat is None else chat,
+    )
+
+
+def _listed(name: str) -> catalog.Model | None:
+    configured = os.environ.get("LLAMA_HUB_CATALOG")
+    known = catalog.load(Path(configured) if configured else None)
+    return known.get(name) if name in known else None
+
+
+def _context(known: Manifest | None, listed: catalog.Model | None) -> int | None:
+    """params.json cannot say it: a conversion noted it, or the catalogue knows."""
+    noted = known.made_by.get("context") if known else None
+    if isinstance(noted, int):
+        return noted
+    return listed.context if listed else None
+
+
+def check_destination(source: Path, destination: Path) -> None:
+    """``UsageError`` unless ``destination`` is free and apart from the source."""
+    if destination.suffix == ".gguf":
+        raise UsageError(
+            f"{destination}: the destination is a folder, which holds licence and tokenizer too",
+            hint=f"give {destination.with_suffix('')}",
+        )
+    inner, outer = destination.absolute(), source.absolute()
+    if inner == outer or outer in inner.parents:
+        raise UsageError(
+            f"the destination {destination} lies in the source {source}",
+            hint="give a folder beside it",
+        )
+    if destination.is_dir() and not any(destination.iterdir()):
+        return
+    if destination.exists() or destination.is_symlink():
+        raise UsageError(
+            f"the destination {destination} is there already and not empty",
+            hint="give another folder, or remove that one first",
+        )

@@ -1,0 +1,297 @@
+"""One conversion from start to manifest, in a folder that has no final name yet."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_hub import __version__
+from llama_hub.errors import DiskFullError, IntegrityError, UsageError
+from llama_hub.files import fsync_folder, write_atomic
+from llama_hub.hub import conversion_plan
+from llama_hub.hub.checkpoints import open_checkpoint
+from llama_hub.hub.companions import Subject
+from llama_hub.hub.conversion_origin import Origin
+from llama_hub.hub.conversion_plan import Wanted
+from llama_hub.hub.manifest import FileEntry, Manifest, TensorEntry
+from llama_hub.licenses import terms
+from llama_hub.licenses.gate import Gate
+from llama_hub.licenses.ledger import Receipt
+from llama_hub.progress import NO_PROGRESS, Progress
+
+if TYPE_CHECKING:
+    from llama_hub.hub.checkpoints.blueprint import Blueprint
+    from llama_hub.hub.checkpoints.source import Checkpoint
+    from llama_hub.hub.checkpoints.transcribe import Outcome
+
+SPARE = 16 << 20  # bytes that a file system needs besides the files themselves
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to convert and how."""
+
+    origin: Origin
+    wanted: Wanted
+    verify: bool = False
+    progress: Progress = NO_PROGRESS
+    gate: Gate = field(default_factory=Gate)
+    workers: int | None = None  # threads; None: one per core
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion made or, after a dry run, would make."""
+
+    manifest: Manifest | None  # None: nothing was written
+    path: Path
+    files: Mapping[str, int]  # weight files with their sizes in bytes
+    needed: int  # bytes of disk space
+    free: int  # bytes of disk space before
+    resumed: int = 0  # tensors that an earlier run had written
+    verified: bool | None = None
+    changed: int = 0  # values that a change of dtype altered
+    non_finite: Mapping[str, int] = field(default_factory=dict)  # tensor → NaN and infinite values
+    errors: Mapping[str, float] = field(default_factory=dict)  # tensor → relative error
+    lacks: tuple[str, ...] = ()  # companions that the source does not have
+
+
+def preview(task: Task, destination: Path) -> Conversion:
+    """What ``run`` would write and whether it fits; nothing is written."""
+    with open_checkpoint(task.origin.folder, context=task.origin.context) as source:
+        blueprint = conversion_plan.plan(source, task.wanted, _subject(task.origin, source, {}))
+    return Conversion(
+        manifest=None,
+        path=destination,
+        files={file.name: file.size for file in blueprint.files},
+        needed=_needed(blueprint),
+        free=free_bytes(destination),
+        lacks=_lacks(blueprint),
+    )
+
+
+def run(task: Task, partial: Path) -> Conversion:
+    """Everything, the manifest last, into the folder ``partial``, which the caller renames."""
+    from llama_hub.hub.checkpoints.transcribe import transcribe
+    from llama_hub.hub.checkpoints.work_journal import WorkJournal
+
+    receipt = task.gate.require(task.origin.license)
+    free = free_bytes(partial)
+    with open_checkpoint(task.origin.folder, context=task.origin.context) as source:
+        subject = _subject(task.origin, source, _accepted(task.gate, receipt))
+        blueprint = conversion_plan.plan(source, task.wanted, subject)
+        _check_disk(blueprint, partial)
+        journal = WorkJournal(partial, _identity(task, source))
+        try:
+            _remove_strangers(partial, blueprint)
+            outcome = transcribe(
+                source,
+                blueprint,
+                partial,
+                journal,
+                progress=task.progress,
+                workers=task.workers,
+                allow_non_finite=task.wanted.allow_non_finite,
+            )
+        finally:
+            journal.close()
+        made = _describe(task, source, blueprint, outcome, receipt, partial)
+    if task.verify:
+        _prove(partial, made, task.progress)
+    made.write(partial)
+    journal.remove()
+    fsync_folder(partial)
+    task.progress.finish("convert", f"{len(outcome.done)} tensors")
+    return Conversion(
+        manifest=made,
+        path=partial,
+        files={file.name: file.size for file in blueprint.files},
+        needed=_needed(blueprint),
+        free=free,
+        resumed=outcome.resumed,
+        verified=True if task.verify else None,
+        changed=sum(done.changed for done in outcome.done.values()),
+        non_finite={n: done.non_finite for n, done in outcome.done.items() if done.non_finite},
+        errors={n: done.error for n, done in outcome.done.items() if done.error is not None},
+        lacks=_lacks(blueprint),
+    )
+
+
+@contextmanager
+def exclusive(partial: Path) -> Iterator[None]:
+    """Keep other processes out of ``partial``; the lock goes when the process does.
+
+    A folder in which nothing was begun is removed again.
+    """
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UsageError(
+            f"another conversion is writing {partial}", hint="wait for it, or give another folder"
+        ) from error
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):
+            partial.rmdir()
+
+
+def _accepted(gate: Gate, receipt: Receipt) -> dict[str, str]:
+    """The texts that were accepted, for a source that has lost its LICENSE."""
+    digests = {
+        "accepted_license": receipt.license_sha256,
+        "accepted_policy": receipt.policy_sha256,
+    }
+    return {key: gate.ledger.text(digest) for key, digest in digests.items() if digest}
+
+
+def _subject(origin: Origin, source: Checkpoint, accepted: Mapping[str, str]) -> Subject:
+    return Subject(
+        folder=origin.folder,
+        format=source.format,
+        model=origin.model,
+        license=terms.load(origin.license),
+        architecture=source.architecture,
+        is_chat=origin.is_chat,
+        **accepted,
+    )
+
+
+def _identity(task: Task, source: Checkpoint) -> dict[str, Any]:
+    """What must be the same for a journal to be continued."""
+    stats = {path.name: path.stat() for path in source.files}
+    return {
+        "wanted": asdict(task.wanted) | {"allow_non_finite": None},
+        "tool": __version__,
+        "model": task.origin.model,
+        "source": str(task.origin.folder.absolute()),
+        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+    }
+
+
+def _remove_strangers(partial: Path, blueprint: Blueprint) -> None:
+    """What an earlier, different conversion left in the same place."""
+    from llama_hub.hub.checkpoints.work_journal import NAME
+
+    expected = {file.name for file in blueprint.files} | {NAME}
+    for path in partial.iterdir():
+        if path.name not in expected:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _lacks(blueprint: Blueprint) -> tuple[str, ...]:
+    wanted = ("tokenizer.model", "LICENSE")
+    return tuple(name for name in wanted if name not in blueprint.documents)
+
+
+def _needed(blueprint: Blueprint) -> int:
+    return blueprint.bytes + sum(map(len, blueprint.documents.values())) + SPARE
+
+
+def free_bytes(path: Path) -> int:
+    """Free disk space where ``path`` lies or will lie."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(existing).free
+
+
+def _check_disk(blueprint: Blueprint, partial: Path) -> None:
+    taken = sum(path.stat().st_blocks * 512 for path in partial.glob("*") if path.is_file())
+    needed, free = _needed(blueprint) - taken, free_bytes(partial)
+    if needed > free:
+        raise DiskFullError(
+            f"the conversion needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free "
+            f"in {partial.parent}",
+            hint="free space, or give a destination on a larger disk",
+        )
+
+
+def _describe(
+    task: Task,
+    source: Checkpoint,
+    blueprint: Blueprint,
+    outcome: Outcome,
+    receipt: Receipt,
+    partial: Path,
+) -> Manifest:
+    """Write the companions and state what the folder holds."""
+    origin = task.origin
+    documents = dict(blueprint.documents)
+    if blueprint.md5:
+        documents["checklist.chk"] = _checklist(documents, outcome)
+    entries = [
+        FileEntry(file.name, file.size, outcome.sha256[file.name], outcome.md5.get(file.name))
+        for file in blueprint.files
+    ]
+    for name, data in documents.items():
+        write_atomic(partial / name, data)
+        entries.append(FileEntry(name, len(data), hashlib.sha256(data).hexdigest()))
+    return Manifest(
+        model=origin.model,
+        format=task.wanted.to,
+        license=origin.license,
+        files=tuple(sorted(entries)),
+        tensors=tuple(sorted(_tensor_entries(blueprint, outcome))),
+        parent=origin.manifest.digest if origin.manifest else None,
+        made_by=_made_by(source, task.wanted, outcome),
+        source=dict(origin.manifest.source) if origin.manifest else {},
+        receipt=receipt.id,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def _checklist(documents: Mapping[str, bytes], outcome: Outcome) -> bytes:
+    """Meta's ``checklist.chk``: MD5 of the shards and of params.json."""
+    params = hashlib.md5(documents["params.json"], usedforsecurity=False).hexdigest()
+    listed = {**outcome.md5, "params.json": params}
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(listed.items())).encode()
+
+
+def _tensor_entries(blueprint: Blueprint, outcome: Outcome) -> list[TensorEntry]:
+    entries = []
+    for plan in blueprint.tensors:
+        listed = plan.stored or ((plan.spec.name, plan.dtype, plan.spec.shape),)
+        digests = outcome.done[plan.spec.name].sha256
+        for (name, dtype, shape), digest in zip(listed, digests, strict=True):
+            entries.append(TensorEntry(name, dtype, tuple(shape), digest))
+    return entries
+
+
+def _made_by(source: Checkpoint, wanted: Wanted, outcome: Outcome) -> dict[str, Any]:
+    """How the folder was made; the same inputs always give the same."""
+    known = asdict(wanted).items()
+    parameters = {key: value for key, value in known if value not in (None, False) and key != "to"}
+    changed = sum(done.changed for done in outcome.done.values())
+    non_finite = sum(done.non_finite for done in outcome.done.values())
+    return {
+        "operation": "convert",
+        "from": source.format,
+        "to": wanted.to,
+        "parameters": parameters,
+        "context": source.architecture.context,
+        "tool": f"llama-hub {__version__}",
+        **({"values_changed": changed} if changed else {}),
+        **({"non_finite": non_finite} if non_finite else {}),
+    }
+
+
+def _prove(folder: Path, made: Manifest, progress: Progress) -> None:
+    """Read the output again, undo the layout and compare every tensor's digest."""
+    from llama_hub.hub.checkpoints.fingerprint import tensor_entries
+
+    found = {entry.name: entry for entry in tensor_entries(folder, progress=progress)}
+    for expected in made.tensors:
+        if found.get(expected.name) != expected:
+            raise IntegrityError(
+                f"the output is not the same model: {expected.name} differs",
+                hint="the disk or the memory of this machine may be faulty; run it again",
+            )
