@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from llama_hub.hub.journal import BLOCK, BlockState, Journal, Recorded
 
+STEP = 1 << 20  # bytes of a block between two journal lines: what SIGKILL costs each connection
+
 
 @dataclass(frozen=True)
 class Span:
@@ -27,10 +29,9 @@ class Coverage:
     All methods may be called from any thread.
     """
 
-    def __init__(self, recorded: Recorded, journal: Journal, *, step: int = BLOCK) -> None:
+    def __init__(self, recorded: Recorded, journal: Journal) -> None:
         self.total = recorded.total
         self._journal = journal
-        self._step = step  # bytes of a block between two journal lines
         self._states = [
             recorded.blocks.get(number, BlockState())
             for number in range((self.total + BLOCK - 1) // BLOCK)
@@ -92,7 +93,7 @@ class Coverage:
             state.crc = crc
             if self._is_full(number):
                 self._claimed.discard(number)
-            if self._is_full(number) or state.have - self._written[number] >= self._step:
+            if self._is_full(number) or state.have - self._written[number] >= STEP:
                 self._note(number)
             self._advance_front()
             self._changed.notify_all()

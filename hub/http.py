@@ -141,6 +141,9 @@ class Client:
             for connection in connections:
                 connection.close()
 
+    def __del__(self) -> None:  # a source has no natural end; its idle connections go with it
+        self.close()
+
     def _get(
         self, url: str, headers: Mapping[str, str]
     ) -> tuple[http.client.HTTPConnection, str, http.client.HTTPResponse]:

@@ -195,8 +195,7 @@ class _Transfer:
 
     def _transfer(self, recorded: Recorded) -> digests.Hashed:
         receivers = self._connections(recorded)
-        step = max(CHUNK, BLOCK // receivers)
-        coverage = Coverage(recorded, self._journal, step=step)
+        coverage = Coverage(recorded, self._journal)
         path, descriptor, progress = self._file.path, self._descriptor, self.intake.progress
         progress.start(path, recorded.total, done=coverage.have)
         hashers = [

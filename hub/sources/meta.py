@@ -49,7 +49,7 @@ class MetaSource:
     ) -> None:
         self.policy = policy
         self.small: dict[str, bytes | None] = {}
-        self.client = Client(follow=self._is_metas)
+        self.client = Client(timeout=policy.stall_seconds, follow=self._is_metas)
         self._allow_hosts = allow_hosts
         self._ask = ask
         self._lock = threading.Lock()

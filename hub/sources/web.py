@@ -18,7 +18,7 @@ class HttpPlace:
         self.policy = policy or Policy()
         self.small: dict[str, bytes | None] = {}
         self._base = base
-        self._client = Client()
+        self._client = Client(timeout=self.policy.stall_seconds)
 
     @property
     def where(self) -> str:

@@ -42,6 +42,7 @@ class Fault:
     data: bytes = b""
     pace: Callable[[], object] = lambda: None
     after: int = 0  # requests for the path that go well before
+    reached: threading.Event = field(default_factory=threading.Event)  # cut, stall, drip: at ``at``
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._after(data, until, stop, fault)
 
     def _after(self, data: _Data, until: int, stop: int, fault: Fault) -> None:
+        fault.reached.set()
         if fault.kind == "cut":
             self.wfile.flush()
             self.close_connection = True

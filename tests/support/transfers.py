@@ -1,0 +1,56 @@
+"""One file and where it is brought; as a module, a download that a test may kill."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from llama_hub.hub.journal import BLOCK
+from llama_hub.hub.origins import RemoteFile
+from llama_hub.hub.receiving import Cancel, Policy
+from llama_hub.hub.sources.web import HttpPlace
+from llama_hub.hub.transfer import Fetched, fetch
+from llama_hub.progress import NO_PROGRESS
+from tests.support.models import MIB, noise
+
+SIZE = 2 * BLOCK + 5 * MIB + 123
+DATA = b"PK\x03\x04" + noise(SIZE - 4)
+NAME = "consolidated.00.pth"
+DIGESTS = {"md5": hashlib.md5(DATA).hexdigest(), "sha256": hashlib.sha256(DATA).hexdigest()}
+QUICK = Policy(backoff=0.001, longest_wait=0.01, attempts=4)
+
+
+class Target:
+    """Where one file is brought, as often as a test likes."""
+
+    def __init__(self, folder: Path, url: str, path: str = NAME) -> None:
+        self.path = folder / path
+        self.journal = folder / "journal"
+        self.url = url
+
+    def fetch(
+        self,
+        digests: Mapping[str, str] = DIGESTS,
+        size: int | None = SIZE,
+        policy: Policy = QUICK,
+    ) -> Fetched:
+        request = HttpPlace(self.url, policy).request(self.path.name)
+        file = RemoteFile(self.path.name, request, size, digests)
+        return fetch(file, self.path, self.journal, policy, progress=NO_PROGRESS, cancel=Cancel())
+
+    def assert_right(self) -> None:
+        assert hashlib.sha256(self.path.read_bytes()).hexdigest() == DIGESTS["sha256"]
+
+
+def main() -> None:
+    """Bring the file; arguments: folder, URL, connections."""
+    connections = int(sys.argv[3])
+    span = None if connections == 1 else BLOCK
+    policy = Policy(connections=connections, span=span)
+    Target(Path(sys.argv[1]), sys.argv[2]).fetch({"md5": DIGESTS["md5"]}, None, policy)
+
+
+if __name__ == "__main__":
+    main()
