@@ -28,10 +28,8 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
     """Rows with their cells under one another; the last column is not padded."""
     if not rows:
         return ""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)) for row in rows]
     return "\n".join(indent + line.rstrip() for line in lines)
 
 

@@ -89,14 +89,19 @@ class Plan:
             "spec": self.spec.to_json() if self.spec else None,
             "need": self.need,
             "offer": dataclasses.asdict(self.offer) if self.offer else None,
-            "plan": [entry(step) for step in self.steps],
+            "plan": [full_entry(step) for step in self.steps],
         }
         return document | costs(self)
 
 
 def entry(step: Step) -> dict[str, Any]:
-    """One step as scripts see it: ``action``, ``resource`` and ``why`` first, then the rest."""
-    return {"action": step.action, "resource": step.id, "why": step.why} | {
+    """One step as scripts see it."""
+    return {"action": step.action, "resource": step.id, "why": step.why}
+
+
+def full_entry(step: Step) -> dict[str, Any]:
+    """One step with everything that will be asked for."""
+    return entry(step) | {
         key: value
         for key, value in dataclasses.asdict(step).items()
         if key not in ("action", "why")

@@ -32,7 +32,7 @@ class TestMemory(BackendContract):
 class TestMemoryThatListsLate(BackendContract):
     @pytest.fixture
     def subject(self, tmp_path: Path) -> Subject:
-        world = World(file=tmp_path / "world.json", lag=2)
+        world = World(file=tmp_path / "world.json", lag=4)
         return subject_of(lambda: MemoryBackend(world, answer=echo), tmp_path)
 
 
@@ -122,7 +122,7 @@ class Duplicating(MemoryBackend):
 def test_the_suite_finds_what_is_broken(
     broken: type[MemoryBackend], where: str, tmp_path: Path
 ) -> None:
-    world = World(lag=1)
+    world = World(lag=3 if broken is Duplicating else 0)
     report = run(subject_of(lambda: broken(world, answer=echo), tmp_path))
     assert not report.ok
     failed = [line.what for line in report.lines if not line.ok]

@@ -1,0 +1,31 @@
+"""``llama-hub attest``: prove which model a deployment serves."""
+
+from __future__ import annotations
+
+import typer
+
+from llama_hub.cli.options import Json, Quiet
+from llama_hub.cli.output import output
+from llama_hub.cli.status import BackendName, Name
+from llama_hub.errors import ExitCode
+
+app = typer.Typer()
+
+
+@app.command()
+def attest(
+    name: Name, backend: BackendName = None, json: Json = False, quiet: Quiet = False
+) -> None:
+    """Prove that a deployment serves the model that was meant; exit 5 if not."""
+    from llama_hub.backends.directory import find
+    from llama_hub.cli.plan_view import columns
+    from llama_hub.deploy import artifact
+    from llama_hub.deploy.attest import attest as collect
+
+    out = output(json, quiet)
+    found = collect(find(name, backend), name, artifact.find)
+    rows = [("ok" if one.ok else "FAILED", one.what, one.evidence) for one in found.checks]
+    verdict = "proven" if found.ok else "NOT proven"
+    out.result(found.to_json(), f"{columns(rows)}\n{name} serves {found.expected}: {verdict}")
+    if not found.ok:
+        raise typer.Exit(int(ExitCode.INTEGRITY))

@@ -1,0 +1,151 @@
+"""``llama-hub doctor``: whether this machine, and a backend, are ready to work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llama_hub.cli.options import Json, Quiet
+from llama_hub.cli.output import output
+from llama_hub.errors import ExitCode
+
+if TYPE_CHECKING:
+    from llama_hub.deploy.backend import Check
+
+app = typer.Typer()
+
+EXTRAS = {
+    "serve": ("torch", "safetensors", "sentencepiece", "uvicorn", "starlette"),
+    "azure": ("azure.ai.ml", "azure.identity"),
+    "sagemaker": ("boto3",),
+}
+LITTLE_DISK = 20 << 30  # bytes; a 7B model takes 13 GiB
+
+
+@app.command()
+def doctor(
+    backend: Annotated[str | None, typer.Argument(help="Look at this backend too.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at this machine, the store, the ledger and a backend; exit 1 if something is amiss."""
+    from llama_hub.cli.plan_view import columns
+
+    out = output(json, quiet)
+    found = [*_machine(), *(_backend(backend) if backend else [])]
+    rows = [("ok" if one.ok else "AMISS", one.name, one.detail) for one in found]
+    hints = [f"  {one.name}: {one.hint}" for one in found if one.hint and not one.ok]
+    document = {
+        "checks": [
+            {"name": one.name, "ok": one.ok, "detail": one.detail}
+            | ({"hint": one.hint} if one.hint else {})
+            for one in found
+        ]
+    }
+    out.result(document, "\n".join([columns(rows), *hints]))
+    if not all(one.ok for one in found):
+        raise typer.Exit(int(ExitCode.UNEXPECTED))
+
+
+def _machine() -> list[Check]:
+    return [_python(), _home(), _disk(), _ledger(), _gpu(), *_extras()]
+
+
+def _python() -> Check:
+    import platform
+
+    from llama_hub import __version__
+    from llama_hub.deploy.backend import Check
+
+    return Check(
+        "python", True, f"{platform.python_version()}, llama-hub {__version__}, {platform.system()}"
+    )
+
+
+def _home() -> Check:
+    import os
+
+    from llama_hub.deploy.backend import Check
+    from llama_hub.home import home
+
+    folder = home()
+    base = next(path for path in (folder, *folder.parents) if path.exists())
+    ok = base.is_dir() and os.access(base, os.W_OK)
+    state = "writable" if ok else f"not writable ({base})"
+    return Check("home", ok, f"{folder}, {state}", "" if ok else "set LLAMA_HUB_HOME")
+
+
+def _disk() -> Check:
+    import shutil
+
+    from llama_hub.deploy.backend import Check
+    from llama_hub.deploy.sizing import gib
+    from llama_hub.home import home
+
+    base = next(path for path in (home(), *home().parents) if path.exists())
+    free = shutil.disk_usage(base).free
+    detail = f"{gib(free)} free"
+    if free < LITTLE_DISK:
+        return Check("disk", True, f"{detail}; a 7B model takes 13 GiB, twice while converting")
+    return Check("disk", True, detail)
+
+
+def _ledger() -> Check:
+    from llama_hub.deploy.backend import Check
+    from llama_hub.errors import LlamaHubError
+    from llama_hub.licenses.ledger import Ledger
+
+    try:
+        audit = Ledger().verify()
+    except LlamaHubError as error:
+        return Check("ledger", False, error.message, error.hint)
+    return Check("ledger", True, f"{audit.count} receipts, chain intact")
+
+
+def _gpu() -> Check:
+    from llama_hub.backends.local_host import gpus
+    from llama_hub.deploy.backend import Check
+    from llama_hub.deploy.sizing import gib
+
+    found = [f"{name} ({gib(memory)})" for _, name, memory in gpus()]
+    return Check("gpu", True, ", ".join(found) or "none; models run on the CPU")
+
+
+def _extras() -> list[Check]:
+    """One line each; an extra that is not installed is no fault."""
+    from llama_hub.deploy.backend import Check
+
+    lines = []
+    for extra, packages in EXTRAS.items():
+        missing = [name for name in packages if not _importable(name)]
+        detail = (
+            f"not installed ({', '.join(missing)}): pip install 'llama-hub[{extra}]'"
+            if missing
+            else "installed"
+        )
+        lines.append(Check(f"extra {extra}", True, detail))
+    return lines
+
+
+def _importable(name: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _backend(name: str) -> list[Check]:
+    from llama_hub.backends import registry
+    from llama_hub.deploy.backend import Check
+    from llama_hub.errors import LlamaHubError
+
+    backend = registry.get(name)
+    try:
+        return [
+            Check(f"{name}: {one.name}", one.ok, one.detail, one.hint) for one in backend.check()
+        ]
+    except LlamaHubError as error:
+        return [Check(name, False, error.message, error.hint)]

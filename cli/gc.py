@@ -1,0 +1,107 @@
+"""``llama-hub gc``: what is left over and costs money all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama_hub.cli.deploy import Timeout
+from llama_hub.cli.options import Json, Quiet, Yes
+from llama_hub.cli.output import Output, output
+from llama_hub.errors import ExitCode, LlamaHubError
+
+if TYPE_CHECKING:
+    from llama_hub.deploy.collect import Leftover
+    from llama_hub.deploy.deployer import Deployer
+
+app = typer.Typer()
+
+Found = list[tuple["Deployer", "Leftover"]]
+
+
+@app.command()
+def gc(
+    backend: Annotated[str | None, typer.Option(help="Only this backend.")] = None,
+    yes: Yes = False,
+    timeout: Timeout = 3600.0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find what is left over, and remove it with --yes; without, exit 9 if there is any."""
+    out = output(json, quiet)
+    found, errors = _find(backend)
+    for error in errors:
+        out.warn(f"{error['backend']} could not be asked: {error['message']}")
+    remove = yes or (out.interactive and bool(found) and _confirmed(out, found))
+    if remove:
+        errors += _remove(out, found, timeout)
+    document = {
+        "leftovers": [left.to_json() for _, left in found],
+        "removed": remove,
+        "errors": errors,
+    }
+    out.result(document, _text(found, remove))
+    if errors and remove:
+        raise typer.Exit(int(ExitCode.PROVISIONING))
+    if found and not remove:
+        raise typer.Exit(int(ExitCode.CHANGES_PENDING))
+
+
+def _find(only: str | None) -> tuple[Found, list[dict[str, str]]]:
+    """Leftovers with the deployer that can remove them, and the backends that did not answer."""
+    from llama_hub.backends import directory
+    from llama_hub.deploy.collect import find
+
+    found: Found = []
+    errors: list[dict[str, str]] = []
+    for name, location in directory.places(only):
+        try:
+            deployer = directory.deployer_at(name, location)
+            found += [(deployer, left) for left in find(deployer.backend)]
+        except Exception as error:  # the others are looked at all the same
+            errors.append({"backend": name, "message": getattr(error, "message", str(error))})
+    return _distinct(found), errors
+
+
+def _distinct(found: Found) -> Found:
+    return list({(left.backend, left.reason, left.name, left.resources): (deployer, left)
+                 for deployer, left in found}.values())  # fmt: skip
+
+
+def _confirmed(out: Output, found: Found) -> bool:
+    out.status(_text(found, removed=False))
+    return out.confirm("remove all of this?", flag="--yes")
+
+
+def _remove(out: Output, found: Found, timeout: float) -> list[dict[str, Any]]:
+    from llama_hub.deploy.apply import Manner
+    from llama_hub.deploy.collect import remove
+
+    errors = []
+    with out.progress() as progress:
+        for deployer, left in found:
+            try:
+                remove(deployer, left, Manner(timeout=timeout, progress=progress))
+            except LlamaHubError as error:
+                out.warn(f"{left.name} in {left.backend}: {error.message}")
+                errors.append({"backend": left.backend, "message": error.message})
+    return errors
+
+
+def _text(found: Found, removed: bool) -> str:
+    from llama_hub.cli.plan_view import columns
+
+    if not found:
+        return "nothing is left over"
+    rows = [
+        (
+            left.reason,
+            left.backend,
+            left.name,
+            ", ".join(one.id for one in left.resources),
+            left.why,
+        )
+        for _, left in found
+    ]
+    return columns(rows) + ("\nremoved" if removed else "\nllama-hub gc --yes   removes it")
