@@ -31,6 +31,7 @@ FIRST_PAUSE = 0.5  # seconds before a restart; doubles
 LONGEST_PAUSE = 60.0  # seconds
 LONG_ENOUGH = 60.0  # seconds of health after which a restart counts as the first again
 AFTER_TERM = 40.0  # seconds between SIGTERM and SIGKILL; the service itself drains for 25
+OWN_QUESTION = "GET /health 200"  # lines about our own questions would fill the log
 PR_SET_PDEATHSIG = 1
 LINE_LIMIT = 1 << 20  # bytes
 
@@ -168,7 +169,7 @@ class Replica:
             if not line:
                 return
             text = line.decode("utf-8", "replace").rstrip()
-            if text and not is_mine(text):
+            if text and not is_mine(text) and OWN_QUESTION not in text:
                 self._log(f"[{self.name}] {text}")
 
     def _announced(self, line: str) -> bool:

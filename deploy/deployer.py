@@ -97,7 +97,7 @@ class Deployer:
         journal = self.journal(plan.name)
         with journal.locked():
             observed, fresh, target = self._again(plan)
-            if fresh.digest != plan.digest and not self._continues(journal, plan):
+            if fresh.digest != plan.digest and not _continues(journal, plan, fresh):
                 raise changed(plan, fresh)
             if fresh.changes or (plan.kind == "delete" and journal.history().exists):
                 back = self._way_back(plan)
@@ -119,11 +119,6 @@ class Deployer:
                 hint="llama-hub deploy -f spec.yaml --plan",
             )
         return self.plan(DeploymentSpec(**good[-1]["spec"])).changes
-
-    def _continues(self, journal: Journal, plan: Plan) -> bool:
-        """Whether the world differs because a run of this very plan was cut off."""
-        cut_off = journal.history().open
-        return cut_off is not None and cut_off.begin["asked"] == plan.digest
 
     def _way_back(self, plan: Plan) -> WayBack | None:
         """How to return to the last good spec if this fails; ``None`` if there was none."""
@@ -227,6 +222,14 @@ class Deployer:
         if plan.kind == "delete":
             return Deployed(plan.name, plan.backend, "absent", None, None, None, None)
         return self.backend.status(plan.name)
+
+
+def _continues(journal: Journal, plan: Plan, fresh: Plan) -> bool:
+    """Whether the world differs because of a run of this very plan, cut off or done."""
+    runs = journal.history().runs
+    if not runs or runs[-1].begin["asked"] != plan.digest:
+        return False
+    return runs[-1].result is None or (runs[-1].result == "done" and not fresh.changes)
 
 
 def changed(planned: Plan, fresh: Plan) -> ChangedWorldError:
