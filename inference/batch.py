@@ -34,6 +34,7 @@ class Batch:
     positions: Tensor  # int64 [T]
     slots: Tensor  # int64 [T], where each token's key and value go
     spans: tuple[Span, ...]
+    prompt_rows: int  # the first rows hold tokens of prompts, the rest tokens of answers
     wanted: Tensor  # int64 [R], the rows whose logits are asked for
 
 
@@ -45,31 +46,55 @@ class Piece:
     start: int
     pages: tuple[int, ...]
     wanted: int = 1  # of how many rows, counted from the last, logits are asked for
+    prompt: int = 0  # how many of the tokens, counted from the first, the user gave
 
 
 def build(pieces: Sequence[Piece], device: torch.device) -> Batch:
-    """Lay ``pieces`` end to end."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
+    """Lay ``pieces`` end to end: what users gave first, then what was generated.
+
+    The two kinds may be computed in different ways, which have to depend on the token alone and
+    never on the rest of the batch.
+    """
+    layout = _Layout()
+    starts = [layout.add(piece, 0, piece.prompt) for piece in pieces]
+    prompt_rows = len(layout.tokens)
+    later = [layout.add(piece, piece.prompt, len(piece.tokens)) for piece in pieces]
     wanted: list[int] = []
-    spans: list[Span] = []
-    for piece in pieces:
-        row, count = len(tokens), len(piece.tokens)
-        spans.append(Span(row, count, piece.start, piece.pages))
-        tokens += piece.tokens
-        for position in range(piece.start, piece.start + count):
-            positions.append(position)
-            slots.append(piece.pages[position // PAGE] * PAGE + position % PAGE)
-        wanted += range(row + count - piece.wanted, row + count)
+    for piece, first, second in zip(pieces, starts, later, strict=True):
+        rows = [*range(first, first + piece.prompt)]
+        rows += range(second, second + len(piece.tokens) - piece.prompt)
+        wanted += rows[len(rows) - piece.wanted :]
 
     def on_device(numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64).to(device)
 
     return Batch(
-        tokens=on_device(tokens),
-        positions=on_device(positions),
-        slots=on_device(slots),
-        spans=tuple(spans),
+        tokens=on_device(layout.tokens),
+        positions=on_device(layout.positions),
+        slots=on_device(layout.slots),
+        spans=tuple(layout.spans),
+        prompt_rows=prompt_rows,
         wanted=on_device(wanted),
     )
+
+
+class _Layout:
+    """The rows of a batch as they are laid out."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self.slots: list[int] = []
+        self.spans: list[Span] = []
+
+    def add(self, piece: Piece, begin: int, end: int) -> int:
+        """Append the piece's tokens from ``begin`` to ``end``; their first row."""
+        row, start = len(self.tokens), piece.start + begin
+        if begin == end:
+            return row
+        self.spans.append(Span(row, end - begin, start, piece.pages))
+        self.tokens += piece.tokens[begin:end]
+        for position in range(start, start + end - begin):
+            self.positions.append(position)
+            self.slots.append(piece.pages[position // PAGE] * PAGE + position % PAGE)
+        return row

@@ -28,6 +28,7 @@ class EngineOptions:
     prefix_caching: bool = True  # reuse the KV pages of equal prompt beginnings
     tensor_parallel: int = 1  # processes (CPU) or devices (CUDA) that share every layer
     threads: int | None = None  # CPU threads per process; None: the physical cores
+    kernels: Literal["auto", "on", "off"] = "auto"  # our CPU kernels; auto: for large models
     check_memory: bool = True  # refuse before loading when the model cannot fit
 
     def __post_init__(self) -> None:
@@ -35,6 +36,8 @@ class EngineOptions:
             raise UsageError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if self.quantize not in (None, "int8", "int4"):
             raise UsageError(f"quantize {self.quantize!r} is not int8 or int4")
+        if self.kernels not in ("auto", "on", "off"):
+            raise UsageError(f"kernels {self.kernels!r} is not auto, on or off")
         for name in ("max_batch", "max_queue", "step_tokens", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")

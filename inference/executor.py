@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llama_hub.inference import batch
-from llama_hub.inference.batch import Piece
-from llama_hub.inference.kv_cache import KVCache
-from llama_hub.inference.model import Llama
+from llama_hub.inference.batch import Batch, Piece
 
 
 class Executor(Protocol):
@@ -25,19 +23,21 @@ class Executor(Protocol):
         """Give the memory back."""
 
 
-class LocalExecutor:
-    """One model in this process."""
+Forward = Callable[[Batch], Tensor]
 
-    def __init__(self, model: Llama, cache: KVCache, device: torch.device) -> None:
-        self._model: Llama | None = model
-        self._cache: KVCache | None = cache
+
+class LocalExecutor:
+    """One model in this process; ``forward`` holds its weights and its cache."""
+
+    def __init__(self, forward: Forward, device: torch.device) -> None:
+        self._forward: Forward | None = forward
         self._device = device
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> Tensor:
-        if self._model is None or self._cache is None:
+        if self._forward is None:
             raise RuntimeError("the executor is closed")
-        return self._model.forward(batch.build(pieces, self._device), self._cache)
+        return self._forward(batch.build(pieces, self._device))
 
     def close(self) -> None:
-        self._model = self._cache = None
+        self._forward = None

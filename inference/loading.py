@@ -3,70 +3,168 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llama_hub.errors import UsageError
-from llama_hub.hub.architecture import from_config
+from llama_hub.hub.architecture import Architecture, from_config
+from llama_hub.inference import memory_fit, native_model
 from llama_hub.inference.batch import Piece
-from llama_hub.inference.config import PAGE, EngineOptions, physical_cores
-from llama_hub.inference.engine import EngineInfo
-from llama_hub.inference.executor import Executor, LocalExecutor
-from llama_hub.inference.kv_cache import KVCache, PagePool
+from llama_hub.inference.collective import Alone, Collective
+from llama_hub.inference.config import EngineOptions, Quantization, physical_cores
+from llama_hub.inference.executor import Executor, Forward, LocalExecutor
+from llama_hub.inference.kv_cache import KVCache
+from llama_hub.inference.memory_fit import Fit
 from llama_hub.inference.model import Llama
+from llama_hub.inference.native.library import library
 from llama_hub.inference.partition import Partition
+from llama_hub.inference.quantization import for_kernels, for_torch
 from llama_hub.inference.rope import Rope
-from llama_hub.inference.weights import Loader, TensorFiles, heads_of, read_config
+from llama_hub.inference.weights import (
+    Loader,
+    StoredForm,
+    Target,
+    TensorFiles,
+    heads_of,
+    read_config,
+    stored_form,
+)
 
 DEFAULT_EOS = 2
+KERNELS_FROM = 256 << 20  # bytes of weights
+BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What ``TorchEngine`` drives."""
+class Plan:
+    """Everything that is decided before loading; equal in all processes of an engine."""
 
-    executor: Executor
-    pool: PagePool
-    info: EngineInfo
+    folder: Path
+    architecture: Architecture
+    device: torch.device
+    dtype: torch.dtype
+    quantize: Quantization | None  # at load
+    stored: StoredForm | None  # in the folder
+    context: int
+    pages: int
+    threads: int
+    processes: int
+    kernels: bool  # whether our CPU kernels are wanted
     eos: int
-    memory_bytes: int
+    fit: Fit
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the weights are quantised, wherever that happened."""
+        return self.stored.name if self.stored else self.quantize
 
 
-def load(folder: Path, options: EngineOptions) -> Loaded:
-    """Read the weights, make the cache, run once; blocks."""
+@dataclass(frozen=True)
+class Shard:
+    """One process's part of a model, ready to compute."""
+
+    executor: LocalExecutor
+    bytes: int  # weights and cache
+
+
+def make_plan(folder: Path, options: EngineOptions) -> Plan:
+    """Read ``config.json`` and decide; ``NotEnoughError`` if the model cannot fit."""
     config = read_config(folder)
-    architecture = from_config(config)
-    device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, config)
-    if device.type == "cpu":
-        torch.set_num_threads(options.threads or physical_cores())
-    context = options.context or architecture.context
-    partition = Partition(architecture)
-    heads = heads_of(partition)
-    with TensorFiles(folder) as files:
-        weights = Loader(files, partition, dtype, device).load()
-    pages = -(-context // PAGE) * options.max_batch
-    cache = KVCache(architecture.n_layers, pages, heads.keys, heads.width, dtype, device)
-    rope = Rope(heads.width, context, architecture.rope_theta, device)
-    executor = LocalExecutor(Llama(architecture, heads, weights, rope), cache, device)
-    executor.run([Piece((1,), 0, (0,))])
-    return Loaded(
-        executor=executor,
-        pool=PagePool(pages),
-        info=EngineInfo(
-            engine="torch",
-            device=str(device),
-            dtype=str(dtype).removeprefix("torch."),
-            quantization=None,
-            context=context,
-            vocab_size=architecture.vocab_size,
-            max_batch=options.max_batch,
-        ),
-        eos=_eos(config),
-        memory_bytes=weights.bytes + cache.bytes,
+    architecture, stored = from_config(config), stored_form(config)
+    device, dtype = choose_device(options.device), choose_dtype(options.dtype, config)
+    if stored and options.quantize not in (None, stored.name):
+        raise UsageError(
+            f"the folder is quantised to {stored.name} and cannot become {options.quantize}",
+            hint="serve it as it is, or quantise the original model",
+        )
+    context = _context(options.context, architecture)
+    free = memory_fit.free_memory(device)
+    if free is not None and device.type == "cpu":
+        free //= options.tensor_parallel
+    fit = memory_fit.plan(
+        architecture,
+        _name(dtype),
+        stored.name if stored else options.quantize,
+        context,
+        options.max_batch,
+        free,
+        step_tokens=options.step_tokens,
+        devices=options.tensor_parallel,
     )
+    if options.check_memory:
+        fit.require()
+    return Plan(
+        folder=folder,
+        architecture=architecture,
+        device=device,
+        dtype=dtype,
+        quantize=None if stored else options.quantize,
+        stored=stored,
+        context=context,
+        pages=fit.cache_pages(options.kv_cache_bytes),
+        threads=options.threads or max(1, physical_cores() // options.tensor_parallel),
+        processes=options.tensor_parallel,
+        kernels=device.type == "cpu" and _kernels_pay(options, fit),
+        eos=_eos(config),
+        fit=fit,
+    )
+
+
+def load_shard(plan: Plan, rank: int = 0, collective: Collective | None = None) -> Shard:
+    """Load one process's weights and make its cache; blocks."""
+    collective = collective or Alone()
+    device = plan.device
+    if device.type == "cpu":
+        torch.set_num_threads(plan.threads)
+    partition = Partition(plan.architecture, rank, plan.processes, _grain(plan))
+    heads = heads_of(partition)
+    kernels = library() if plan.kernels and _suits(partition) else None
+    make = for_kernels if kernels else for_torch(plan.dtype, device)
+    target = Target(plan.dtype, device, make, BITS[plan.quantize] if plan.quantize else None)
+    with TensorFiles(plan.folder) as files:
+        weights = Loader(files, partition, target, plan.stored).load()
+    rope = Rope(heads.width, plan.context, plan.architecture.rope_theta, device)
+    layers = plan.architecture.n_layers
+    forward: Forward
+    cache: KVCache | native_model.PagedCache
+    if kernels:
+        paged = cache = native_model.PagedCache(layers, plan.pages, heads, plan.dtype)
+        native = native_model.NativeLlama(
+            kernels, plan.architecture, heads, weights, rope, collective, plan.threads
+        )
+        forward = partial(native.forward, cache=paged)
+    else:
+        flat = cache = KVCache(layers, plan.pages, heads.keys, heads.width, plan.dtype, device)
+        model = Llama(plan.architecture, heads, weights, rope, collective)
+        forward = partial(model.forward, cache=flat)
+    return Shard(LocalExecutor(forward, device), weights.bytes + cache.bytes)
+
+
+def warm_up(executor: Executor) -> None:
+    """A short prompt and one step of an answer, so that the first request meets nothing new."""
+    executor.run([Piece(tuple(range(8)), 0, (0,), prompt=8)])
+    executor.run([Piece((1,), 8, (0,))])
+
+
+def _kernels_pay(options: EngineOptions, fit: Fit) -> bool:
+    """Compiling them takes seconds, once a machine: not worth it for a very small model."""
+    if options.kernels == "auto":
+        return fit.weights_bytes >= KERNELS_FROM
+    return options.kernels == "on"
+
+
+def _grain(plan: Plan) -> int:
+    """Feed-forward rows that one process must hold together."""
+    if plan.processes == 1:
+        return 1
+    return max(native_model.LANES, plan.stored.grain if plan.stored else 64)
+
+
+def _suits(partition: Partition) -> bool:
+    return native_model.suits(partition.architecture, (len(partition.ffn()),))
 
 
 def choose_device(name: str) -> torch.device:
@@ -97,6 +195,20 @@ def choose_dtype(name: str, config: dict[str, Any]) -> torch.dtype:
     if dtype is None:
         raise UsageError(f"config.json states the type {name!r}", hint="--dtype bfloat16")
     return dtype
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _context(asked: int | None, architecture: Architecture) -> int:
+    if asked is not None and asked > architecture.context:
+        raise UsageError(
+            f"a context of {asked} tokens is more than the {architecture.context} that the model "
+            "was trained for",
+            hint=f"--context {architecture.context}",
+        )
+    return asked or architecture.context
 
 
 def _eos(config: dict[str, Any]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from llama_hub.hub.architecture import Architecture
 from llama_hub.inference.attention import attend
 from llama_hub.inference.batch import Batch
+from llama_hub.inference.collective import Collective
 from llama_hub.inference.kv_cache import KVCache
 from llama_hub.inference.linear import Linear
 from llama_hub.inference.rope import Rope
@@ -67,12 +68,18 @@ class Llama:
     """The computation; holds no state but the weights."""
 
     def __init__(
-        self, architecture: Architecture, heads: Heads, weights: Weights, rope: Rope
+        self,
+        architecture: Architecture,
+        heads: Heads,
+        weights: Weights,
+        rope: Rope,
+        collective: Collective,
     ) -> None:
         self.architecture = architecture
         self.heads = heads
         self.weights = weights
         self.rope = rope
+        self._collective = collective
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Logits in float32 of the wanted rows ``[R, vocab]``; fills the cache on the way."""
@@ -80,20 +87,21 @@ class Llama:
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, self._norm(x, layer.attention_norm), batch, cache)
             x = x + self._feed_forward(layer, self._norm(x, layer.ffn_norm))
-        return self.weights.head(self._norm(x[batch.wanted], self.weights.norm)).float()
+        logits = self.weights.head(self._norm(x[batch.wanted], self.weights.norm))
+        return self._collective.gather(logits.float())
 
     def _attention(
         self, index: int, layer: Layer, x: Tensor, batch: Batch, cache: KVCache
     ) -> Tensor:
         query, key, value = torch.split(layer.qkv(x), self.heads.split, dim=-1)
-        q, k, v = (each.unflatten(-1, (-1, self.heads.width)) for each in (query, key, value))
+        q, k, v = (each.view(len(x), -1, self.heads.width) for each in (query, key, value))
         cache.write(index, batch.slots, self.rope.rotate(k, batch.positions), v)
         mixed = attend(self.rope.rotate(q, batch.positions), cache, index, batch)
-        return layer.out(mixed.flatten(1))
+        return self._collective.sum(layer.out(mixed.flatten(1)))
 
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
         gate, up = layer.gate_up(x).chunk(2, dim=-1)
-        return layer.down(F.silu(gate) * up)
+        return self._collective.sum(layer.down(F.silu(gate) * up))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm in float32, scaled in the computing type, as the reference does."""

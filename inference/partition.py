@@ -20,6 +20,7 @@ class Partition:
     architecture: Architecture
     rank: int = 0
     size: int = 1
+    grain: int = 1  # feed-forward rows that stay together
 
     def __post_init__(self) -> None:
         heads = self.architecture.n_heads
@@ -46,9 +47,9 @@ class Partition:
         even = needed == [head for head in unique for _ in range(share)]
         return unique if even else needed
 
-    def ffn(self, grain: int = 1) -> range:
+    def ffn(self) -> range:
         """Feed-forward rows, in multiples of ``grain`` (the group of a quantised weight)."""
-        return self._share(self.architecture.ffn_dim, grain)
+        return self._share(self.architecture.ffn_dim, self.grain)
 
     def vocabulary(self) -> range:
         """Rows of the output matrix."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 
 from llama_hub.errors import NotEnoughError, UsageError
@@ -15,11 +16,23 @@ from llama_hub.inference.engine import (
     EngineStats,
     GenerationRequest,
 )
+from llama_hub.inference.executor import Executor
 from llama_hub.inference.grammar import Grammar, GrammarCompiler
-from llama_hub.inference.loading import Loaded, load
+from llama_hub.inference.kv_cache import PagePool
+from llama_hub.inference.loading import Plan, load_shard, make_plan, warm_up
 from llama_hub.inference.scheduler import Scheduler, Sequence
 from llama_hub.inference.tokenizer import Tokenizer
 from llama_hub.inference.worker import Event, Worker
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready, and what the engine says of it."""
+
+    executor: Executor
+    info: EngineInfo
+    plan: Plan
+    memory_bytes: int
 
 
 class TorchEngine:
@@ -40,9 +53,9 @@ class TorchEngine:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loaded = await asyncio.to_thread(load, self._folder, self._options)
+        self._loaded = await asyncio.to_thread(_load, self._folder, self._options)
         scheduler = Scheduler(
-            self._loaded.pool,
+            PagePool(self._loaded.plan.pages),
             max_batch=self._options.max_batch,
             step_tokens=self._options.step_tokens,
             prefix_caching=self._options.prefix_caching,
@@ -51,7 +64,7 @@ class TorchEngine:
             self._loaded.executor,
             scheduler,
             self._deliver_soon,
-            eos=self._loaded.eos,
+            eos=self._loaded.plan.eos,
             context=self._loaded.info.context,
         )
         self._worker.start()
@@ -149,6 +162,36 @@ class TorchEngine:
             inbox = self._streams.get(request_id)
             if inbox is not None:
                 inbox.put_nowait(event)
+
+
+def _load(folder: Path, options: EngineOptions) -> Loaded:
+    plan = make_plan(folder, options)
+    executor: Executor
+    if plan.processes == 1:
+        shard = load_shard(plan)
+        executor, memory = shard.executor, shard.bytes
+    else:
+        from llama_hub.inference import parallel
+
+        executor, memory = parallel.start(plan, options)
+    warm_up(executor)
+    info = EngineInfo(
+        engine="torch",
+        device=_device_name(plan),
+        dtype=plan.fit.dtype,
+        quantization=plan.quantization,
+        context=plan.context,
+        vocab_size=plan.architecture.vocab_size,
+        max_batch=options.max_batch,
+    )
+    return Loaded(executor, info, plan, memory)
+
+
+def _device_name(plan: Plan) -> str:
+    if plan.device.type == "cpu" or plan.processes == 1:
+        return str(plan.device)
+    first = plan.device.index or 0
+    return f"cuda:{first}-{first + plan.processes - 1}"
 
 
 def _check(request: GenerationRequest, info: EngineInfo) -> None:

@@ -8,19 +8,21 @@ process's own rows and columns are read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llama_hub.errors import IntegrityError, MissingExtraError, NotFoundError
-from llama_hub.hub.architecture import Architecture, from_config
+from llama_hub.errors import IntegrityError, MissingExtraError, NotFoundError, UsageError
+from llama_hub.inference.config import Quantization
 from llama_hub.inference.linear import Dense, Linear
 from llama_hub.inference.model import Heads, Layer, Weights
 from llama_hub.inference.partition import Partition
+from llama_hub.inference.quantization import MakeQuantized, quantize
 
 INDEX = "model.safetensors.index.json"
 
@@ -114,32 +116,54 @@ class TensorFiles:
         return {name: file for file in files for name in self._file(file).keys()}
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where weights go and in which form."""
+
+    dtype: torch.dtype
+    device: torch.device
+    make: MakeQuantized
+    quantize: int | None = None  # bits, for weights that are stored dense
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """A copy in the computing type."""
+        out = torch.empty(tensor.shape, dtype=self.dtype, device=self.device)
+        return out.copy_(tensor)
+
+    def linear(self, weight: Tensor, *, bits: int | None = None) -> Linear:
+        """A dense weight that is there already, quantised if asked for."""
+        if self.quantize is None:
+            return Dense(weight)
+        return quantize(weight, bits or self.quantize, self.make)
+
+
+Parts = Sequence[tuple[str, range]]  # names without ".weight", and rows of each
+
+
 class Loader:
-    """Builds the ``Weights`` of one process."""
+    """Builds the ``Weights`` of one process.
+
+    ``stored``: how the folder's own quantised matrices are stored, if it has any.
+    """
 
     def __init__(
-        self,
-        files: TensorFiles,
-        partition: Partition,
-        dtype: torch.dtype,
-        device: torch.device,
-        make_linear: Callable[[Tensor], Linear] = Dense,
+        self, files: TensorFiles, partition: Partition, target: Target, stored: StoredForm | None
     ) -> None:
         self._files = files
         self._partition = partition
-        self._dtype = dtype
-        self._device = device
-        self._make_linear = make_linear
+        self._target = target
+        self._stored = stored
 
     def load(self) -> Weights:
         """Everything; ``IntegrityError`` if a tensor is missing or has another shape."""
         model = self._partition.architecture
-        head = "lm_head.weight" if "lm_head.weight" in self._files else "model.embed_tokens.weight"
+        head = "lm_head" if "lm_head.weight" in self._files else "model.embed_tokens"
+        rows = self._dense_rows([(head, self._partition.vocabulary())], model.dim)
         return Weights(
-            embedding=self._plain("model.embed_tokens.weight", (model.vocab_size, model.dim)),
+            embedding=self._plain("model.embed_tokens", (model.vocab_size, model.dim)),
             layers=tuple(self._layer(index) for index in range(model.n_layers)),
-            norm=self._plain("model.norm.weight", (model.dim,)),
-            head=Dense(self._stack([(head, self._partition.vocabulary())], model.dim)),
+            norm=self._plain("model.norm", (model.dim,)),
+            head=self._target.linear(rows, bits=8),
         )
 
     def _layer(self, index: int) -> Layer:
@@ -150,43 +174,76 @@ class Loader:
         keys = [range(head * width, (head + 1) * width) for head in part.keys]
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
         qkv = [
-            (attention + "q_proj.weight", queries),
-            *((attention + "k_proj.weight", rows) for rows in keys),
-            *((attention + "v_proj.weight", rows) for rows in keys),
+            (attention + "q_proj", queries),
+            *((attention + "k_proj", rows) for rows in keys),
+            *((attention + "v_proj", rows) for rows in keys),
         ]
-        gate_up = [(mlp + "gate_proj.weight", part.ffn()), (mlp + "up_proj.weight", part.ffn())]
+        ffn = part.ffn()
         return Layer(
-            attention_norm=self._plain(prefix + "input_layernorm.weight", (model.dim,)),
-            qkv=self._make_linear(self._stack(qkv, model.dim)),
-            out=self._make_linear(self._cut(attention + "o_proj.weight", queries, model.dim)),
-            ffn_norm=self._plain(prefix + "post_attention_layernorm.weight", (model.dim,)),
-            gate_up=self._make_linear(self._stack(gate_up, model.dim)),
-            down=self._make_linear(self._cut(mlp + "down_proj.weight", part.ffn(), model.dim)),
+            attention_norm=self._plain(prefix + "input_layernorm", (model.dim,)),
+            qkv=self._stack(qkv, model.dim),
+            out=self._cut(attention + "o_proj", queries, (model.dim, model.dim)),
+            ffn_norm=self._plain(prefix + "post_attention_layernorm", (model.dim,)),
+            gate_up=self._stack([(mlp + "gate_proj", ffn), (mlp + "up_proj", ffn)], model.dim),
+            down=self._cut(mlp + "down_proj", ffn, (model.dim, model.ffn_dim)),
         )
 
     def _plain(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        self._expect(name, shape)
-        return self._place(self._files.whole(name))
+        self._expect(name + ".weight", shape)
+        return self._target.place(self._files.whole(name + ".weight"))
 
-    def _place(self, tensor: Tensor) -> Tensor:
-        """A copy of the file's part in its final type on its final device."""
-        out = torch.empty(tensor.shape, dtype=self._dtype, device=self._device)
-        return out.copy_(tensor)
+    def _stack(self, parts: Parts, width: int) -> Linear:
+        """Row ranges of several matrices, one below the other."""
+        if self._stored is None or f"{parts[0][0]}.weight_packed" not in self._files:
+            return self._target.linear(self._dense_rows(parts, width))
+        for name, _ in parts:
+            self._expect(name + ".weight_packed", (None, self._stored.words(width)))
+        packed, scales = (
+            torch.cat([self._files.rows(name + suffix, span) for name, span in _joined(parts)])
+            for suffix in (".weight_packed", ".weight_scale")
+        )
+        return self._quantized(self._stored, packed, scales)
 
-    def _stack(self, parts: Sequence[tuple[str, range]], width: int) -> Tensor:
-        """Row ranges of several matrices, one below the other, each read into its place."""
+    def _dense_rows(self, parts: Parts, width: int) -> Tensor:
+        """Row ranges read straight into their place in one matrix."""
         rows = sum(len(span) for _, span in parts)
-        out = torch.empty(rows, width, dtype=self._dtype, device=self._device)
+        target = self._target
+        out = torch.empty(rows, width, dtype=target.dtype, device=target.device)
         at = 0
         for name, span in _joined(parts):
-            self._expect(name, (None, width))
-            out[at : at + len(span)].copy_(self._files.rows(name, span))
+            self._expect(name + ".weight", (None, width))
+            out[at : at + len(span)].copy_(self._files.rows(name + ".weight", span))
             at += len(span)
         return out
 
-    def _cut(self, name: str, columns: range, rows: int) -> Tensor:
-        self._expect(name, (rows, None))
-        return self._place(self._files.columns(name, columns))
+    def _cut(self, name: str, columns: range, shape: tuple[int, int]) -> Linear:
+        """Some columns of a matrix."""
+        stored = self._stored
+        if stored is None or f"{name}.weight_packed" not in self._files:
+            self._expect(name + ".weight", shape)
+            cut = self._files.columns(name + ".weight", columns)
+            return self._target.linear(self._target.place(cut))
+        self._expect(name + ".weight_packed", (shape[0], stored.words(shape[1])))
+        whole = len(columns) == shape[1]
+        if not whole and (columns.start % stored.grain or columns.stop % stored.grain):
+            raise UsageError(
+                f"{name} is quantised in groups of {stored.grain} columns, which cannot be shared "
+                f"by {self._partition.size} processes",
+                hint="use fewer processes or a smaller group",
+            )
+        words = range(stored.words(columns.start), stored.words(columns.stop))
+        packed = self._files.columns(name + ".weight_packed", words)
+        groups = stored.groups(columns)
+        return self._quantized(stored, packed, self._files.columns(name + ".weight_scale", groups))
+
+    def _quantized(self, stored: StoredForm, packed: Tensor, scales: Tensor) -> Linear:
+        values = packed.contiguous().view(torch.uint8)
+        if stored.bits == 8:  # from 0 … 255 to -128 … 127
+            values = (values ^ 128).view(torch.int8)
+        device = self._target.device
+        return self._target.make(
+            stored.bits, values.to(device, copy=True), scales.to(device, torch.float32)
+        )
 
     def _expect(self, name: str, shape: tuple[int | None, ...]) -> None:
         found = self._files.shape(name)
@@ -195,6 +252,59 @@ class Loader:
         )
         if not fits:
             raise IntegrityError(f"{name} has shape {list(found)}, config.json implies {shape}")
+
+
+@dataclass(frozen=True)
+class StoredForm:
+    """How a folder's quantised matrices are stored (``llama_hub.hub.quantize`` writes them)."""
+
+    bits: int
+    group: int | None  # columns for each scale; None: a whole row
+
+    @property
+    def grain(self) -> int:
+        """Columns that belong together."""
+        return self.group or 32
+
+    @property
+    def name(self) -> Quantization:
+        """As ``EngineOptions.quantize`` calls it."""
+        return "int8" if self.bits == 8 else "int4"
+
+    def words(self, columns: int) -> int:
+        """32-bit words that ``columns`` take in a row."""
+        return columns * self.bits // 32
+
+    def groups(self, columns: range) -> range:
+        """The scales of some columns."""
+        if self.group is None:
+            return range(1)
+        return range(columns.start // self.group, columns.stop // self.group)
+
+
+def stored_form(config: dict[str, Any]) -> StoredForm | None:
+    """What ``config.json`` says of quantisation; ``IntegrityError`` for a form we cannot read."""
+    found = config.get("quantization_config")
+    if not found:
+        return None
+    groups = list((found.get("config_groups") or {}).values())
+    weights = groups[0].get("weights", {}) if len(groups) == 1 else {}
+    readable = (
+        found.get("quant_method") == "compressed-tensors"
+        and found.get("format") == "pack-quantized"
+        and weights.get("num_bits") in (4, 8)
+        and weights.get("symmetric", True)
+        and not weights.get("actorder")
+        and not groups[0].get("input_activations")
+    )
+    if not readable:
+        raise IntegrityError(
+            f"config.json describes a quantisation ({found.get('quant_method')}, "
+            f"{found.get('format')}) that this engine cannot read",
+            hint="convert from the unquantised weights: llama-hub convert … --quantize int4",
+        )
+    group = weights.get("group_size") if weights.get("strategy") == "group" else None
+    return StoredForm(int(weights["num_bits"]), group)
 
 
 def _joined(parts: Iterable[tuple[str, range]]) -> list[tuple[str, range]]:
@@ -214,8 +324,3 @@ def _safe_open() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError("safetensors", "serve") from error
     return safe_open
-
-
-def architecture_of(folder: Path) -> Architecture:
-    """Dimensions from the folder's ``config.json``."""
-    return from_config(read_config(folder))

@@ -198,7 +198,13 @@ def _samples(chunk: Chunk) -> bool:
 
 def _piece(chunk: Chunk) -> Piece:
     sequence = chunk.sequence
-    return Piece(chunk.tokens, sequence.computed, tuple(sequence.pages), chunk.wanted)
+    return Piece(
+        chunk.tokens,
+        sequence.computed,
+        tuple(sequence.pages),
+        wanted=chunk.wanted,
+        prompt=max(0, min(chunk.count, sequence.prompt_length - sequence.computed)),
+    )
 
 
 def _answer_logprobs(

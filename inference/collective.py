@@ -1,0 +1,33 @@
+"""What the processes of a tensor-parallel model say to each other within a step."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Collective(Protocol):
+    """Sums and gathers over ``size`` processes."""
+
+    size: int
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """The sum of all processes' ``partial``, in place."""
+        ...
+
+    def gather(self, part: Tensor) -> Tensor:
+        """The processes' columns side by side, ``[R, sum of widths]``; on the first process."""
+        ...
+
+
+class Alone:
+    """One process: nothing to do."""
+
+    size = 1
+
+    def sum(self, partial: Tensor) -> Tensor:
+        return partial
+
+    def gather(self, part: Tensor) -> Tensor:
+        return part

@@ -1,0 +1,202 @@
+"""Whether a model fits a device, before anything is loaded, and what would fit if it does not."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_hub.errors import NotEnoughError
+from llama_hub.hub.architecture import DTYPE_BYTES, Architecture
+from llama_hub.inference.config import PAGE, Quantization
+
+if TYPE_CHECKING:
+    import torch
+
+GIB = 1 << 30
+GROUP = 64  # columns for each scale of int4; more with other groups, but a few per cent
+FIXED = 64 << 20  # bytes: rotation tables, packing buffers, the allocator's slack
+SHORTER = (2048, 1024, 512)  # contexts that are proposed when the asked one does not fit
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one device needs; sizes in bytes, per process under tensor parallelism."""
+
+    architecture: Architecture
+    dtype: str
+    quantization: Quantization | None
+    context: int
+    max_batch: int
+    step_tokens: int
+    devices: int
+    device_memory: int | None  # free on each device; None: unknown, nothing is refused
+
+    @property
+    def weights_bytes(self) -> int:
+        """All weights: projections quantised or not, embedding, output matrix, norms."""
+        model, full = self.architecture, DTYPE_BYTES[self.dtype]
+        tables = model.vocab_size * model.dim
+        projections = model.parameters - 2 * tables - (2 * model.n_layers + 1) * model.dim
+        per_weight = {None: float(full), "int8": 1.0 + 4 / model.dim, "int4": 0.5 + 4 / GROUP}
+        shared = projections * per_weight[self.quantization]
+        shared += tables * (per_weight["int8"] if self.quantization else full)
+        return int(shared / self.devices) + tables * full
+
+    @property
+    def page_bytes(self) -> int:
+        """One page of the KV cache over all layers."""
+        per_token = self.architecture.kv_bytes_per_token(DTYPE_BYTES[self.dtype])
+        shared = min(self.devices, self.architecture.n_kv_heads)
+        return per_token * PAGE // shared
+
+    @property
+    def context_pages(self) -> int:
+        """Pages of one sequence of full length: the least that a cache must have."""
+        return -(-self.context // PAGE)
+
+    @property
+    def kv_bytes(self) -> int:
+        """The cache for ``max_batch`` sequences of full length."""
+        return self.context_pages * self.max_batch * self.page_bytes
+
+    @property
+    def least_kv_bytes(self) -> int:
+        """The cache for one sequence of full length; others wait or are computed again."""
+        return self.context_pages * self.page_bytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Activations of a step and logits, in float32."""
+        model = self.architecture
+        per_token = 6 * model.dim + 3 * model.ffn_dim + 2 * model.kv_dim
+        rows = max(self.max_batch, self.step_tokens)
+        return 4 * (rows * per_token + (2 * self.step_tokens + 2) * model.vocab_size) + FIXED
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything, with the whole cache."""
+        return self.weights_bytes + self.kv_bytes + self.workspace_bytes
+
+    @property
+    def least_bytes(self) -> int:
+        """Everything, with the smallest cache that can work."""
+        return self.weights_bytes + self.least_kv_bytes + self.workspace_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the least that is needed is there."""
+        return self.device_memory is None or self.least_bytes <= self.device_memory
+
+    def cache_pages(self, kv_cache_bytes: int | None = None) -> int:
+        """Pages to allocate: what is asked for, as far as memory goes; at least one context."""
+        wanted = self.context_pages * self.max_batch
+        if kv_cache_bytes is not None:
+            return max(self.context_pages, min(wanted, kv_cache_bytes // self.page_bytes))
+        if self.device_memory is None:
+            return wanted
+        room = self.device_memory - self.weights_bytes - self.workspace_bytes
+        return max(self.context_pages, min(wanted, room // self.page_bytes))
+
+    def alternatives(self) -> list[str]:
+        """Options that would fit, the mildest change first; empty if none does."""
+        found: list[str] = []
+        for label, other in self._candidates():
+            if other.fits:
+                found.append(label)
+        return found
+
+    def _candidates(self) -> list[tuple[str, Fit]]:
+        shorter = [n for n in SHORTER if n < self.context]
+        out = [(f"--context {n}", replace(self, context=n)) for n in shorter]
+        if self.dtype == "float32" and self.quantization is None:
+            out.append(("--dtype bfloat16", replace(self, dtype="bfloat16")))
+        kinds: list[Quantization] = ["int8", "int4"]
+        for kind in kinds:
+            if self.quantization not in (kind, "int4"):
+                out.append((f"--quantize {kind}", replace(self, quantization=kind)))
+        for devices in (2, 4, 8):
+            if devices > self.devices and self.architecture.n_heads % devices == 0:
+                label = f"{devices} such devices (--tensor-parallel {devices})"
+                out.append((label, replace(self, devices=devices)))
+        return out
+
+    def explain(self) -> str:
+        """The arithmetic in one line."""
+        have = "unknown" if self.device_memory is None else _gib(self.device_memory)
+        return (
+            f"weights {_gib(self.weights_bytes)} ({self.quantization or self.dtype}) + KV cache "
+            f"{_gib(self.least_kv_bytes)} to {_gib(self.kv_bytes)} (context {self.context}, 1 to "
+            f"{self.max_batch} sequences) + workspace {_gib(self.workspace_bytes)} = at least "
+            f"{_gib(self.least_bytes)}; free: {have}"
+        )
+
+    def require(self) -> None:
+        """``NotEnoughError`` with the numbers and what would fit, unless it fits."""
+        if self.fits:
+            return
+        ways = self.alternatives()
+        raise NotEnoughError(
+            f"the model does not fit: {self.explain()}",
+            hint=("any of these fits: " + "; ".join(ways))
+            if ways
+            else "no smaller setting fits this device; use a larger one",
+        )
+
+
+def plan(
+    architecture: Architecture,
+    dtype: str,
+    quantization: Quantization | None,
+    context: int,
+    max_batch: int,
+    device_memory: int | None,
+    *,
+    step_tokens: int = 512,
+    devices: int = 1,
+) -> Fit:
+    """The arithmetic for one setting; ``device_memory``: bytes free on each device."""
+    return Fit(
+        architecture, dtype, quantization, context, max_batch, step_tokens, devices, device_memory
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be used on ``device`` now; ``None`` if that cannot be told."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [each for each in (_available(), _container_room()) if each is not None]
+    return min(known, default=None)
+
+
+def _available() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+
+
+def _container_room() -> int | None:
+    """What a container's limit (cgroup v2) leaves; page cache does not count as used."""
+    base = Path("/sys/fs/cgroup")
+    try:
+        limit = int((base / "memory.max").read_text(encoding="ascii"))
+        used = int((base / "memory.current").read_text(encoding="ascii"))
+        stat = (base / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    cached = sum(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
+    return max(0, limit - used + cached)
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB"

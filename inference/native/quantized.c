@@ -1,0 +1,317 @@
+/* Matrix products with int8 and int4 weights and inputs rounded to int8 by groups.
+
+   A weight is (u - zero) · scale with an unsigned byte u: zero 8 for int4, 128 for int8 (stored
+   signed). Inputs: x = q · s with |q| ≤ 127, one s for each `group` columns. Products of a group
+   are exact integers; groups are added in float, in order.
+
+   int4: w[N][K/2], byte i holds column 2i in its low and column 2i + 1 in its high half; taking
+   the halves apart gives 32 columns as 16 even ones and then 16 odd ones, so q has that order
+   too (`pairs` of lh_quantize). int8: w[N][K]. scales[N][K/wgroup] are float in both; wgroup is a
+   multiple of group. */
+
+#include "lanes.h"
+
+#define ROWS 32
+typedef int32_t v8i __attribute__((vector_size(32)));
+typedef int16_t v16s __attribute__((vector_size(32)));
+typedef float v8f __attribute__((vector_size(32)));
+typedef float v8f_any __attribute__((vector_size(32), aligned(4), may_alias));
+
+typedef struct {
+    const int8_t *q;    /* [M][K] */
+    const float *scale; /* [M][K/group] */
+    const float *sum;   /* [M][K/group]: scale · Σ q, for the weights' zero */
+} Input;
+
+void lh_quantize(int8_t *q, float *scale, float *sum, const float *x, size_t M, size_t K,
+                 size_t group, int pairs, int threads) {
+    const size_t groups = K / group;
+#pragma omp parallel for num_threads(threads) if (M > 4)
+    for (size_t m = 0; m < M; m++)
+        for (size_t g = 0; g < groups; g++) {
+            const float *from = x + m * K + g * group;
+            float top = 0;
+            for (size_t k = 0; k < group; k++) top = fmaxf(top, fabsf(from[k]));
+            float s = top / 127.0f, inverse = top > 0 ? 127.0f / top : 0;
+            int total = 0;
+            for (size_t k = 0; k < group; k++) {
+                int value = (int)lrintf(from[k] * inverse);
+                size_t at = pairs ? k / 32 * 32 + k % 32 / 2 + k % 2 * 16 : k;
+                q[m * K + g * group + at] = (int8_t)value;
+                total += value;
+            }
+            scale[m * groups + g] = s;
+            sum[m * groups + g] = s * (float)total;
+        }
+}
+
+#ifdef __AVX2__
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#define VNNI 1
+INLINE __m256i dot_u8(__m256i sum, __m256i u, __m256i s) { return _mm256_dpbusd_epi32(sum, u, s); }
+#elif defined(__AVXVNNI__)
+#define VNNI 1
+INLINE __m256i dot_u8(__m256i sum, __m256i u, __m256i s) {
+    return _mm256_dpbusd_avx_epi32(sum, u, s);
+}
+#else
+#define VNNI 0
+/* Pairs must fit 16 bits: u ≤ 15, or u = |w| ≤ 127 with the sign moved to s. */
+INLINE __m256i dot_u8(__m256i sum, __m256i u, __m256i s) {
+    __m256i pairs = _mm256_maddubs_epi16(u, s);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+
+INLINE __m256i nibbles(const uint8_t *w) { /* 32 columns of one row */
+    __m128i both = _mm_loadu_si128((const __m128i *)w);
+    __m256i wide = _mm256_set_m128i(_mm_srli_epi16(both, 4), both);
+    return _mm256_and_si256(wide, _mm256_set1_epi8(15));
+}
+
+INLINE __m256i dot_s8(__m256i sum, __m256i w, __m256i s) {
+    return dot_u8(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(s, w));
+}
+
+INLINE __m256i load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+
+INLINE v8f to_float(__m256i v) { return __builtin_convertvector((v8i)v, v8f); }
+
+/* 32 columns of one weight row, ready for `dot`. */
+INLINE __m256i weights32(const int bits, const uint8_t *w, size_t k) {
+    return bits == 4 ? nibbles(w + k / 2) : load32(w + k);
+}
+
+INLINE __m256i dot32(const int bits, __m256i sum, __m256i w, __m256i s) {
+    return bits == 4 ? dot_u8(sum, w, s) : dot_s8(sum, w, s);
+}
+
+#define v8sum v8f
+INLINE void dot_group(const int bits, const int m, v8f *sum, const uint8_t *w, const int8_t *x,
+                      size_t K, size_t k, size_t group, float scale, const float *xs,
+                      size_t groups) {
+    __m256i part[m];
+    for (int i = 0; i < m; i++) part[i] = _mm256_setzero_si256();
+    for (size_t at = k; at < k + group; at += 32) {
+        __m256i u = weights32(bits, w, at);
+        for (int i = 0; i < m; i++) part[i] = dot32(bits, part[i], u, load32(x + i * K + at));
+    }
+    for (int i = 0; i < m; i++) sum[i] += to_float(part[i]) * (scale * xs[i * groups]);
+}
+#else /* any other machine: the same sums, left to the compiler */
+typedef float v8sum;
+INLINE void dot_group(const int bits, const int m, v8sum *sum, const uint8_t *w, const int8_t *x,
+                      size_t K, size_t k, size_t group, float scale, const float *xs,
+                      size_t groups) {
+    int8_t wide[group];
+    for (size_t i = 0; i < group; i++) {
+        size_t at = k + i, byte = at / 32 * 16 + at % 16;
+        wide[i] = bits == 8 ? (int8_t)w[at] : (w[byte] >> (at % 32 < 16 ? 0 : 4)) & 15;
+    }
+    for (int i = 0; i < m; i++) {
+        int32_t part = 0;
+        for (size_t at = 0; at < group; at++) part += wide[at] * x[i * K + k + at];
+        sum[i] += (float)part * (scale * xs[i * groups]);
+    }
+}
+#endif
+
+INLINE float total(v8sum v) {
+#ifdef __AVX2__
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+#else
+    return v;
+#endif
+}
+
+/* `m` rows of x times one row of w. */
+INLINE void dot_row(const int bits, const int m, float *out, size_t N, Input x, const uint8_t *w,
+                    const float *scales, size_t K, size_t group, size_t wgroup, int add) {
+    const size_t groups = K / group, ratio = wgroup / group;
+    v8sum sum[m];
+    float zero[m];
+    for (int i = 0; i < m; i++) sum[i] = (v8sum){0}, zero[i] = 0;
+    for (size_t g = 0, in = 0; g < groups; g++) {
+        dot_group(bits, m, sum, w, x.q, K, g * group, group, *scales, x.scale + g, groups);
+        if (bits == 4)
+            for (int i = 0; i < m; i++) zero[i] += *scales * x.sum[i * groups + g];
+        if (++in == ratio) in = 0, scales++;
+    }
+    for (int i = 0; i < m; i++) {
+        float value = total(sum[i]) - 8 * zero[i];
+        out[i * N] = add ? out[i * N] + value : value;
+    }
+}
+
+INLINE void dot_rows(const int bits, float *out, Input x, const uint8_t *w, const float *scales,
+                     size_t M, size_t N, size_t K, size_t group, size_t wgroup, size_t begin,
+                     size_t end, int add) {
+    const size_t groups = K / group, row = bits == 4 ? K / 2 : K;
+    for (size_t m = 0; m < M;) {
+        Input at = {x.q + m * K, x.scale + m * groups, x.sum + m * groups};
+        const size_t step = M - m >= 4 ? 4 : M - m >= 2 ? 2 : 1;
+        for (size_t n = begin; n < end; n++) {
+            float *to = out + m * N + n;
+            const uint8_t *from = w + n * row;
+            const float *scale = scales + n * (K / wgroup);
+            if (step == 4) dot_row(bits, 4, to, N, at, from, scale, K, group, wgroup, add);
+            else if (step == 2) dot_row(bits, 2, to, N, at, from, scale, K, group, wgroup, add);
+            else dot_row(bits, 1, to, N, at, from, scale, K, group, wgroup, add);
+        }
+        m += step;
+    }
+}
+
+void lh_dot_quantized(float *out, const int8_t *q, const float *xscale, const float *xsum,
+                      const uint8_t *w, const float *scales, int bits, size_t M, size_t N,
+                      size_t K, size_t group, size_t wgroup, int add, int threads) {
+    const Input x = {q, xscale, xsum};
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (size_t begin = 0; begin < N; begin += ROWS) {
+        size_t end = begin + ROWS < N ? begin + ROWS : N;
+        if (bits == 4) dot_rows(4, out, x, w, scales, M, N, K, group, wgroup, begin, end, add);
+        else dot_rows(8, out, x, w, scales, M, N, K, group, wgroup, begin, end, add);
+    }
+}
+
+#ifdef __AVX2__
+#define MR 4    /* rows of x in a tile */
+#define NR 16   /* rows of w in a tile: two vectors of 8 rows, 4 columns of each */
+#define NB 64   /* rows of w that are packed together */
+#define KC 2048 /* columns that are packed together */
+
+/* b[k/4][16 rows][4 columns] as bytes, s[g][16 rows]; rows beyond the last are zero. */
+INLINE void pack(const int bits, uint8_t *b, float *s, const uint8_t *w, const float *scales,
+                 size_t rows, size_t row, size_t K, size_t k0, size_t kc, size_t group,
+                 size_t wgroup) {
+    if (rows < NR) {
+        memset(b, 0, kc * NR);
+        memset(s, 0, kc / group * NR * 4);
+    }
+    for (size_t j = 0; j < rows; j++) {
+        for (size_t k = 0; k < kc; k += 32) {
+            uint32_t four[8];
+            _mm256_storeu_si256((__m256i *)four, weights32(bits, w + j * row, k0 + k));
+            for (int i = 0; i < 8; i++) memcpy(b + ((k / 4 + i) * NR + j) * 4, four + i, 4);
+        }
+        for (size_t g = 0; g < kc / group; g++) s[g * NR + j] = scales[j * (K / wgroup) + (k0 + g * group) / wgroup];
+    }
+}
+
+INLINE __m256i four_of(const int8_t *x) { /* the same 4 columns for all 8 rows of w */
+    int32_t bytes;
+    memcpy(&bytes, x, 4);
+    return _mm256_set1_epi32(bytes);
+}
+
+/* 32 columns of mr rows of x times 16 rows of w, added to part[mr][2]. */
+INLINE void tile32(const int bits, const int mr, __m256i part[][2], const int8_t *x, size_t K,
+                   const uint8_t *b) {
+    if (bits == 4 && !VNNI) { /* 8 sums of two products ≤ 15 · 127 fit 16 bits */
+        __m256i pairs[mr][2];
+        for (int i = 0; i < mr; i++) pairs[i][0] = pairs[i][1] = _mm256_setzero_si256();
+        for (int k = 0; k < 8; k++) {
+            __m256i w0 = load32(b + k * NR * 4), w1 = load32(b + k * NR * 4 + 32);
+            for (int i = 0; i < mr; i++) {
+                __m256i s = four_of(x + i * K + k * 4);
+                pairs[i][0] = _mm256_add_epi16(pairs[i][0], _mm256_maddubs_epi16(w0, s));
+                pairs[i][1] = _mm256_add_epi16(pairs[i][1], _mm256_maddubs_epi16(w1, s));
+            }
+        }
+        const __m256i one = _mm256_set1_epi16(1);
+        for (int i = 0; i < mr; i++)
+            for (int j = 0; j < 2; j++)
+                part[i][j] = _mm256_add_epi32(part[i][j], _mm256_madd_epi16(pairs[i][j], one));
+        return;
+    }
+    for (int k = 0; k < 8; k++) {
+        __m256i w0 = load32(b + k * NR * 4), w1 = load32(b + k * NR * 4 + 32);
+        for (int i = 0; i < mr; i++) {
+            __m256i s = four_of(x + i * K + k * 4);
+            part[i][0] = dot32(bits, part[i][0], w0, s);
+            part[i][1] = dot32(bits, part[i][1], w1, s);
+        }
+    }
+}
+
+/* c[mr][16] += x · w over kc columns. */
+INLINE void tile(const int bits, const int mr, float *c, size_t ldc, Input x, size_t K,
+                 size_t groups, const uint8_t *b, const float *s, size_t kc, size_t group) {
+    v8f sum[mr][2];
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < 2; j++) sum[i][j] = *(const v8f_any *)(c + i * ldc + j * 8);
+    for (size_t g = 0; g < kc / group; g++) {
+        __m256i part[mr][2];
+        for (int i = 0; i < mr; i++) part[i][0] = part[i][1] = _mm256_setzero_si256();
+        for (size_t k = g * group; k < (g + 1) * group; k += 32)
+            tile32(bits, mr, part, x.q + k, K, b + k * NR);
+        for (int j = 0; j < 2; j++) {
+            v8f scale = *(const v8f_any *)(s + g * NR + j * 8);
+            for (int i = 0; i < mr; i++) {
+                v8f value = to_float(part[i][j]) * x.scale[i * groups + g];
+                if (bits == 4) value -= 8 * x.sum[i * groups + g];
+                sum[i][j] += value * scale;
+            }
+        }
+    }
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < 2; j++) *(v8f_any *)(c + i * ldc + j * 8) = sum[i][j];
+}
+
+static __thread void *packed_buffer;
+static __thread size_t packed_size;
+
+INLINE void block(const int bits, float *out, Input x, const uint8_t *w, const float *scales,
+                  size_t M, size_t N, size_t K, size_t group, size_t wgroup, size_t rows) {
+    const size_t groups = K / group, row = bits == 4 ? K / 2 : K;
+    uint8_t *b = scratch(&packed_buffer, &packed_size, NB * KC + NB * (KC / 32) * 4);
+    float *s = (float *)(b + NB * KC), edge[MR * NR] = {0};
+    for (size_t k = 0; k < K; k += KC) {
+        const size_t kc = K - k < KC ? K - k : KC;
+        for (size_t j = 0; j < rows; j += NR)
+            pack(bits, b + j * KC, s + j * (KC / 32), w + j * row, scales + j * (K / wgroup),
+                 rows - j < NR ? rows - j : NR, row, K, k, kc, group, wgroup);
+        for (size_t m = 0; m < M; m++) {
+            const int mr = M - m >= MR ? MR : 1;
+            const size_t g = m * groups + k / group;
+            const Input at = {x.q + m * K + k, x.scale + g, x.sum + g};
+            for (size_t j = 0; j < rows; j += NR) {
+                const size_t nr = rows - j < NR ? rows - j : NR;
+                float *c = nr == NR ? out + m * N + j : edge;
+                const size_t ldc = nr == NR ? N : NR;
+                for (int i = 0; nr < NR && i < mr; i++)
+                    memcpy(edge + i * NR, out + (m + i) * N + j, nr * 4);
+                const uint8_t *bj = b + j * KC;
+                const float *sj = s + j * (KC / 32);
+                if (mr == MR) tile(bits, MR, c, ldc, at, K, groups, bj, sj, kc, group);
+                else tile(bits, 1, c, ldc, at, K, groups, bj, sj, kc, group);
+                for (int i = 0; nr < NR && i < mr; i++)
+                    memcpy(out + (m + i) * N + j, edge + i * NR, nr * 4);
+            }
+            m += mr - 1;
+        }
+    }
+}
+
+void lh_packed_quantized(float *out, const int8_t *q, const float *xscale, const float *xsum,
+                         const uint8_t *w, const float *scales, int bits, size_t M, size_t N,
+                         size_t K, size_t group, size_t wgroup, int add, int threads) {
+    const Input x = {q, xscale, xsum};
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (size_t n = 0; n < N; n += NB) {
+        const size_t rows = N - n < NB ? N - n : NB;
+        const uint8_t *at = w + n * (bits == 4 ? K / 2 : K);
+        if (!add)
+            for (size_t m = 0; m < M; m++) memset(out + m * N + n, 0, rows * 4);
+        const float *s = scales + n * (K / wgroup);
+        if (bits == 4) block(4, out + n, x, at, s, M, N, K, group, wgroup, rows);
+        else block(8, out + n, x, at, s, M, N, K, group, wgroup, rows);
+    }
+}
+#else
+void lh_packed_quantized(float *out, const int8_t *q, const float *xscale, const float *xsum,
+                         const uint8_t *w, const float *scales, int bits, size_t M, size_t N,
+                         size_t K, size_t group, size_t wgroup, int add, int threads) {
+    lh_dot_quantized(out, q, xscale, xsum, w, scales, bits, M, N, K, group, wgroup, add, threads);
+}
+#endif
