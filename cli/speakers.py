@@ -121,8 +121,12 @@ class RemoteSpeaker:
         self._base = url.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
         self._client = httpx.Client(headers=dict(headers), timeout=timeout)
-        self.name = self._model()
-        self.notice = self._notice()
+        try:
+            self.name = self._model()
+            self.notice = self._notice()
+        except BaseException:
+            self._client.close()
+            raise
 
     def _model(self) -> str:
         try:
