@@ -95,6 +95,9 @@ COMMANDS: dict[str, Entry] = {
         "llama_hub.cli.backends:app",
         "Where a model can run; schemas of specs; the conformance suite.",
     ),
+    "image": Entry(
+        "llama_hub.cli.image:app", "The container that starts the service in any cloud."
+    ),
     "doctor": Entry(
         "llama_hub.cli.doctor:app",
         "Look at this machine, the store, the ledger and a backend; exit 1 if something is amiss.",

@@ -1,0 +1,264 @@
+"""A container that starts the service in any of the clouds: the context to build it from.
+
+================  =============================================================
+``Dockerfile``    for the CPU
+``Dockerfile.cuda``  for NVIDIA devices
+``requirements.txt``  every dependency at the version that runs here
+``llama_hub.tar.gz``  this very package, the same bytes wherever it is made
+================  =============================================================
+
+The entry point is one for all: SageMaker calls ``IMAGE serve``, Azure ML and
+Hugging Face call the image as it is, and ``serve`` finds out from its
+surroundings where the model is and on which port to answer. It runs without
+root; SageMaker's own containers run as root, ``--build-arg RUN_AS=0`` gives that.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from llama_hub import __version__
+from llama_hub.errors import UsageError
+from llama_hub.files import write_atomic
+
+CPU_BASE = "python:3.12.8-slim-bookworm"
+CUDA_BASE = "nvidia/cuda:12.8.1-base-ubuntu24.04"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+ARCHIVE = "llama_hub.tar.gz"
+PACKAGES = ("licenses", "hub", "inference", "deploy", "backends", "cli")
+LEFT_OUT = ("demo", "__pycache__")  # folders: the demo's weights are not served from an image
+PORT = 8080
+
+_TEMPLATE = """\
+# llama-hub {version}, {variant}: OpenAI, SageMaker, Azure ML and Hugging Face routes on port {port}
+FROM {base}
+LABEL org.opencontainers.image.title="llama-hub" \\
+      org.opencontainers.image.version="{version}" \\
+      com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
+{system}COPY requirements.txt /opt/llama-hub/requirements.txt
+RUN python3 -m venv /opt/venv \\
+    && /opt/venv/bin/pip install --no-cache-dir {index}-r /opt/llama-hub/requirements.txt
+ADD {archive} /opt/llama-hub/
+ENV PATH=/opt/venv/bin:$PATH \\
+    PYTHONPATH=/opt/llama-hub \\
+    PYTHONUNBUFFERED=1 \\
+    PYTHONDONTWRITEBYTECODE=1 \\
+    LLAMA_HUB_HOME=/tmp/llama-hub \\
+    HF_HUB_DISABLE_TELEMETRY=1
+ARG RUN_AS=10001
+USER ${{RUN_AS}}
+EXPOSE {port}
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "llama_hub"]
+CMD ["serve"]
+"""
+_UBUNTU = """\
+RUN apt-get update \\
+    && apt-get install --no-install-recommends --yes python3 python3-venv \\
+    && rm -rf /var/lib/apt/lists/*
+"""
+
+
+def context(cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> dict[str, bytes]:
+    """File name → content of the whole context; ``UsageError`` if a base is not pinned."""
+    made = {
+        "Dockerfile": _dockerfile("CPU", cpu_base, "", f"--extra-index-url {CPU_INDEX} "),
+        "Dockerfile.cuda": _dockerfile("CUDA", cuda_base, _UBUNTU, ""),
+    }
+    for name, text in made.items():
+        problems = lint(text)
+        if problems:
+            raise UsageError(f"{name}: {'; '.join(problems)}")
+    return {name: text.encode() for name, text in made.items()} | {
+        "requirements.txt": "".join(f"{line}\n" for line in requirements()).encode(),
+        ".dockerignore": b"*\n!requirements.txt\n!llama_hub.tar.gz\n",
+        ARCHIVE: archive(),
+    }
+
+
+def write(folder: Path, cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> list[Path]:
+    """Write the context into ``folder``, which must be new, empty or an earlier context."""
+    made = context(cpu_base, cuda_base)
+    strange = {path.name for path in folder.iterdir()} - set(made) if folder.is_dir() else set()
+    if strange:
+        raise UsageError(
+            f"{folder} holds other files: {', '.join(sorted(strange)[:3])}",
+            hint="name a new folder",
+        )
+    for name, data in made.items():
+        write_atomic(folder / name, data)
+    return [folder / name for name in made]
+
+
+def requirements() -> list[str]:
+    """``llama-hub[serve]`` and all it needs, each at the version that is installed here."""
+    found: dict[str, str] = {}
+    _collect("llama-hub", frozenset({"serve"}), found)
+    found.pop("llama-hub", None)
+    return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+def _collect(name: str, extras: frozenset[str], found: dict[str, str]) -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    key = canonicalize_name(name)
+    if key in found and not extras:
+        return
+    try:
+        installed = distribution(name)
+    except PackageNotFoundError as error:
+        raise UsageError(
+            f"{name} is not installed, so its version cannot be pinned",
+            hint="pip install 'llama-hub[serve]'",
+        ) from error
+    found[key] = installed.version.partition("+")[0]  # 2.13.0+cpu is the same release
+    for line in installed.requires or []:
+        needed = Requirement(line)
+        if _applies(needed, extras):
+            _collect(needed.name, frozenset(needed.extras), found)
+
+
+def _applies(needed: object, extras: frozenset[str]) -> bool:
+    """Whether a requirement holds in the container: Linux, and the extras asked for."""
+    marker = getattr(needed, "marker", None)
+    if marker is None:
+        return True
+    surroundings = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
+    return any(marker.evaluate({**surroundings, "extra": extra}) for extra in (*extras, ""))
+
+
+def archive() -> bytes:
+    """The installed package in a tar file that depends on its content only."""
+    buffer = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name, data in sorted(_sources()):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            member.mode = 0o644
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _sources() -> Iterator[tuple[str, bytes]]:
+    root = files("llama_hub")
+    for entry in root.iterdir():
+        if entry.is_file():
+            yield f"llama_hub/{entry.name}", entry.read_bytes()
+    for package in PACKAGES:
+        yield from _below(files(f"llama_hub.{package}"), f"llama_hub/{package}")
+
+
+def _below(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name not in LEFT_OUT:
+            yield from _below(entry, f"{path}/{entry.name}")
+        elif entry.is_file() and not entry.name.endswith((".pyc", ".so")):
+            yield f"{path}/{entry.name}", entry.read_bytes()
+
+
+def _dockerfile(variant: str, base: str, system: str, index: str) -> str:
+    return _TEMPLATE.format(
+        version=__version__,
+        variant=variant,
+        base=base,
+        system=system,
+        index=index,
+        archive=ARCHIVE,
+        port=PORT,
+    )
+
+
+def lint(text: str) -> list[str]:
+    """What is wrong with a Dockerfile of ours, in words; empty if nothing is."""
+    instructions = _instructions(text)
+    return [problem for rule in _RULES if (problem := rule(instructions))]
+
+
+Instructions = list[tuple[str, str]]
+
+
+def _instructions(text: str) -> Instructions:
+    """Keyword and argument of each instruction, continued lines joined, comments dropped."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    found = []
+    for line in joined.splitlines():
+        keyword, _, rest = line.strip().partition(" ")
+        if keyword:
+            found.append((keyword.upper(), " ".join(rest.split())))
+    return found
+
+
+def _all(instructions: Instructions, keyword: str) -> list[str]:
+    return [rest for known, rest in instructions if known == keyword]
+
+
+def _unpinned(instructions: Instructions) -> str:
+    for base in _all(instructions, "FROM"):
+        image = base.split(" ")[0]
+        tag = image.rsplit("/", 1)[-1].partition(":")[2]
+        if "@sha256:" not in image and (not re.search(r"\d+\.\d+", tag) or tag == "latest"):
+            return f"the base {image} is not pinned to a version or a digest"
+    return "" if _all(instructions, "FROM") else "there is no base"
+
+
+def _not_exec_form(instructions: Instructions) -> str:
+    for keyword in ("ENTRYPOINT", "CMD"):
+        for rest in _all(instructions, keyword):
+            try:
+                words = json.loads(rest)
+            except ValueError:
+                words = None
+            if not isinstance(words, list) or not words:
+                return f"{keyword} is not in exec form, so signals would end at a shell"
+    return "" if _all(instructions, "ENTRYPOINT") else "there is no ENTRYPOINT"
+
+
+def _is_root(instructions: Instructions) -> str:
+    users = _all(instructions, "USER")
+    arguments = dict(rest.partition("=")[::2] for rest in _all(instructions, "ARG"))
+    last = users[-1] if users else "root"
+    name = arguments.get(last.strip("${}"), last) if last.startswith("$") else last
+    return "it runs as root" if name.split(":")[0] in ("root", "0") else ""
+
+
+def _secrets(instructions: Instructions) -> str:
+    for keyword in ("ENV", "ARG"):
+        for rest in _all(instructions, keyword):
+            if re.search(r"\w*(TOKEN|SECRET|PASSWORD|API_KEY)\w*\s*=", rest, re.IGNORECASE):
+                return f"{keyword} holds a secret, which stays in the image: {rest.split('=')[0]}"
+    return ""
+
+
+def _left_behind(instructions: Instructions) -> str:
+    for rest in _all(instructions, "RUN"):
+        if "pip install" in rest and "--no-cache-dir" not in rest:
+            return "pip keeps its cache in the image"
+        if "apt-get install" in rest and "rm -rf /var/lib/apt/lists" not in rest:
+            return "apt's lists stay in the image"
+        if re.search(r"\bpip install\b", rest) and not re.search(r"-r \S+|==", rest):
+            return f"packages are not pinned: {rest}"
+    return ""
+
+
+def _remote(instructions: Instructions) -> str:
+    found = [rest for rest in _all(instructions, "ADD") if re.match(r"\w+://", rest)]
+    return f"ADD takes something from the network unchecked: {found[0]}" if found else ""
+
+
+_RULES: tuple[Callable[[Instructions], str], ...] = (
+    _unpinned, _not_exec_form, _is_root, _secrets, _left_behind, _remote,
+)  # fmt: skip
