@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,7 +68,8 @@ def download(
     chosen, fmt = choose(entry, wanted(out, source, format, url, token, revision, allow_host))
     out.status(chosen.about)
     if dry_run:
-        _show_plan(out, model, fmt, chosen.plan(entry))
+        with closing(chosen):
+            _show_plan(out, model, fmt, chosen.plan(entry))
         return
     flags = Flags(accept_license, licensee, email, organization, confirm_mau, text_sha256)
     with out.progress() as progress:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +84,7 @@ def complete(job: Job, bring: Bring) -> Downloaded:
     """The whole way of a model into the store; ``bring`` is how its files come."""
     begun = time.monotonic()
     license = terms.load(job.model.license)
-    with _alone(job):
+    with _alone(job), closing(job.source):
         stored = _present(job.store, job.model.id, job.format)
         if stored is not None:
             receipt = job.gate.ensure(license, _stored_texts(stored), job.accept)

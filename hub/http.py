@@ -134,15 +134,12 @@ class Client:
             self._kept.setdefault(key, []).append(connection)
 
     def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close the connections that are kept; others may be opened after it."""
         with self._lock:
             kept, self._kept = self._kept, {}
         for connections in kept.values():
             for connection in connections:
                 connection.close()
-
-    def __del__(self) -> None:  # a source has no natural end; its idle connections go with it
-        self.close()
 
     def _get(
         self, url: str, headers: Mapping[str, str]

@@ -47,6 +47,9 @@ class ImportedFolder:
         """Licence and policy, in the folder or above it."""
         return layout.texts(self._place, model, self._fmt, self._record)
 
+    def close(self) -> None:
+        """There is nothing to let go."""
+
     def plan(self, model: Model) -> FetchPlan:
         """The files that are there."""
         made = layout.plan(self._place, replace(model, folder="."), self._fmt, self._record)

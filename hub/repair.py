@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def repair(
     """Mend what ``found`` says is damaged; returns the bytes that came from the source."""
     gates.Gate().require(found.manifest.license)
     aside = found.path.with_name(f".{found.path.name}.repair")
-    with locked(found.path.with_name(f".{found.path.name}.lock")):
+    lock = found.path.with_name(f".{found.path.name}.lock")
+    with locked(lock), closing(source):
         wanted = _rewrite_own(found)
         if not wanted:
             return 0

@@ -49,6 +49,9 @@ class Source(Protocol):
     def plan(self, model: Model) -> FetchPlan:
         """What to fetch."""
 
+    def close(self) -> None:
+        """Let idle connections go; the source may still be used afterwards."""
+
 
 class Place(Protocol):
     """A tree of files: a folder, an HTTP base, an S3 prefix."""
@@ -65,6 +68,9 @@ class Place(Protocol):
 
     def size(self, path: str) -> int | None:
         """Bytes of the file, where that costs no request."""
+
+    def close(self) -> None:
+        """Let idle connections go."""
 
 
 def read_small(place: Place, path: str) -> bytes | None:

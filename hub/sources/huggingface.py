@@ -107,6 +107,10 @@ class HuggingFace:
         """As the Hub lists it."""
         return self.commit.files[path].size if path in self.commit.files else None
 
+    def close(self) -> None:
+        """Let idle connections go."""
+        self.client.close()
+
     def texts(self, model: Model) -> Texts:
         """Licence and policy of the repository; a closed gate shows here."""
         found = dict(self._documents())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from urllib.parse import urlsplit
 
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
@@ -49,7 +50,7 @@ class MetaSource:
     ) -> None:
         self.policy = policy
         self.small: dict[str, bytes | None] = {}
-        self.client = Client(timeout=policy.stall_seconds, follow=self._is_metas)
+        self.client = Client(timeout=policy.stall_seconds, follow=partial(_is_metas, allow_hosts))
         self._allow_hosts = allow_hosts
         self._ask = ask
         self._lock = threading.Lock()
@@ -82,6 +83,10 @@ class MetaSource:
     def size(self, path: str) -> int | None:
         """Not known before the first answer: Meta's server does not answer HEAD."""
         return None
+
+    def close(self) -> None:
+        """Let idle connections go."""
+        self.client.close()
 
     def texts(self, model: Model) -> Texts:
         """LICENSE and USE_POLICY.md, which stand beside all models."""
@@ -140,9 +145,11 @@ class MetaSource:
         signed.require_valid()
         return signed
 
-    def _is_metas(self, url: str) -> bool:
-        host = urlsplit(url).hostname or ""
-        return bool(HOST.fullmatch(host)) or host in self._allow_hosts
+
+def _is_metas(allow_hosts: tuple[str, ...], url: str) -> bool:
+    """Whether a redirect stays with those whom the URL is for."""
+    host = urlsplit(url).hostname or ""
+    return bool(HOST.fullmatch(host)) or host in allow_hosts
 
 
 class MetaRequest:

@@ -41,6 +41,9 @@ class FolderPlace:
         file = self.root / path
         return file.stat().st_size if file.is_file() else None
 
+    def close(self) -> None:
+        """There is nothing to let go."""
+
 
 class Mirror:
     """The source ``mirror``."""
@@ -64,6 +67,10 @@ class Mirror:
     def plan(self, model: Model) -> FetchPlan:
         """What to fetch."""
         return layout.plan(self._place, model, self._format(model), self._record())
+
+    def close(self) -> None:
+        """Let idle connections go."""
+        self._place.close()
 
     def _format(self, model: Model) -> Format:
         return self._fmt or ("hf" if model.layout == "hf" else "meta")

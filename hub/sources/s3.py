@@ -44,6 +44,10 @@ class S3Place:
         """Not known before the first answer."""
         return None
 
+    def close(self) -> None:
+        """Let idle connections go."""
+        self._client.close()
+
 
 class S3Request:
     """One object."""

@@ -145,7 +145,7 @@ def _read_policy(policy: str) -> tuple[str, datetime | None]:
 
 
 def _check_scope(resource: str, host: str) -> None:
-    scope = resource.split("://", 1)[-1].split("/", 1)[0].lower()
+    scope = re.sub(r":\d+$", "", resource.split("://", 1)[-1].split("/", 1)[0].lower())
     if scope not in (host, "*", ""):
         raise UsageError(
             f"the URL's signature is for {scope}, but its host is {host}: it would be refused",

@@ -37,6 +37,10 @@ class HttpPlace:
         """Not known before the first answer."""
         return None
 
+    def close(self) -> None:
+        """Let idle connections go."""
+        self._client.close()
+
 
 class HttpRequest:
     """One file at a fixed URL."""

@@ -142,7 +142,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:  # as CloudFront does for Meta's signed URLs
-        self.answer(403, b"")
+        owner = self.server.owner
+        seen = self._note()
+        if owner.handler is None or not owner.handler(self, seen):
+            self.answer(403, b"")
 
     def do_GET(self) -> None:
         owner = self.server.owner

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from llama_hub.hub.journal import BLOCK
@@ -36,9 +37,11 @@ class Target:
         size: int | None = SIZE,
         policy: Policy = QUICK,
     ) -> Fetched:
-        request = HttpPlace(self.url, policy).request(self.path.name)
-        file = RemoteFile(self.path.name, request, size, digests)
-        return fetch(file, self.path, self.journal, policy, progress=NO_PROGRESS, cancel=Cancel())
+        with closing(HttpPlace(self.url, policy)) as place:
+            file = RemoteFile(self.path.name, place.request(self.path.name), size, digests)
+            return fetch(
+                file, self.path, self.journal, policy, progress=NO_PROGRESS, cancel=Cancel()
+            )
 
     def assert_right(self) -> None:
         assert hashlib.sha256(self.path.read_bytes()).hexdigest() == DIGESTS["sha256"]
