@@ -15,6 +15,7 @@ from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
     from llama_hub.hub.conversion_run import Conversion
+    from llama_hub.progress import Progress
 
 app = typer.Typer(add_completion=False)
 
@@ -58,6 +59,14 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read the output again and prove it is the same.")
     ] = False,
+    evaluate: Annotated[
+        Path | None,
+        typer.Option(
+            "--evaluate",
+            metavar="TEXT",
+            help="After --quantize: perplexity before and after, on this text file.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be written; write nothing.")
     ] = False,
@@ -80,6 +89,7 @@ def convert(
 ) -> None:
     """Convert a model between Meta's, Hugging Face's and GGUF's form; --quantize makes it small."""
     out = output(json, quiet)
+    text = _text_to_evaluate(evaluate, quantize, dry_run)
     start = time.monotonic()
     options: dict[str, Any] = {
         "to": to,
@@ -99,7 +109,40 @@ def convert(
         else:
             given = {"model": name, "license": license, "chat": chat}
             made = _into_folder(source, destination, options | given)
-    _report(out, made, to, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        quality = _perplexity(source, made.path, text, progress) if text else None
+    _report(out, made, to, seconds, quality)
+
+
+def _text_to_evaluate(path: Path | None, quantize: str | None, dry_run: bool) -> str | None:
+    """Read before anything else is done, so that a wrong name costs nothing."""
+    if path is None:
+        return None
+    if quantize is None or dry_run:
+        raise UsageError("--evaluate compares a quantised model: it needs --quantize")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the text {path} cannot be read: {error}") from error
+
+
+def _perplexity(source: str, quantised: Path, text: str, progress: Progress) -> dict[str, Any]:
+    """Of the unquantised model, as a Hugging Face folder, and of the quantised one."""
+    from llama_hub.hub.convert import served
+    from llama_hub.hub.store import Store
+    from llama_hub.inference.perplexity import measure
+
+    folder = _folder(source)
+    if not (folder / "config.json").is_file():
+        folder = served(Store(), source, progress=progress).path
+    before = measure(folder, text, progress=progress, task="perplexity before")
+    after = measure(quantised, text, progress=progress, task="perplexity after")
+    return {
+        "tokens": before.tokens,
+        "before": round(before.value, 4),
+        "after": round(after.value, 4),
+        "difference": round(after.value - before.value, 4),
+    }
 
 
 def _into_folder(source: str, destination: Path, options: dict[str, Any]) -> Conversion:
@@ -138,14 +181,23 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
-def _report(out: Output, made: Conversion, to: str, seconds: float) -> None:
+def _report(
+    out: Output, made: Conversion, to: str, seconds: float, quality: dict[str, Any] | None
+) -> None:
     if made.changed:
         out.warn(f"{made.changed} values were changed by the new dtype")
     for tensor, count in made.non_finite.items():
         out.warn(f"{tensor} holds {count} values that are NaN or infinite")
     for name in made.lacks:
         out.warn(f"the source has no {name}, so the output has none either")
-    out.result(_document(made, to, seconds), _text(made, seconds))
+    document, text = _document(made, to, seconds), _text(made, seconds)
+    if quality is not None:
+        document["perplexity"] = quality
+        text += (
+            f"\n  perplexity {quality['before']} before, {quality['after']} after "
+            f"({quality['difference']:+}), over {quality['tokens']} tokens"
+        )
+    out.result(document, text)
 
 
 def _document(made: Conversion, to: str, seconds: float) -> dict[str, Any]:
