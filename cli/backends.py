@@ -12,7 +12,9 @@ from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import output
 from llama_hub.errors import ExitCode
 
-app = typer.Typer(help="Where a model can run; schemas of specs; the conformance suite.")
+app = typer.Typer(
+    add_completion=False, help="Where a model can run; schemas of specs; the conformance suite."
+)
 
 BackendName = Annotated[str, typer.Argument(metavar="NAME", help="A backend.")]
 

@@ -18,7 +18,7 @@ from llama_hub.errors import NotFoundError, UsageError
 if TYPE_CHECKING:
     from llama_hub.inference.config import EngineOptions
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 Target = Annotated[
     str,

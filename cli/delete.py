@@ -12,7 +12,7 @@ from llama_hub.cli.output import output
 from llama_hub.cli.status import BackendName, Name
 from llama_hub.errors import ExitCode, UsageError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

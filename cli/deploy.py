@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llama_hub.deploy.plan import Plan
     from llama_hub.deploy.spec import DeploymentSpec
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 Wait = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Return when it is ready, or started.")

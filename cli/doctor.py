@@ -13,7 +13,7 @@ from llama_hub.errors import ExitCode
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Check
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 EXTRAS = {
     "serve": ("torch", "safetensors", "sentencepiece", "uvicorn", "starlette"),

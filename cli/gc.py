@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llama_hub.deploy.collect import Leftover
     from llama_hub.deploy.deployer import Deployer
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 Found = list[tuple["Deployer", "Leftover"]]
 

@@ -10,7 +10,11 @@ import typer
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import output
 
-app = typer.Typer(help="The container that starts the service in any cloud.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False,
+    help="The container that starts the service in any cloud.",
+    no_args_is_help=True,
+)
 
 Base = Annotated[str | None, typer.Option(metavar="IMAGE", help="Base of the CPU variant, pinned.")]
 CudaBase = Annotated[

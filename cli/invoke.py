@@ -14,7 +14,7 @@ from llama_hub.cli.output import Output, output
 from llama_hub.cli.status import BackendName, Name
 from llama_hub.errors import UsageError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from llama_hub.cli.deploy import deployed_json
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import output
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 HEAD = ("NAME", "BACKEND", "STATUS", "MODEL", "$/HOUR", "URL")
 

@@ -27,7 +27,7 @@ from llama_hub.progress import Progress
 if TYPE_CHECKING:
     from llama_hub.hub.store import Stored
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 MODEL = "llama-demo-chat"
 QUESTION = "What can llama-hub do?"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llama_hub.inference.service.platform import Platform
     from llama_hub.inference.service.source import Servable
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 DEFAULT_PORT = 8000
 LOOPBACK = "127.0.0.1"
@@ -35,7 +35,12 @@ Model = Annotated[
 ]
 Host = Annotated[
     str | None,
-    typer.Option(help="Address to listen on.", show_default=LOOPBACK, envvar="LLAMA_HUB_HOST"),
+    typer.Option(
+        help="Address to listen on.",
+        show_default=LOOPBACK,
+        envvar="LLAMA_HUB_HOST",
+        show_envvar=False,
+    ),
 ]
 Port = Annotated[
     int | None,
@@ -45,20 +50,30 @@ Port = Annotated[
         min=0,
         max=65535,
         envvar="LLAMA_HUB_PORT",
+        show_envvar=False,
     ),
 ]
 EngineName = Annotated[
     Literal["torch", "vllm"],
-    typer.Option("--engine", help="What computes.", envvar="LLAMA_HUB_ENGINE"),
+    typer.Option("--engine", help="What computes.", envvar="LLAMA_HUB_ENGINE", show_envvar=False),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", envvar="LLAMA_HUB_DEVICE")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda or cuda:N.", envvar="LLAMA_HUB_DEVICE", show_envvar=False),
+]
 Dtype = Annotated[
     Literal["auto", "bfloat16", "float16", "float32"],
-    typer.Option(help="Type of the weights; auto is the folder's.", envvar="LLAMA_HUB_DTYPE"),
+    typer.Option(
+        help="Type of the weights; auto is the folder's.",
+        envvar="LLAMA_HUB_DTYPE",
+        show_envvar=False,
+    ),
 ]
 Quantize = Annotated[
     Literal["int8", "int4"] | None,
-    typer.Option(help="Quantise the weights while loading.", envvar="LLAMA_HUB_QUANTIZE"),
+    typer.Option(
+        help="Quantise the weights while loading.", envvar="LLAMA_HUB_QUANTIZE", show_envvar=False
+    ),
 ]
 Context = Annotated[
     int | None,
@@ -67,15 +82,26 @@ Context = Annotated[
         show_default="the model's",
         min=1,
         envvar="LLAMA_HUB_CONTEXT",
+        show_envvar=False,
     ),
 ]
 MaxBatch = Annotated[
     int,
-    typer.Option(help="Sequences that decode together.", min=1, envvar="LLAMA_HUB_MAX_BATCH"),
+    typer.Option(
+        help="Sequences that decode together.",
+        min=1,
+        envvar="LLAMA_HUB_MAX_BATCH",
+        show_envvar=False,
+    ),
 ]
 TensorParallel = Annotated[
     int,
-    typer.Option(help="Devices that share each layer.", min=1, envvar="LLAMA_HUB_TENSOR_PARALLEL"),
+    typer.Option(
+        help="Devices that share each layer.",
+        min=1,
+        envvar="LLAMA_HUB_TENSOR_PARALLEL",
+        show_envvar=False,
+    ),
 ]
 ApiKey = Annotated[
     str | None,
@@ -90,7 +116,12 @@ NoApiKey = Annotated[
 ]
 MaxQueue = Annotated[
     int,
-    typer.Option(help="Sequences that may wait; beyond: 429.", min=1, envvar="LLAMA_HUB_MAX_QUEUE"),
+    typer.Option(
+        help="Sequences that may wait; beyond: 429.",
+        min=1,
+        envvar="LLAMA_HUB_MAX_QUEUE",
+        show_envvar=False,
+    ),
 ]
 MaxPrompt = Annotated[
     int | None,
@@ -99,11 +130,17 @@ MaxPrompt = Annotated[
         show_default="what the context holds",
         min=1,
         envvar="LLAMA_HUB_MAX_PROMPT",
+        show_envvar=False,
     ),
 ]
 RequestTimeout = Annotated[
     float,
-    typer.Option(help="Seconds an answer may take.", min=0.1, envvar="LLAMA_HUB_REQUEST_TIMEOUT"),
+    typer.Option(
+        help="Seconds an answer may take.",
+        min=0.1,
+        envvar="LLAMA_HUB_REQUEST_TIMEOUT",
+        show_envvar=False,
+    ),
 ]
 DrainTimeout = Annotated[
     float,
@@ -111,6 +148,7 @@ DrainTimeout = Annotated[
         help="Seconds that answers under way get after SIGTERM.",
         min=0,
         envvar="LLAMA_HUB_DRAIN_TIMEOUT",
+        show_envvar=False,
     ),
 ]
 CorsOrigin = Annotated[
@@ -121,7 +159,10 @@ CheckModel = Annotated[
     bool, typer.Option("--check-model", help="Refuse requests that name another model.")
 ]
 ServedName = Annotated[
-    str | None, typer.Option(help="Name of the model in the API.", envvar="LLAMA_HUB_SERVED_NAME")
+    str | None,
+    typer.Option(
+        help="Name of the model in the API.", envvar="LLAMA_HUB_SERVED_NAME", show_envvar=False
+    ),
 ]
 LogPrompts = Annotated[
     bool, typer.Option("--log-prompts", help="Write prompts into the log; never done otherwise.")
@@ -158,7 +199,12 @@ def serve(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Serve a model over HTTP: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page."""
+    """Serve a model over HTTP: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.
+
+    Without MODEL it serves what a cloud mounted (/opt/ml/model, AZUREML_MODEL_DIR, /repository,
+    or LLAMA_HUB_MODEL_DIR). In a container, options are set by variables of the same name:
+    LLAMA_HUB_CONTEXT=2048, LLAMA_HUB_MAX_BATCH=8 and so on.
+    """
     out = output(json, quiet)
     from llama_hub.inference.config import EngineOptions
     from llama_hub.inference.service.settings import ServiceSettings

@@ -14,7 +14,7 @@ from llama_hub.errors import LlamaHubError
 if TYPE_CHECKING:
     from llama_hub.deploy.deployer import Deployer
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 Name = Annotated[str, typer.Argument(help="Name of the deployment.")]
 BackendName = Annotated[

@@ -185,3 +185,9 @@ def test_no_question_without_a_terminal() -> None:
     with pytest.raises(errors.UsageError, match="an answer is needed") as raised:
         output.Output().ask("Your name", flag="--licensee NAME")
     assert "--licensee NAME" in raised.value.hint
+
+
+def test_only_the_program_itself_offers_completion() -> None:
+    for name in main.COMMANDS:
+        options = {option for parameter in main.load(name).params for option in parameter.opts}
+        assert "--install-completion" not in options, name
