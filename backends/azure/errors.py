@@ -194,7 +194,7 @@ def first_line(text: str) -> str:
 
 def login_failed(message: str) -> AccessError:
     """No token could be had; ``DefaultAzureCredential`` says so in fifteen lines."""
-    said = next(
-        (line.strip() for line in message.splitlines() if "AADSTS" in line), first_line(message)
-    )
+    lines = [line.strip() for line in message.splitlines()]
+    told = [line for line in lines if "AADSTS" in line or "Authentication failed" in line]
+    said = told[0] if told else first_line(message)
     return AccessError(f"Azure did not accept the login: {said[:300]}", hint=LOGIN)

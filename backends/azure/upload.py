@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BLOCK = 16 << 20  # bytes; a blob has at most 50,000 blocks
 MOST_BLOCKS = 50_000
 MOST_FILES = 1_500  # of one model version
+RETRIES = 5  # of one call, with growing pauses
 WORKERS = 4  # blocks on their way at a time
 SHA256 = "llama_hub_sha256"  # metadata of a blob; names must be identifiers
 
@@ -56,10 +57,19 @@ class Container:
         credential: TokenCredential,
         *,
         sleep: Callable[[float], None] = time.sleep,
-        block: int = BLOCK,
+        block: int | None = None,
     ) -> None:
         self.account_url, self.name = account_url, name
-        self._credential, self._sleep, self._block = credential, sleep, block
+        self._credential, self._sleep, self._block = credential, sleep, block or BLOCK
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """What every client of the SDK is made with; they share connections."""
+        return {
+            "credential": self._credential,
+            "transport": transport(self._sleep),
+            "retry_total": RETRIES,
+        }
 
     @cached_property
     def _client(self) -> Any:
@@ -67,13 +77,13 @@ class Container:
             from azure.storage.blob import ContainerClient
         except ImportError as error:
             raise MissingExtraError("azure-storage-blob", "azure") from error
-        return ContainerClient(
-            self.account_url,
-            self.name,
-            credential=self._credential,
-            transport=transport(self._sleep),
-            retry_total=5,
-        )
+        return ContainerClient(self.account_url, self.name, **self._settings)
+
+    def _blob(self, name: str) -> Any:
+        """One blob. Not by way of the container's client: that one waits on its own."""
+        from azure.storage.blob import BlobClient
+
+        return BlobClient(self.account_url, self.name, name, **self._settings)
 
     def listed(self, prefix: str) -> list[Stored]:
         """Every committed blob below ``prefix``."""
@@ -91,9 +101,7 @@ class Container:
     def read(self, name: str) -> bytes:
         """A small blob's content."""
         with _explained(f"read {name}"):
-            return bytes(
-                self._client.get_blob_client(name).download_blob(max_concurrency=1).readall()
-            )
+            return bytes(self._blob(name).download_blob(max_concurrency=1).readall())
 
     def delete(self, prefix: str) -> int:
         """Remove every blob below ``prefix``; how many there were."""
@@ -108,7 +116,7 @@ class Container:
     def _remove(self, name: str) -> None:
         from azure.core.exceptions import ResourceNotFoundError
 
-        client = self._client.get_blob_client(name)
+        client = self._blob(name)
         try:
             client.delete_blob()
         except ResourceNotFoundError:
@@ -129,7 +137,7 @@ class Container:
 
     def _put(self, name: str, content: bytes, sha256: str) -> None:
         with _explained(f"upload {name}"):
-            self._client.get_blob_client(name).upload_blob(
+            self._blob(name).upload_blob(
                 content,
                 overwrite=True,
                 validate_content=True,
@@ -173,7 +181,7 @@ class Container:
     def _blocks(self, path: Path, entry: FileEntry, name: str, tell: Callable[[int], None]) -> int:
         from azure.storage.blob import BlobBlock, ContentSettings
 
-        client = self._client.get_blob_client(name)
+        client = self._blob(name)
         staged = _staged(client)
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         ids: list[str] = []
@@ -218,8 +226,9 @@ class _Sending:
         self._running.add(self._pool.submit(call))
 
     def __exit__(self, *problem: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        if problem[0] is None:
+        failed = problem[0] is not None
+        self._pool.shutdown(wait=True, cancel_futures=failed)
+        if not failed:
             for finished in self._running:
                 finished.result()
 

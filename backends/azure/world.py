@@ -71,13 +71,13 @@ class World:
 
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint of deployment ``name``; ``None`` if absent or somebody else's."""
-        document = self.client.get(f"{self.client.place.id}/onlineEndpoints/{name}")
+        document = self.client.get(f"{self.site.place.id}/onlineEndpoints/{name}")
         found = _online("endpoint", name, document) if document else None
         return found if found and found.tags.get(TAG_DEPLOYMENT) == name else None
 
     def endpoints(self) -> Iterator[Resource]:
         """Every endpoint that carries our tag."""
-        for document in self.client.pages(f"{self.client.place.id}/onlineEndpoints"):
+        for document in self.client.pages(f"{self.site.place.id}/onlineEndpoints"):
             found = _online("endpoint", document["name"], document)
             if found.tags.get(TAG_DEPLOYMENT) == found.name:
                 yield found

@@ -124,6 +124,10 @@ class Plane:
             self._faults.append(fault)
         return fault
 
+    def faults(self) -> list[Fault]:
+        """Every fault that was asked for; set ``times`` to 0 to end one."""
+        return list(self._faults)
+
     def writes(self) -> list[str]:
         """Requests since the last ``forget`` that change something."""
         reading = ("/listKeys", "/getLogs", "/token", "/listSecrets")

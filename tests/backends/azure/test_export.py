@@ -1,0 +1,128 @@
+"""What is exported is what would be sent."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llama_hub.backends.azure.backend import AzureBackend
+from llama_hub.deploy.backend import Artifact, Step
+from llama_hub.errors import UsageError
+from tests.backends.azure.conftest import Driver
+from tests.support.azure_plane import Plane
+from tests.support.bicep import read_resources
+
+IDENTITY = (
+    "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i"
+)
+
+
+def plan(drive: Driver, artifact: Artifact, **keys: Any) -> dict[str, Step]:
+    """The steps by kind."""
+    return {step.kind: step for step in drive.plan(drive.target(artifact, **keys))}
+
+
+def rest(entity: Any, *arguments: str) -> Any:
+    """The body that the SDK would send for an entity."""
+    name = (
+        "_to_rest_online_endpoint"
+        if hasattr(entity, "_to_rest_online_endpoint")
+        else "_to_rest_object"
+    )
+    return getattr(entity, name)(*arguments).as_dict()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"image": "r.azurecr.io/x:1", "auth": "aad", "identity": IDENTITY}]
+)
+def test_az_yaml_comes_back_through_the_sdks_loader(
+    plane: Plane, drive: Driver, artifact: Artifact, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    from azure.ai.ml import (
+        load_environment,
+        load_model,
+        load_online_deployment,
+        load_online_endpoint,
+    )
+
+    steps = plan(drive, artifact, options=options, tags={"team": "sea: rch"})
+    for name, text in drive.backend.export(list(steps.values()), "az-yaml").items():
+        (tmp_path / name).write_text(text)
+    model = rest(load_model(tmp_path / "model.yml"))
+    assert model["properties"] == steps["model"].body["properties"]
+    environment = rest(load_environment(tmp_path / "environment.yml"))
+    assert environment["properties"] == steps["environment"].body["properties"]
+    endpoint = rest(load_online_endpoint(tmp_path / "endpoint.yml"), "eastus")
+    wanted = {**steps["endpoint"].body}
+    assert endpoint["identity"] == wanted["identity"]
+    assert endpoint["tags"] == wanted["tags"]
+    assert lower(endpoint["properties"]) == lower(wanted["properties"])
+    deployment = load_online_deployment(tmp_path / "deployment.yml")
+    assert deployment.name == steps["deployment"].name.partition("/")[2]
+    assert deployment.endpoint_name == "support"
+    body = steps["deployment"].body
+    deployment.model, deployment.environment = (
+        body["properties"]["model"],
+        body["properties"]["environmentId"],
+    )
+    sent = rest(deployment, "eastus")
+    assert sent["tags"] == body["tags"]
+    assert sent["sku"] == body["sku"]
+    assert lower(sent["properties"]) == lower(body["properties"])
+
+
+def lower(properties: Any) -> Any:
+    """The YAML's ``enabled`` is ``Enabled`` on the wire; the service takes both."""
+    return {
+        key: value.lower() if key.lower().endswith("networkaccess") else value
+        for key, value in properties.items()
+    }
+
+
+def test_references_are_those_of_the_exported_assets(
+    plane: Plane, drive: Driver, artifact: Artifact
+) -> None:
+    made = drive.backend.export(drive.plan(drive.target(artifact)), "az-yaml")
+    deployment, model = yaml.safe_load(made["deployment.yml"]), yaml.safe_load(made["model.yml"])
+    assert deployment["model"] == f"azureml:{model['name']}:{model['version']}"
+    for line in made["deploy.sh"].splitlines():
+        for name in re.findall(r"--file (\S+)", line):
+            assert name in made
+
+
+def test_bicep_has_the_bodies_of_the_plan(plane: Plane, drive: Driver, artifact: Artifact) -> None:
+    steps = plan(drive, artifact, replicas_max=2, tags={"it's": "a ${b}\\c"})
+    made = read_resources(drive.backend.export(list(steps.values()), "bicep")["main.bicep"])
+    for kind in ("model", "environment", "deployment", "autoscale"):
+        resource = made[kind]
+        for key, value in steps[kind].body.items():
+            assert resource[key] == value, (kind, key)
+    assert made["deployment"]["parent"] == "endpoint"
+    assert made["endpoint"]["parent"] == "workspace"
+    assert made["endpoint"]["properties"]["traffic"] == {}
+    assert made["model"]["name"] == steps["model"].name.partition(":")[2]
+
+
+def test_the_stock_servers_files_load_too(
+    plane: Plane, drive: Driver, artifact: Artifact, tmp_path: Path
+) -> None:
+    from azure.ai.ml import load_environment, load_online_deployment
+
+    made = drive.backend.export(drive.plan(drive.target(artifact)), "score")
+    for name, text in made.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    deployment = load_online_deployment(tmp_path / "deployment.yml")
+    assert deployment.code_configuration.scoring_script == "score.py"
+    assert deployment.environment_variables["WORKER_COUNT"] == "1"
+    assert load_environment(tmp_path / "environment.yml").conda_file["name"] == "llama-hub"
+    compile(made["code/score.py"], "score.py", "exec")
+
+
+def test_an_unknown_form_names_the_known_ones(backend: AzureBackend) -> None:
+    with pytest.raises(UsageError, match="az-yaml, bicep, score"):
+        backend.export([], "pulumi")
