@@ -121,8 +121,8 @@ class Client:
             connection, key, response = self._get(url, sent)
             if response.status not in REDIRECTS:
                 return self._body(url, connection, key, response, start, validator)
-            target = self._redirected(url, response)
             _finish(response, connection)
+            target = self._redirected(url, response)
             if _origin(urlsplit(target)) != _origin(urlsplit(url)):
                 sent = {name: value for name, value in sent.items() if name not in _PRIVATE}
             url = target

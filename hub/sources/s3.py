@@ -159,7 +159,7 @@ def _client() -> Any:
         response_checksum_validation="when_required",
     )
     try:
-        return boto3.client("s3", config=config)
+        return boto3.session.Session().client("s3", config=config)
     except BotoCoreError as error:
         raise _not_configured(error) from error
 

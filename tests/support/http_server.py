@@ -232,7 +232,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(max(0, stop - start)))
         self.end_headers()
-        self._send(data, start, stop, fault)
+        if self.command != "HEAD":
+            self._send(data, start, stop, fault)
 
     def _send(self, data: _Data, start: int, stop: int, fault: Fault | None) -> None:
         if fault is None:
