@@ -1,0 +1,174 @@
+"""The container context: its Dockerfiles, its pins, and its entry point as a process.
+
+No container engine is at hand, so nothing here proves that a build succeeds. The entry point
+runs from the unpacked archive with each platform's variables; the platforms' own mounts
+(``/opt/ml/model``, ``/repository``) are stood in for by ``LLAMA_HUB_MODEL_DIR``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llama_hub.deploy import image
+from llama_hub.errors import UsageError
+from tests.support.command import run
+from tests.support.demo_model import demo_folder
+
+
+def test_the_context_is_complete_and_passes_its_own_lint(tmp_path: Path) -> None:
+    done = run("image", "write", str(tmp_path / "ctx"), "--json")
+    assert done.code == 0, done.stderr
+    names = {path.name for path in (tmp_path / "ctx").iterdir()}
+    assert names == {one["path"] for one in done.json["files"]}
+    for name in ("Dockerfile", "Dockerfile.cuda"):
+        assert image.lint((tmp_path / "ctx" / name).read_text()) == []
+    assert run("image", "write", str(tmp_path / "ctx")).code == 0  # again, over itself
+
+
+def test_the_same_package_gives_the_same_bytes() -> None:
+    first = image.archive()
+    assert first == image.archive()
+    names = tarfile.open(fileobj=io.BytesIO(first)).getnames()
+    assert "llama_hub/cli/main.py" in names
+    assert "llama_hub/inference/service/app.py" in names
+    assert not any("__pycache__" in name or "consolidated" in name for name in names)
+
+
+def test_every_dependency_is_pinned() -> None:
+    lines = image.requirements()
+    assert all(line.count("==") == 1 and "+" not in line for line in lines)
+    names = {line.split("==")[0] for line in lines}
+    assert {"torch", "safetensors", "sentencepiece", "uvicorn", "typer"} <= names
+    assert not {"pytest", "boto3", "azure-ai-ml", "llama-hub"} & names
+
+
+GOOD = image.context()["Dockerfile"].decode()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (image.CPU_BASE, "python:latest", "not pinned"),
+        (image.CPU_BASE, "python", "not pinned"),
+        ('ENTRYPOINT ["/opt/venv/bin/python", "-m", "llama_hub"]', "ENTRYPOINT llama-hub", "shell"),
+        ("ARG RUN_AS=10001", "ARG RUN_AS=0", "root"),
+        ("USER ${RUN_AS}\n", "", "root"),
+        ("EXPOSE", "ENV HF_TOKEN=hf_x\nEXPOSE", "secret"),
+        ("--no-cache-dir ", "", "cache"),
+        (f"ADD {image.ARCHIVE}", "ADD https://example.org/x", "network"),
+        ("-r /opt/llama-hub/requirements.txt", "torch", "not pinned"),
+    ],
+)
+def test_lint_finds(old: str, new: str, problem: str) -> None:
+    assert old in GOOD
+    assert any(problem in found for found in image.lint(GOOD.replace(old, new)))
+
+
+def test_an_unpinned_base_and_a_folder_with_other_things_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not pinned"):
+        image.write(tmp_path / "x", cpu_base="python:latest")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"notes\.txt"):
+        image.write(tmp_path)
+
+
+def words(instruction: str) -> list[str]:
+    line = next(one for one in GOOD.splitlines() if one.startswith(instruction + " "))
+    found: list[str] = json.loads(line.removeprefix(instruction))
+    return found
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("image")
+    with tarfile.open(fileobj=io.BytesIO(image.archive())) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch")
+    return demo_folder(tmp_path_factory.mktemp("home")).path
+
+
+PLATFORMS: dict[str, tuple[list[str], dict[str, str], str]] = {
+    # What the platform puts behind the image's name, its variables, its own route.
+    "sagemaker": (["serve"], {"LLAMA_HUB_PLATFORM": "sagemaker"}, "/ping"),
+    "azureml": ([], {}, "/health/ready"),
+    "huggingface": ([], {"LLAMA_HUB_PLATFORM": "huggingface"}, "/health"),
+}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_entry_point_serves_under_each_platforms_conventions(
+    platform: str, unpacked: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments, variables, health = PLATFORMS[platform]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = "AZUREML_MODEL_DIR" if platform == "azureml" else "LLAMA_HUB_MODEL_DIR"
+    bind = "SAGEMAKER_BIND_TO_PORT" if platform == "sagemaker" else "LLAMA_HUB_PORT"
+    assert words("ENTRYPOINT")[0].endswith("/python")
+    command = [sys.executable, *words("ENTRYPOINT")[1:], *(arguments or words("CMD"))]
+    with subprocess.Popen(
+        [*command],
+        cwd="/",
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(unpacked),
+            "LLAMA_HUB_HOME": str(tmp_path / "home"),
+            "LLAMA_HUB_HOST": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+            folder: str(model if platform != "azureml" else model.parent),
+            bind: str(port),
+            **variables,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                wait_until_ready(client, health, process)
+                assert answer(client, platform)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            assert process.stdout is not None
+            process.stdout.read()
+
+
+def wait_until_ready(client: httpx.Client, path: str, process: Any) -> None:
+    end = time.monotonic() + 100
+    while time.monotonic() < end:
+        assert process.poll() is None, process.stdout.read().decode()
+        try:
+            if client.get(path).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never said 200")
+
+
+def answer(client: httpx.Client, platform: str) -> Any:
+    route = {"sagemaker": "/invocations", "azureml": "/score"}.get(platform, "/v1/chat/completions")
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
+    answered = client.post(route, json=body)
+    assert answered.status_code == 200, answered.text
+    return answered.json()
