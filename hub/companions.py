@@ -18,6 +18,7 @@ from llama_hub.hub.architecture import Architecture, to_config, to_params
 from llama_hub.hub.chat_template import CHAT_TEMPLATE
 from llama_hub.hub.manifest import Format
 from llama_hub.hub.sentencepiece_model import CONTROL, Piece, Vocabulary
+from llama_hub.hub.tokenizer_json import tokenizer_json
 from llama_hub.licenses.gate import notice_text
 from llama_hub.licenses.terms import License
 
@@ -165,12 +166,12 @@ def _hf_tokenizer(subject: Subject, vocabulary: Vocabulary) -> dict[str, bytes]:
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
-        "legacy": False,
         "model_max_length": subject.architecture.context,
         "padding_side": "left",
-        "sp_model_kwargs": {},
-        "tokenizer_class": "LlamaTokenizer",
     }
+    faithful = tokenizer_json(vocabulary)
+    # LlamaTokenizer of transformers 5 would not take tokenizer.json as it is.
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast" if faithful else "LlamaTokenizer"
     generation = {
         "bos_token_id": vocabulary.bos_id,
         "do_sample": True,
@@ -187,6 +188,8 @@ def _hf_tokenizer(subject: Subject, vocabulary: Vocabulary) -> dict[str, bytes]:
     if subject.is_chat:
         settings["chat_template"] = CHAT_TEMPLATE
         found["chat_template.jinja"] = CHAT_TEMPLATE.encode()
+    if faithful:
+        found["tokenizer.json"] = faithful
     return found | {"tokenizer_config.json": _json(settings)}
 
 

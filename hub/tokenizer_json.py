@@ -1,0 +1,114 @@
+"""``tokenizer.json`` from a SentencePiece BPE model, tokenizing as SentencePiece does.
+
+SentencePiece joins, again and again, the two neighbours whose joined piece has the highest score
+(the leftmost of equals). The ``tokenizers`` library joins by the rank of a merge. So every split
+of a piece into two pieces becomes a merge, ranked by the piece's score. Text that literally
+contains ``<s>`` or ``</s>`` is the exception: there it is the special token.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llama_hub.hub.sentencepiece_model import CONTROL, NORMAL, UNKNOWN, Vocabulary
+
+SPACE = "\u2581"
+
+
+def tokenizer_json(vocabulary: Vocabulary) -> bytes | None:
+    """The file's content; ``None`` for a model that it cannot express faithfully."""
+    if not vocabulary.is_bpe or vocabulary.remove_extra_whitespaces:
+        return None
+    texts = [piece.text for piece in vocabulary.pieces]
+    if len(set(texts)) != len(texts):
+        return None
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_special(vocabulary, token) for token in _specials(vocabulary)],
+        "normalizer": _normalizer(vocabulary),
+        "pre_tokenizer": None,
+        "post_processor": _post_processor(vocabulary),
+        "decoder": _decoder(vocabulary),
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": texts[vocabulary.unk_id],
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {text: token for token, text in enumerate(texts)},
+            "merges": merges(vocabulary),
+        },
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def merges(vocabulary: Vocabulary) -> list[list[str]]:
+    """Every split of a piece into two, the best piece first.
+
+    Llama's runs of spaces all have one score, and SentencePiece lets the leftmost run grow as far
+    as it can; the longest of equals first has the same effect.
+    """
+    pieces = vocabulary.pieces
+    known = {piece.text: token for token, piece in enumerate(pieces) if piece.type == NORMAL}
+    found: list[tuple[float, int, int, int, str]] = []
+    for text, token in known.items():
+        for cut in range(1, len(text)):
+            if text[:cut] in known and text[cut:] in known:
+                found.append((-pieces[token].score, -len(text), token, cut, text))
+    return [[text[:cut], text[cut:]] for *_, cut, text in sorted(found)]
+
+
+def _specials(vocabulary: Vocabulary) -> list[int]:
+    pieces = enumerate(vocabulary.pieces)
+    return [token for token, piece in pieces if piece.type in (CONTROL, UNKNOWN)]
+
+
+def _special(vocabulary: Vocabulary, token: int) -> dict[str, Any]:
+    return {
+        "id": token,
+        "content": vocabulary.pieces[token].text,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+
+
+def _normalizer(vocabulary: Vocabulary) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    ]
+    if vocabulary.add_dummy_prefix:
+        steps.insert(0, {"type": "Prepend", "prepend": SPACE})
+    return {"type": "Sequence", "normalizers": steps}
+
+
+def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
+    """BOS before each sequence."""
+    bos = vocabulary.pieces[vocabulary.bos_id].text
+    first = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    second = [{"SpecialToken": {"id": bos, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    return {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": first + second,
+        "special_tokens": {bos: {"id": bos, "ids": [vocabulary.bos_id], "tokens": [bos]}},
+    }
+
+
+def _decoder(vocabulary: Vocabulary) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if vocabulary.add_dummy_prefix:
+        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {"type": "Sequence", "decoders": steps}
