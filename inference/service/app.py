@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 import uuid
@@ -23,7 +22,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama_hub import __version__
 from llama_hub.inference.engine import Engine
-from llama_hub.inference.service import azureml, huggingface, metrics, openai, openapi, sagemaker
+from llama_hub.inference.service import (
+    azureml,
+    huggingface,
+    metrics,
+    openai,
+    openapi,
+    sagemaker,
+    stated,
+)
 from llama_hub.inference.service.auth import Gatekeeper
 from llama_hub.inference.service.dispatch import Handler
 from llama_hub.inference.service.limits import read_json
@@ -104,7 +111,7 @@ def _routes(service: Service) -> list[Route]:
         ("/health/live", lambda _: azureml.live()),
         ("/health/ready", lambda _: azureml.ready(service)),
         ("/metrics", lambda _: _metrics(service)),
-        ("/manifest", lambda _: JSONResponse(_manifest(service))),
+        ("/manifest", lambda _: JSONResponse(stated.manifest(service))),
         ("/version", lambda _: JSONResponse({"version": __version__})),
         ("/openapi.json", lambda _: JSONResponse(openapi.document())),
         ("/swagger.json", lambda _: JSONResponse(openapi.document())),
@@ -200,21 +207,6 @@ def _metrics(service: Service) -> Response:
         service.manifest_digest,
     )
     return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
-
-
-def _manifest(service: Service) -> Document:
-    """``GET /manifest``: which weights, under which licence; what ``attest`` reads."""
-    served = service.served
-    info = None if service.loading or service.failure else service.engine.info
-    return {
-        "model": served.name,
-        "manifest": service.manifest_digest or None,
-        "license": {"id": served.license, "name": served.license_name, "notice": served.notice},
-        "receipt": served.manifest.receipt if served.manifest else None,
-        "engine": None if info is None else dataclasses.asdict(info),
-        "version": __version__,
-        "document": served.manifest.to_json() if served.manifest else None,
-    }
 
 
 def _about(service: Service) -> Document:
