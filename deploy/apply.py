@@ -139,7 +139,7 @@ class Applying:
         keep = {*before, *(step.id for step in self._plan.steps if not step.undo)}
         if self._back is not None:
             self._context.target, steps = self._back()
-            keep |= {step.id for step in steps if step.action != "delete"}
+            keep |= {step.id for step in steps if step.action in ("create", "replace")}
             self._do_all(steps)
         self._context.target = None
         made = [found for found in self._all().resources if found.id not in keep]

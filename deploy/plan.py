@@ -101,11 +101,8 @@ def entry(step: Step) -> dict[str, Any]:
 
 def full_entry(step: Step) -> dict[str, Any]:
     """One step with everything that will be asked for."""
-    return entry(step) | {
-        key: value
-        for key, value in dataclasses.asdict(step).items()
-        if key not in ("action", "why")
-    }
+    fields = {known.name: getattr(step, known.name) for known in dataclasses.fields(step)}
+    return entry(step) | fields | {"after": list(step.after), "body": _plain(step.body)}
 
 
 def costs(plan: Plan) -> dict[str, Any]:
