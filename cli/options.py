@@ -40,4 +40,6 @@ def _from_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the secret from {path}: {error}") from error
+        raise UsageError(
+            f"cannot read the secret from {path}: {error}", hint="name a readable file after the @"
+        ) from error
