@@ -24,8 +24,10 @@ from llama_hub.cli.sources import AllowHost, FormatName, Revision, SourceName, T
 
 if TYPE_CHECKING:
     from llama_hub.hub.download import Downloaded
+    from llama_hub.hub.catalog import Model
     from llama_hub.hub.manifest import FileEntry, Format
-    from llama_hub.hub.sources.base import FetchPlan
+    from llama_hub.hub.sources.base import FetchPlan, Source
+    from llama_hub.hub.sources.choice import Wanted
 
 app = typer.Typer(add_completion=False)
 
@@ -61,11 +63,11 @@ def download(
     from llama_hub.hub.catalog import load
     from llama_hub.hub.download import Job
     from llama_hub.hub.download import download as run
-    from llama_hub.hub.sources.choice import choose
 
     out = output(json, quiet)
     entry = load(catalog).get(model)
-    chosen, fmt = choose(entry, wanted(out, source, format, url, token, revision, allow_host))
+    given = wanted(out, source, format, url, token, revision, allow_host)
+    chosen, fmt = _choose(entry, given)
     out.status(chosen.about)
     if dry_run:
         with closing(chosen):
@@ -84,6 +86,21 @@ def download(
         )
         done = run(job)
     report(out, done)
+
+
+def _choose(model: Model, given: Wanted) -> tuple[Source, Format]:
+    """The source that was named; without one, that of what is in the store already."""
+    from llama_hub.hub.catalog import SOURCES
+    from llama_hub.hub.sources.choice import choose, named, recorded
+    from llama_hub.hub.store import Store
+
+    if not named(given):
+        for stored in Store().all():
+            manifest = stored.manifest
+            same = manifest.model == model.id and given.format in (None, manifest.format)
+            if same and manifest.source.get("kind") in SOURCES:
+                return recorded(model, manifest, given), manifest.format
+    return choose(model, given)
 
 
 def report(out: Output, done: Downloaded) -> None:

@@ -40,6 +40,11 @@ def choose(model: Model, wanted: Wanted) -> tuple[Source, Format]:
     return _MAKERS[kind](model, wanted)
 
 
+def named(wanted: Wanted) -> bool:
+    """Whether anything was said about the source."""
+    return bool(wanted.source or wanted.url or wanted.revision)
+
+
 def recorded(model: Model, manifest: Manifest, wanted: Wanted) -> Source:
     """The source that ``manifest`` names, unless ``wanted`` names another."""
     known = manifest.source

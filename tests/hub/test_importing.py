@@ -1,0 +1,130 @@
+"""Folders that other tools downloaded: understood, checked, and not copied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llama_hub.errors import IntegrityError, LicenseError, NotFoundError, UsageError
+from llama_hub.hub.catalog import Catalog, Model, load
+from llama_hub.hub.download import Downloaded, Job
+from llama_hub.hub.importing import ImportedFolder, guess, import_folder, locate
+from llama_hub.hub.store import Store
+from llama_hub.hub.verify import verify
+from tests.support import models
+from tests.support.licences import GOOD, write_terms
+
+FILES = models.meta_files(shards=2)
+MODEL = models.model(shards=2)
+
+
+def take(folder: Path, model: Model = MODEL) -> Downloaded:
+    place, fmt = locate(folder)
+    return import_folder(Job(model, ImportedFolder(place, fmt), fmt))
+
+
+def test_the_folder_of_metas_script(tmp_path: Path) -> None:
+    models.write(tmp_path / "meta", FILES)
+    done = take(tmp_path / "meta" / "acme-7b")
+    for path, data in FILES.items():
+        assert (done.path / Path(path).name).read_bytes() == data
+    assert verify(done.path).ok
+    assert done.manifest.source["kind"] == "import"
+    assert done.manifest.file("consolidated.00.pth").md5
+
+
+def test_weights_are_not_copied_where_the_file_system_allows(tmp_path: Path) -> None:
+    models.write(tmp_path / "meta", FILES)
+    done = take(tmp_path / "meta" / "acme-7b")
+    theirs = (tmp_path / "meta" / "acme-7b" / "consolidated.00.pth").stat()
+    ours = (done.path / "consolidated.00.pth").stat()
+    cloned = ours.st_ino != theirs.st_ino  # only a file system with shared blocks does that
+    assert cloned or ours.st_nlink == 2
+
+
+def test_a_folder_of_hf_download(tmp_path: Path) -> None:
+    files = models.hf_files() | {".cache/huggingface/x.metadata": b"1"}
+    done = take(models.write(tmp_path / "acme-7b-hf", files))
+    assert done.manifest.format == "hf"
+    assert verify(done.path).ok
+    assert not list(done.path.glob("*.bin"))
+
+
+def test_the_cache_of_hugging_face_with_its_links(tmp_path: Path) -> None:
+    repository = tmp_path / "models--acme--acme-7b-hf"
+    snapshot = repository / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    for number, (name, data) in enumerate(models.hf_files().items()):
+        blob = repository / "blobs" / f"{number:040x}"
+        blob.parent.mkdir(exist_ok=True)
+        blob.write_bytes(data)
+        (snapshot / name).symlink_to(f"../../blobs/{blob.name}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
+    done = take(repository)
+    shard = done.path / "model-00001-of-00002.safetensors"
+    assert shard.read_bytes() == models.hf_files()[shard.name]
+    assert not shard.is_symlink()
+
+
+def test_a_damaged_file_is_refused_and_nothing_is_imported(tmp_path: Path) -> None:
+    folder = models.write(tmp_path / "meta", FILES) / "acme-7b"
+    shard = folder / "consolidated.01.pth"
+    shard.write_bytes(b"!" + shard.read_bytes()[1:])
+    with pytest.raises(IntegrityError, match=r"consolidated\.01\.pth is damaged") as caught:
+        take(folder)
+    assert "nothing was imported" in caught.value.hint
+    assert Store().all() == []
+    assert shard.is_file()
+
+
+def test_an_unfinished_download_is_refused(tmp_path: Path) -> None:
+    folder = models.write(tmp_path / "meta", FILES) / "acme-7b"
+    (folder / "consolidated.01.pth").unlink()
+    with pytest.raises(NotFoundError, match=r"consolidated\.01\.pth is missing"):
+        take(folder)
+
+
+def test_the_licence_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_terms(tmp_path / "terms")
+    monkeypatch.setenv("LLAMA_HUB_LICENSES", str(tmp_path / "terms"))
+    place, fmt = locate(models.write(tmp_path / "meta", FILES) / "acme-7b")
+    gated = models.gated_model(shards=2)
+    with pytest.raises(LicenseError):
+        import_folder(Job(gated, ImportedFolder(place, fmt), fmt))
+    accepted = Job(gated, ImportedFolder(place, fmt), fmt, accept=lambda *_: GOOD)
+    assert (import_folder(accepted).path / "NOTICE").is_file()
+
+
+@pytest.mark.parametrize("name", ["empty", "nowhere"])
+def test_a_folder_that_is_no_model_is_not_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFoundError):
+        locate(tmp_path / name)
+
+
+def test_two_snapshots_without_a_main_have_to_be_told_apart(tmp_path: Path) -> None:
+    for commit in ("one", "two"):
+        models.write(tmp_path / "snapshots" / commit, models.hf_files())
+    with pytest.raises(UsageError, match="has 2 snapshots"):
+        locate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("llama-2-13b-chat", "llama-2-13b-chat"),
+        ("Llama-2-7b-hf", "llama-2-7b"),
+        ("models--meta-llama--Llama-2-70b-chat-hf/snapshots/abc", "llama-2-70b-chat"),
+    ],
+)
+def test_the_folders_name_tells_the_model(tmp_path: Path, folder: str, expected: str) -> None:
+    assert guess(tmp_path / folder, load()).id == expected
+
+
+def test_a_name_that_tells_nothing_is_a_usage_error(tmp_path: Path) -> None:
+    known = Catalog({MODEL.id: replace(MODEL)})
+    with pytest.raises(UsageError, match="does not tell which model"):
+        guess(tmp_path / "weights", known)
