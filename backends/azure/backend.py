@@ -117,7 +117,8 @@ class AzureBackend:
             )
         sizes = skus.in_region(self.client.sizes(region), region)
         quota = skus.usages(self.client.usages(region))
-        found = [skus.offer(size, region, quota) for size in sizes]
+        # An unknown price is not a price of nothing, which is what the core would take it for.
+        found = [skus.offer(size, region, quota) for size in sizes if size.price is not None]
         return sizing.cheapest_first(offer for offer in found if sizing.fits(offer, need))
 
     def observe(self, name: str) -> Observed:
@@ -127,15 +128,9 @@ class AzureBackend:
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """See ``planning``."""
         options = read_options(target.spec)
-        context = "" if options.image else self._context_digest
+        context = "" if options.image else resources.context_digest(self.world.build_context)
         wish = planning.Wish(target, observed, self.world.site, options, context)
         return planning.steps(wish)
-
-    @cached_property
-    def _context_digest(self) -> str:
-        from llama_hub.backends.azure import image
-
-        return resources.context_digest(image.context())
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Endpoint with deployments first, because they bill; then what they referred to."""
@@ -150,9 +145,12 @@ class AzureBackend:
     def status(self, name: str) -> Deployed:
         """One deployment."""
         found = self.world.endpoint(name)
-        if found is None:
+        if found is not None:
+            return status.deployed(found, self.world.deployments(name), self._price)
+        parts = self.observe(name).resources
+        if not parts:
             raise NotFoundError(f"there is no deployment {name!r} in azure", hint="llama-hub ps")
-        return status.deployed(found, self.world.deployments(name), self._price)
+        return status.unfinished(name, parts)
 
     def list(self) -> Iterator[Deployed]:
         """Every endpoint of the workspace that carries our tags."""
@@ -207,8 +205,7 @@ class AzureBackend:
         """Send an OpenAI-style body to the scoring URL."""
         at = self.endpoint(name)
         sent = dict(body) | ({"stream": True} if stream else {})
-        url = scoring.url_of(at.url)
-        return scoring.call(url, at.headers, sent, stream=stream, sleep=self._sleep)
+        return scoring.call(at.url, at.headers, sent, stream=stream, sleep=self._sleep)
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the service, the registry and the storage say of ``manifest``."""

@@ -38,8 +38,6 @@ class Options(BaseModel):
     """Resource id of a user-assigned identity; none: one that the endpoint gets of its own."""
     image: str | None = None
     """Container image of the service; none: Azure ML builds it in the cloud."""
-    scoring_path: str = Field("/score", pattern=r"^/[A-Za-z0-9/_.-]*$")
-    """Route of the service behind the scoring URL; / lets every route through."""
     request_timeout: int = Field(180, ge=1, le=180)
     """Seconds until the platform cuts a request off; 180 is its maximum."""
     strategy: Literal["blue-green", "in-place"] = "blue-green"

@@ -86,6 +86,11 @@ class Wish:
         return resources.revision(self.deployment_body)
 
     @property
+    def is_live(self) -> bool:
+        """Whether the wanted revision answers every request already."""
+        return self.traffic == {self.revision: 100}
+
+    @property
     def deployment(self) -> str:
         """``endpoint/deployment``."""
         return f"{self.endpoint}/{self.revision}"
@@ -160,18 +165,25 @@ def _environment(wish: Wish) -> Step:
 
 def _endpoint(wish: Wish) -> Step:
     found = wish.observed.find("endpoint")
-    there = {known.name.partition("/")[2] for known in wish.observed.all("deployment")}
-    traffic = {name: share for name, share in wish.traffic.items() if name in there}
-    body = resources.endpoint_body(wish.target, wish.site, wish.options, traffic)
+    body = _routed(wish, wish.traffic)
     if found is None:
         return Step("create", "endpoint", wish.endpoint, "there is none", body, long=True)
-    wanted = body | {"properties": dict(body["properties"])}
-    for moving in ("traffic", "mirrorTraffic"):
-        del wanted["properties"][moving]
-    if found.state == "Succeeded" and holds(wanted, found.body):
+    if found.state != "Succeeded":
+        why = f"it is {found.state}"
+        return Step("update", "endpoint", wish.endpoint, why, body, long=True)
+    if _is_as_wanted(body, found):
         return Step("noop", "endpoint", wish.endpoint, "as wanted", body)
-    why = "settings or tags differ" if found.state == "Succeeded" else f"it is {found.state}"
-    return Step("update", "endpoint", wish.endpoint, why, body, long=True)
+    if not wish.is_live:  # so that a revision that is no good has changed nothing
+        return Step("noop", "endpoint", wish.endpoint, "changes when the traffic does", body)
+    return Step("update", "endpoint", wish.endpoint, "settings or tags differ", body, long=True)
+
+
+def _is_as_wanted(body: Mapping[str, Any], found: Resource) -> bool:
+    """Whether everything but the traffic is."""
+    wanted = {key: value for key, value in body.items() if key != "properties"}
+    moving = ("traffic", "mirrorTraffic")
+    inner = {key: value for key, value in body["properties"].items() if key not in moving}
+    return holds(wanted | {"properties": inner}, found.body)
 
 
 def _deployment(wish: Wish) -> Step:
@@ -247,7 +259,7 @@ def _rollout(wish: Wish) -> list[Step]:
     """From 0 % to 100 %: smoke, mirror, canary, traffic; only the last one if that holds."""
     body = _routed(wish, {wish.revision: 100})
     end = f"deployment/{wish.deployment}"
-    if wish.traffic == {wish.revision: 100}:
+    if wish.is_live:
         why = "every request goes to it"
         return [Step("noop", "traffic", wish.endpoint, why, body, after=(end,))]
     chain = [_smoke(wish, end)]
@@ -267,33 +279,36 @@ def _rollout(wish: Wish) -> list[Step]:
 
 
 def _smoke(wish: Wish, after: str) -> Step:
-    body = {"deployment": wish.revision, "path": wish.options.scoring_path, "request": SMOKE}
+    body = {"deployment": wish.revision, "request": SMOKE}
     why = "it must answer by name before it gets traffic"
     return Step("create", "smoke", wish.deployment, why, body, after=(after,), undo=False)
 
 
 def _gradual(wish: Wish, after: str) -> Iterator[Step]:
-    """Mirror and canary, where the options ask for them; ``undo`` is the old traffic."""
-    options, back = wish.options, _routed(wish, wish.traffic)
-    smoke = {"deployment": wish.revision, "path": options.scoring_path, "request": SMOKE}
+    """Mirror and canary, where the options ask for them; the endpoint is otherwise left alone."""
+    options, found = wish.options, wish.observed.find("endpoint")
+    assert found is not None, "there is traffic, so there is an endpoint"
+    smoke = {"deployment": wish.revision, "request": SMOKE}
+    back = resources.routed_again(found.body, wish.traffic)
     look = {"soak": options.soak, "smoke": smoke, "back": back}
     if options.mirror:
-        put = _routed(wish, wish.traffic, {wish.revision: options.mirror})
+        mirror = {wish.revision: options.mirror}
+        body = look | {"put": resources.routed_again(found.body, wish.traffic, mirror)}
         why = f"{options.mirror} % of live requests are copied to it"
-        body = look | {"put": put}
         yield Step("create", "mirror", wish.deployment, why, body, after=(after,), undo=False)
         after = f"mirror/{wish.deployment}"
     if options.canary:
-        put = _routed(wish, {str(wish.live): 100 - options.canary, wish.revision: options.canary})
+        shares = {str(wish.live): 100 - options.canary, wish.revision: options.canary}
+        body = look | {"put": resources.routed_again(found.body, shares)}
         why = f"{options.canary} % of live requests are answered by it"
-        body = look | {"put": put}
         yield Step("create", "canary", wish.deployment, why, body, after=(after,), undo=False)
 
 
-def _routed(
-    wish: Wish, traffic: Mapping[str, int], mirror: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-    return resources.endpoint_body(wish.target, wish.site, wish.options, traffic, mirror)
+def _routed(wish: Wish, traffic: Mapping[str, int]) -> dict[str, Any]:
+    """The endpoint as wanted; traffic only to what is there or will be."""
+    there = {found.name.partition("/")[2] for found in wish.observed.all("deployment")}
+    known = {name: share for name, share in traffic.items() if name in there | {wish.revision}}
+    return resources.endpoint_body(wish.target, wish.site, wish.options, known)
 
 
 def _removals(wish: Wish, after: str) -> Iterator[Step]:

@@ -31,6 +31,7 @@ PROVIDER = "Microsoft.MachineLearningServices"
 DATASTORE = "workspaceblobstore"
 MODELS_ROOT = "llama-hub/models/"
 CONTEXT_ROOT = "llama-hub/environments/"
+SCORING_PATH = "/score"
 PORT = 8080  # of the service in its container
 KEEP_WEIGHTS = "llama-hub-keep-weights"
 LOAD_RATE = 150e6  # bytes per second at which a cold instance reads its weights, at the least
@@ -162,14 +163,14 @@ def environment_body(target: Target, site: Site, options: Options, context: str)
             "build": {
                 "contextUri": f"{site.account_url}/{site.container}/"
                 + context_prefix(target.spec.name, context),
-                "dockerfilePath": "Dockerfile",
+                "dockerfilePath": "Dockerfile.cuda" if target.offer.accelerators else "Dockerfile",
             }
         }
     )
     routes = {
         "livenessRoute": {"port": PORT, "path": "/health/live"},
         "readinessRoute": {"port": PORT, "path": "/health/ready"},
-        "scoringRoute": {"port": PORT, "path": options.scoring_path},
+        "scoringRoute": {"port": PORT, "path": SCORING_PATH},
     }
     tags = {"tags": to_cloud(target.tags)}
     fixed = {"isAnonymous": False, "isArchived": False, "inferenceConfig": routes}
@@ -187,7 +188,6 @@ def endpoint_body(
     site: Site,
     options: Options,
     traffic: Mapping[str, int],
-    mirror: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The endpoint. A PUT replaces all of it, hence ``traffic`` (percent by deployment)."""
     own = {"type": "SystemAssigned"}
@@ -201,7 +201,7 @@ def endpoint_body(
             "publicNetworkAccess": {"public": "Enabled", "private": "Disabled"}[options.network],
             "properties": {},
             "traffic": {name: share for name, share in traffic.items() if share},
-            "mirrorTraffic": dict(mirror or {}),
+            "mirrorTraffic": {},
         },
         "tags": to_cloud(target.tags),
     }
@@ -352,7 +352,9 @@ def seconds(text: str) -> float | None:
     return days * 86400 + hours * 3600 + minutes * 60 + rest
 
 
-def routed_again(found: Mapping[str, Any], traffic: Mapping[str, int]) -> dict[str, Any]:
+def routed_again(
+    found: Mapping[str, Any], traffic: Mapping[str, int], mirror: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """The body of an endpoint that was read, for a PUT that changes its traffic alone."""
     properties = found["properties"]
     identity = found.get("identity") or {"type": "SystemAssigned"}
@@ -367,7 +369,7 @@ def routed_again(found: Mapping[str, Any], traffic: Mapping[str, int]) -> dict[s
             "publicNetworkAccess": properties.get("publicNetworkAccess") or "Enabled",
             "properties": {},
             "traffic": dict(traffic),
-            "mirrorTraffic": {},
+            "mirrorTraffic": dict(mirror or {}),
         },
         "tags": dict(found.get("tags") or {}),
     }

@@ -30,11 +30,6 @@ ATTEMPTS = 5  # at a busy endpoint
 PAUSE = 2.0  # seconds before the second attempt; doubles
 
 
-def url_of(scoring_uri: str) -> str:
-    """Where a body goes: the scoring URL, or ``/score`` below it where every route is open."""
-    return f"{scoring_uri.rstrip('/')}/score" if scoring_uri.endswith(".com/") else scoring_uri
-
-
 def call(
     url: str,
     headers: Mapping[str, str],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llama_hub.backends.azure import image, scoring
+from llama_hub.backends.azure import scoring
 from llama_hub.backends.azure.client import SCORING_SCOPE
 from llama_hub.backends.azure.planning import runs
 from llama_hub.backends.azure.resources import (
@@ -89,7 +89,7 @@ class Doing:
         build = self._step.body["properties"].get("build")
         if build:
             prefix = str(build["contextUri"]).partition(f"/{self._world.site.container}/")[2]
-            self._world.container.put(image.context(), prefix)
+            self._world.container.put(self._world.build_context, prefix)
         if self._client.get(self._place.asset("environments", self._step.name), "ml") is None:
             self._client.put_environment(self._step.name, self._step.body)
 
@@ -193,7 +193,7 @@ class Doing:
         found = self._client.get(self._endpoint_path(endpoint)) or {}
         properties = found.get("properties", {})
         headers = self._opens(endpoint, properties) | {scoring.BY_NAME: str(body["deployment"])}
-        url = scoring.url_of(str(properties.get("scoringUri", "")))
+        url = str(properties.get("scoringUri", ""))
         try:
             answer = b"".join(scoring.call(url, headers, body["request"], sleep=self._world.sleep))
         except (AccessError, TransientError) as error:

@@ -23,9 +23,10 @@ from llama_hub.backends.azure.resources import (
 )
 from llama_hub.backends.azure.upload import Container, Stored
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Proof, Resource
-from llama_hub.errors import LlamaHubError, NotFoundError
+from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError
 from llama_hub.hub.manifest import MANIFEST_NAME, Manifest
 
+MOST_CONTEXT = 1_000_000  # bytes of a build context
 MOVING = ("Creating", "Updating", "Scaling", "Deleting")  # states that end by themselves
 
 
@@ -56,6 +57,20 @@ class World:
         """The blob container of the workspace's own datastore."""
         site, credential = self.site, self.client.credential
         return Container(site.account_url, site.container, credential, sleep=self.sleep)
+
+    @cached_property
+    def build_context(self) -> dict[str, bytes]:
+        """Path → content of what Azure ML builds the service's image from."""
+        from llama_hub.deploy import image
+
+        made = image.context()
+        size = sum(len(content) for content in made.values())
+        if size > MOST_CONTEXT:
+            raise ProvisioningError(
+                f"the build context has {size} bytes; Azure ML takes {MOST_CONTEXT}",
+                hint="give a ready image: --set options.image=<registry>/<name>:<tag>",
+            )
+        return made
 
     # --- one deployment -----------------------------------------------------------------
 

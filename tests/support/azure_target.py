@@ -64,6 +64,8 @@ class StubService:
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.folder, self.variables = folder, variables
         self.status = 200
+        self.between = threading.Event()  # a stream waits for it after its first piece
+        self.between.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -113,6 +115,7 @@ def _handler(service: StubService) -> type[BaseHTTPRequestHandler]:
             for word in ("one", "two"):
                 self.wfile.write(f"data: {word}\n\n".encode())
                 self.wfile.flush()
+                service.between.wait(timeout=30)
 
         def log_message(self, *arguments: object) -> None:
             pass

@@ -16,6 +16,8 @@ from tests.backends.azure.conftest import Driver
 from tests.support.azure_plane import Plane
 from tests.support.bicep import read_resources
 
+# The SDK's own use of marshmallow 3, on which it insists.
+pytestmark = pytest.mark.filterwarnings("ignore:.*marshmallow 4")
 IDENTITY = (
     "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i"
 )
