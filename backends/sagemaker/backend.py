@@ -1,0 +1,232 @@
+"""SageMaker real-time endpoints: ``llama-hub deploy sagemaker``.
+
+One deployment is one endpoint of the same name; a revision is a model and an endpoint
+configuration, both named by their content. What is planned stands in ``planning``, what is sent in
+``resources``; how a step is done, and done again after a crash, in ``steps``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.backends.sagemaker import (
+    account,
+    logs,
+    machines,
+    planning,
+    resources,
+    runtime,
+    status,
+)
+from llama_hub.backends.sagemaker.client import Aws
+from llama_hub.backends.sagemaker.explain import quota_hint
+from llama_hub.backends.sagemaker.options import Options
+from llama_hub.backends.sagemaker.options import read as read_options
+from llama_hub.backends.sagemaker.resources import Wanted
+from llama_hub.backends.sagemaker.steps import Doing
+from llama_hub.backends.sagemaker.world import World
+from llama_hub.deploy import sizing
+from llama_hub.deploy.backend import (
+    Check,
+    Context,
+    Deployed,
+    Endpoint,
+    Observed,
+    Offer,
+    Proof,
+    Resource,
+    Step,
+    Target,
+)
+from llama_hub.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from llama_hub.deploy.sizing import Need
+    from llama_hub.deploy.spec import DeploymentSpec
+    from llama_hub.hub.manifest import Manifest
+
+
+class SageMakerBackend:
+    """Deployments in one AWS account and region."""
+
+    name = "sagemaker"
+    location = ("region", "profile", "assume_role", "bucket")
+    options_model = Options
+
+    def __init__(
+        self,
+        region: str | None = None,
+        profile: str | None = None,
+        assume_role: str | None = None,
+        bucket: str | None = None,
+        *,
+        aws: Aws | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """What is not given comes from the AWS configuration; ``aws`` replaces the first three."""
+        self._aws = aws or Aws(region, profile, assume_role, sleep=sleep)
+        self._bucket = bucket
+
+    def configured(self) -> bool:
+        """Whether there are credentials and a region."""
+        return self._aws.has_credentials()
+
+    @cached_property
+    def world(self) -> World:
+        """What the account holds."""
+        return World(self._aws, self._bucket)
+
+    # --- planning -------------------------------------------------------------------------
+
+    def check(self) -> Sequence[Check]:
+        """Identity, permissions, quotas, role, bucket and image."""
+        from llama_hub.backends.sagemaker import doctor
+
+        return list(doctor.checks(self.world))
+
+    def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
+        """Machine types that hold a replica, cheapest first; one without a price only by name."""
+        if spec.region not in (None, self._aws.region):
+            raise UsageError(f"this looks at {self._aws.region}, not at {spec.region}")
+        read_options(spec)
+        used = account.used(self.world)
+        found = [self._offer(machine, spec, used) for machine in machines.table().values()]
+        return sizing.cheapest_first(
+            one for one in found if sizing.fits(one, need) and _is_apt(one, spec, need)
+        )
+
+    def _offer(
+        self, machine: machines.Machine, spec: DeploymentSpec, used: Mapping[str, int]
+    ) -> Offer:
+        quota = None
+        if self._quotas is not None:
+            limit = self._quotas.get(machine.name, 0)
+            quota = max(0, limit - used.get(machine.name, 0))
+        hint = quota_hint(f"{machine.name} for endpoint usage", spec.replicas_max)
+        return machines.offer(machine, self._aws.region, self._prices, quota, hint)
+
+    @cached_property
+    def _quotas(self) -> Mapping[str, int] | None:
+        return account.quotas(self._aws)
+
+    @cached_property
+    def _prices(self) -> Mapping[str, float]:
+        return account.prices(self._aws)
+
+    def observe(self, name: str) -> Observed:
+        """Everything that exists of ``name``."""
+        return self.world.observe(name)
+
+    def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
+        """See ``planning``."""
+        return planning.Planner(self._wanted(target), observed).steps()
+
+    def _wanted(self, target: Target) -> Wanted:
+        options = read_options(target.spec)
+        context = "" if options.image else self._context
+        return Wanted(target, options, self.world.site, context)
+
+    @cached_property
+    def _context(self) -> str:
+        from llama_hub.backends.sagemaker import image
+
+        return image.digest()
+
+    def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
+        """Scaling, components and endpoint first, because they bill; the role last."""
+        return planning.deletions(name, observed)
+
+    def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
+        """See ``steps``."""
+        return Doing(self.world, step, context).run()
+
+    # --- running --------------------------------------------------------------------------
+
+    def _endpoint(self, name: str) -> Resource:
+        found = self.world.endpoint(name)
+        if found is None:
+            raise NotFoundError(
+                f"there is no deployment {name!r} in sagemaker ({self._aws.region})",
+                hint="llama-hub ps; another region: --region",
+            )
+        return found
+
+    def status(self, name: str) -> Deployed:
+        """One deployment."""
+        return self._deployed(self._endpoint(name))
+
+    def _deployed(self, endpoint: Resource) -> Deployed:
+        components = self.world.components(endpoint.name)
+        return status.deployed(endpoint, components, self._price, self._url(endpoint.name))
+
+    def _price(self, instance: str) -> float | None:
+        if instance in self._prices:
+            return self._prices[instance]
+        known = machines.table().get(instance)
+        return known.price if known else None
+
+    def _url(self, name: str) -> str:
+        base = str(self._aws.client("sagemaker-runtime").meta.endpoint_url)
+        return f"{base}/endpoints/{name}/invocations"
+
+    def list(self) -> Iterator[Deployed]:
+        """Every endpoint of the account and region that carries our tags."""
+        for endpoint in self.world.endpoints():
+            yield self._deployed(endpoint)
+
+    def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
+        """The container's lines from CloudWatch."""
+        yield from logs.last(self.world, name, tail)
+        if follow:
+            yield from logs.follow(self.world, name)
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The invocation URL; requests must be signed, so ``invoke`` is the way to call it."""
+        self._endpoint(name)
+        return Endpoint(self._url(name))
+
+    def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
+        """Send an OpenAI-style body."""
+        return runtime.invoke(self.world, self._endpoint(name), body, stream=stream)
+
+    def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
+        """What the service says, what S3 computes, and what the model refers to."""
+        answer = b"".join(self.invoke(name, {"manifest": True}, stream=False))
+        served = str(json.loads(answer).get("manifest"))
+        prefix = resources.weights_prefix(resources.digest_of(manifest))
+        proofs = [Proof("manifest", served == manifest.digest, served)]
+        proofs += [
+            Proof(f"s3 {path}", ok, words)
+            for path, ok, words in self.world.bucket.prove(manifest, prefix)
+        ]
+        return [*proofs, *self._references(name, prefix)]
+
+    def _references(self, name: str, prefix: str) -> Iterator[Proof]:
+        """Whether the models of the deployment read from the proven prefix, uncompressed."""
+        wanted = f"s3://{self.world.site.bucket}/{prefix}"
+        for model in self.world.observe(name).all("model"):
+            source = model.body["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]
+            ok = source["S3Uri"] == wanted and source["CompressionType"] == "None"
+            yield Proof(f"model {model.name}", ok, str(source["S3Uri"]))
+
+    def export(self, steps: Sequence[Step], form: str) -> Mapping[str, str]:
+        """``cloudformation``: the plan as one template."""
+        from llama_hub.backends.sagemaker import export
+
+        return export.files(steps, form)
+
+    def orphans(self) -> Iterator[Resource]:
+        """What no endpoint of ours uses."""
+        return self.world.orphans()
+
+
+def _is_apt(offer: Offer, spec: DeploymentSpec, need: Need) -> bool:
+    """Whether ``auto`` may take it: of known price, and a CPU only for small models."""
+    if offer.instance == spec.instance:
+        return True
+    small = need.weights_bytes <= machines.CPU_WEIGHTS
+    return offer.price_per_hour is not None and (offer.accelerators > 0 or small)

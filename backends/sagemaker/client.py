@@ -1,0 +1,232 @@
+"""Calls to AWS: the only importer of boto3.
+
+The standard credential chain, a profile, or an assumed role; one attempt per call by botocore,
+repeated here for what is transient, so that one place decides about waiting. Operations are named
+as in the API's reference; requests are plain data, planned elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from llama_hub._version import __version__
+from llama_hub.backends.sagemaker.explain import LOGIN, Refusal, explain
+from llama_hub.deploy.waiting import persist
+from llama_hub.errors import (
+    AccessError,
+    LlamaHubError,
+    MissingExtraError,
+    NotFoundError,
+    TransientError,
+    UsageError,
+)
+
+RETRIES = 5  # of a call that AWS was too busy for
+CONNECTIONS = 16
+READ_TIMEOUT = 90  # seconds; SageMaker gives a container 60 and asks clients for 70
+GLOBAL_PRICES = "us-east-1"  # where the Pricing API answers
+
+
+class Aws:
+    """One account and region."""
+
+    def __init__(
+        self,
+        region: str | None = None,
+        profile: str | None = None,
+        assume_role: str | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._wanted = (region, profile, assume_role)
+        self.sleep = sleep
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()  # boto3 sessions are not for several threads
+
+    # --- who and where ------------------------------------------------------------------
+
+    @cached_property
+    def _session(self) -> Any:
+        try:
+            import boto3
+            from botocore.exceptions import BotoCoreError
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("boto3", "sagemaker") from error
+        region, profile, role = self._wanted
+        try:
+            session = boto3.Session(region_name=region, profile_name=profile)
+            return _assumed(session, role, self._config) if role else session
+        except BotoCoreError as error:
+            raise UsageError(f"AWS cannot be set up: {error}", hint="aws configure") from error
+
+    @cached_property
+    def _config(self) -> Any:
+        from botocore.config import Config
+
+        return Config(
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=CONNECTIONS,
+            read_timeout=READ_TIMEOUT,
+            user_agent_extra=f"llama-hub/{__version__}",
+            # Bodies that carry a SHA-256 of their own need no second one in the signature.
+            s3={"payload_signing_enabled": False},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+
+    @cached_property
+    def region(self) -> str:
+        """The region; ``UsageError`` if none is set."""
+        found = self._session.region_name
+        if not found:
+            raise UsageError("no AWS region is set", hint="--region us-east-1, or aws configure")
+        return str(found)
+
+    def has_credentials(self) -> bool:
+        """Whether credentials and a region are set; asks nobody but the local chain."""
+        try:
+            known = self._session.get_credentials() is not None
+            return known and bool(self._session.region_name)
+        except Exception:
+            return False
+
+    @cached_property
+    def identity(self) -> Mapping[str, str]:
+        """``Account`` and ``Arn`` of the caller."""
+        found = self.call("sts", "get_caller_identity")
+        return {"Account": str(found["Account"]), "Arn": str(found["Arn"])}
+
+    @property
+    def account(self) -> str:
+        """Twelve digits."""
+        return self.identity["Account"]
+
+    @cached_property
+    def partition(self) -> str:
+        """aws, aws-cn or aws-us-gov."""
+        return str(self._session.get_partition_for_region(self.region))
+
+    # --- calls ----------------------------------------------------------------------------
+
+    def client(self, service: str) -> Any:
+        """boto3's client for a service."""
+        with self._lock:
+            if service not in self._clients:
+                region = GLOBAL_PRICES if service == "pricing" else None
+                self._clients[service] = self._session.client(
+                    service, config=self._config, region_name=region
+                )
+            return self._clients[service]
+
+    def call(self, service: str, operation: str, **request: Any) -> dict[str, Any]:
+        """One operation, again while AWS is busy; errors are ours, in plain words."""
+        found: dict[str, Any] = persist(
+            lambda: self.once(service, operation, **request), retries=RETRIES, sleep=self.sleep
+        )
+        return found
+
+    def once(self, service: str, operation: str, **request: Any) -> dict[str, Any]:
+        """One operation, tried once."""
+        what = f"{operation.replace('_', ' ')} ({service})"
+        with translated(what):
+            answer: dict[str, Any] = getattr(self.client(service), operation)(**request)
+            return answer
+
+    def find(self, service: str, operation: str, **request: Any) -> dict[str, Any] | None:
+        """One reading operation; ``None`` for what is not there."""
+        try:
+            return self.call(service, operation, **request)
+        except NotFoundError:
+            return None
+
+    def pages(self, service: str, operation: str, key: str, **request: Any) -> Iterator[Any]:
+        """The entries of all pages."""
+        token, answered = _TOKENS.get(operation, ("NextToken", "NextToken"))
+        asked = dict(request)
+        while True:
+            answer = self.call(service, operation, **asked)
+            yield from answer.get(key, [])
+            following = answer.get(answered)
+            if not following:
+                return
+            asked[token] = following
+
+
+_TOKENS = {  # operation → how a page is asked for, where the answer names it
+    "list_objects_v2": ("ContinuationToken", "NextContinuationToken"),
+    "list_roles": ("Marker", "Marker"),
+    "describe_repositories": ("nextToken", "nextToken"),
+    "list_projects": ("nextToken", "nextToken"),
+    "list_parts": ("PartNumberMarker", "NextPartNumberMarker"),
+}
+
+
+class translated:
+    """botocore's exceptions as ours."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, LlamaHubError | OSError):
+            raise translation(error, self._what) from error
+
+
+def translation(error: Exception, what: str) -> Exception:
+    """The error of ours for one of botocore's; any other comes back as it is."""
+    from botocore import exceptions as known
+
+    if isinstance(error, known.ClientError):
+        return explain(_refusal(error), what)
+    if isinstance(error, known.NoCredentialsError | known.PartialCredentialsError):
+        return AccessError("there are no AWS credentials here", hint="aws configure")
+    if isinstance(
+        error, known.TokenRetrievalError | known.SSOError | known.CredentialRetrievalError
+    ):
+        return AccessError(f"AWS credentials cannot be had: {error}", hint=LOGIN)
+    if isinstance(error, known.HTTPClientError | known.ConnectionError):
+        return TransientError(f"AWS could not be reached to {what}: {type(error).__name__}")
+    if isinstance(error, known.ParamValidationError | known.BotoCoreError):
+        return UsageError(f"cannot {what}: {error}")
+    return error
+
+
+def _refusal(error: Any) -> Refusal:
+    answer = error.response
+    details = answer.get("Error", {})
+    meta = answer.get("ResponseMetadata", {})
+    return Refusal(
+        str(details.get("Code", "")),
+        str(details.get("Message", "") or answer.get("Message", "")),
+        int(meta.get("HTTPStatusCode", 0)),
+        str(meta.get("HTTPHeaders", {}).get("date", "")),
+    )
+
+
+def _assumed(session: Any, role: str, config: Any) -> Any:
+    """A session whose credentials come from ``role`` and renew themselves."""
+    import boto3
+    import botocore.session
+    from botocore.credentials import (
+        AssumeRoleCredentialFetcher,
+        DeferredRefreshableCredentials,
+    )
+
+    fetcher = AssumeRoleCredentialFetcher(
+        client_creator=session._session.create_client,
+        source_credentials=session.get_credentials(),
+        role_arn=role,
+        extra_args={"RoleSessionName": "llama-hub"},
+    )
+    inner = botocore.session.get_session()
+    inner._credentials = DeferredRefreshableCredentials(
+        method="assume-role", refresh_using=fetcher.fetch_credentials
+    )
+    return boto3.Session(botocore_session=inner, region_name=session.region_name)

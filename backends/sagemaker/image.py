@@ -1,0 +1,189 @@
+"""The service's image, built in the account by CodeBuild: no container engine is needed here.
+
+Context, build project and its role are removed as soon as the image is in the repository; its tag
+is the digest of the context, so that the same release is built once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from llama_hub.backends.azure import image as packed
+from llama_hub.backends.sagemaker import buckets, iam, resources
+from llama_hub.backends.sagemaker.resources import ROOT, Site
+from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
+from llama_hub.backends.sagemaker.world import World
+from llama_hub.deploy.waiting import wait_for
+from llama_hub.errors import ProvisioningError
+from llama_hub.progress import Progress
+
+BASE = "public.ecr.aws/docker/library/python:3.12-slim-bookworm"  # no limit on anonymous pulls
+MACHINE = "BUILD_GENERAL1_LARGE"  # the layers with PyTorch do not fit into less
+STANDARD = "aws/codebuild/amazonlinux2-x86_64-standard:5.0"
+MINUTES = 60
+LOOK = 15.0  # seconds between two looks at a build
+
+DOCKERFILE = """\
+# llama-hub: `docker run IMAGE serve` answers /ping and /invocations on port 8080
+FROM {base}
+RUN pip install --no-cache-dir {requirements}
+ADD llama_hub.tar.gz /opt/llama-hub/
+ENV PYTHONPATH=/opt/llama-hub PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+EXPOSE 8080
+ENTRYPOINT ["python", "-m", "llama_hub"]
+CMD ["serve"]
+"""
+BUILDSPEC = """\
+version: 0.2
+phases:
+  build:
+    commands:
+      - aws ecr get-login-password | docker login --username AWS --password-stdin "${IMAGE%%/*}"
+      - docker build --platform linux/amd64 -t "$IMAGE" .
+      - docker push "$IMAGE"
+"""
+
+
+@cache
+def context() -> bytes:
+    """The build context as a ZIP file, the same byte for byte wherever it is made."""
+    files = packed.context()
+    lines = [line for line in files["Dockerfile"].decode().splitlines() if "pip install" in line]
+    requirements = lines[0].partition("--no-cache-dir ")[2]
+    text = DOCKERFILE.format(base=BASE, requirements=requirements)
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {
+            "Dockerfile": text.encode(),
+            "buildspec.yml": BUILDSPEC.encode(),
+            "llama_hub.tar.gz": files["llama_hub.tar.gz"],
+        }.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return raw.getvalue()
+
+
+@cache
+def digest() -> str:
+    """Of the context."""
+    return hashlib.sha256(context()).hexdigest()
+
+
+class Builder:
+    """The image of one deployment."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self._name = world, name
+        self._aws = world.aws
+        self._project = f"{ROOT}-{name}"
+        self._key = f"{resources.build_prefix(name)}{digest()}.zip"
+
+    def build(self, body: Mapping[str, Any], timeout: float, progress: Progress) -> dict[str, Any]:
+        """Put the image into the repository; what is needed only for that is removed."""
+        self._ensure_repository(body["tags"])
+        tag = str(body["image"]).rpartition(":")[2]
+        if not self._is_built(tag):
+            try:
+                self._run(body, timeout, progress)
+            finally:
+                self._clean_up()
+        return {"image": body["image"]}
+
+    def _ensure_repository(self, tags: Mapping[str, str]) -> None:
+        name = resources.repository(self._name)
+        if self._aws.find("ecr", "describe_repositories", repositoryNames=[name]) is None:
+            self._aws.call(
+                "ecr",
+                "create_repository",
+                repositoryName=name,
+                imageTagMutability="IMMUTABLE",
+                imageScanningConfiguration={"scanOnPush": True},
+                tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+            )
+
+    def _is_built(self, tag: str) -> bool:
+        found = self._aws.find(
+            "ecr",
+            "describe_images",
+            repositoryName=resources.repository(self._name),
+            imageIds=[{"imageTag": tag}],
+        )
+        return found is not None
+
+    def _run(self, body: Mapping[str, Any], timeout: float, progress: Progress) -> None:
+        buckets.ensure(self._world)
+        self._world.bucket.put(self._key, context())
+        role = iam.build_role(self._name, self._world.site)
+        ensure_role(self._world, role, body["tags"])
+        self._ensure_project(role, body)
+        started = self._aws.call("codebuild", "start_build", projectName=self._project)
+        id_ = str(started["build"]["id"])
+        progress.say(f"CodeBuild builds {body['image']} ({id_})")
+        found = wait_for(
+            lambda: self._ended(id_),
+            f"the build {id_}",
+            timeout=timeout,
+            every=LOOK,
+            sleep=self._aws.sleep,
+        )
+        if found["buildStatus"] != "SUCCEEDED":
+            where = found.get("logs", {}).get("deepLink", "the console of CodeBuild")
+            raise ProvisioningError(
+                f"the image could not be built: {found['buildStatus']} in {found['currentPhase']}",
+                hint=f"its log: {where}; or give a ready one: --set options.image=…",
+            )
+
+    def _ensure_project(self, role: Mapping[str, Any], body: Mapping[str, Any]) -> None:
+        """A new role takes seconds until a service may assume it."""
+        found = self._aws.call("codebuild", "batch_get_projects", names=[self._project])
+        if found["projects"]:
+            return
+        request = project(self._project, role["arn"], self._world.site, self._key, body)
+
+        def create() -> Any:
+            try:
+                return self._aws.call("codebuild", "create_project", **request)
+            except ProvisioningError as error:
+                if "assume role" in error.message:
+                    return None
+                raise
+
+        wait_for(create, "the role of the build", timeout=120, every=5.0, sleep=self._aws.sleep)
+
+    def _ended(self, id_: str) -> Mapping[str, Any] | None:
+        found = self._aws.call("codebuild", "batch_get_builds", ids=[id_])["builds"][0]
+        return None if found["buildStatus"] == "IN_PROGRESS" else dict(found)
+
+    def _clean_up(self) -> None:
+        self._aws.find("codebuild", "delete_project", name=self._project)
+        remove_role(self._world, iam.build_role(self._name, self._world.site)["role"])
+        self._world.bucket.delete(self._key)
+
+    def remove(self) -> None:
+        """Repository with its images, and what a cut-off build left."""
+        name = resources.repository(self._name)
+        self._aws.find("ecr", "delete_repository", repositoryName=name, force=True)
+        self._clean_up()
+
+
+def project(name: str, role: str, site: Site, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """``CreateProject``."""
+    return {
+        "name": name,
+        "source": {"type": "S3", "location": f"{site.bucket}/{key}"},
+        "artifacts": {"type": "NO_ARTIFACTS"},
+        "environment": {
+            "type": "LINUX_CONTAINER",
+            "image": STANDARD,
+            "computeType": MACHINE,
+            "privilegedMode": True,  # docker build needs it
+            "environmentVariables": [{"name": "IMAGE", "value": body["image"]}],
+        },
+        "serviceRole": role,
+        "timeoutInMinutes": MINUTES,
+        "tags": [{"key": key_, "value": value} for key_, value in body["tags"].items()],
+    }

@@ -1,0 +1,300 @@
+"""The steps that lead from what is there to what is wanted. Pure: nothing here calls anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llama_hub.backends.sagemaker import iam, resources, scaling
+from llama_hub.backends.sagemaker.resources import VARIANT, Wanted
+from llama_hub.deploy.backend import Action, Observed, Resource, Step
+from llama_hub.deploy.sizing import gib
+
+ORDER = (  # of removal: what uses something goes before it
+    "scaling", "component", "endpoint", "alarm", "config", "model", "weights", "image", "role",
+)  # fmt: skip
+BUILD_NOTE = "built by CodeBuild in this account, about 15 minutes, once per release of llama-hub"
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What is wanted, in the light of what is there."""
+
+    wanted: Wanted
+    observed: Observed
+
+    def steps(self) -> list[Step]:
+        """All steps, noop included."""
+        made = [*self._foundations(), *self._endpoint_and_around()]
+        return made + self._retire(made)
+
+    @property
+    def _name(self) -> str:
+        return self.wanted.name
+
+    # --- foundations ----------------------------------------------------------------------
+
+    def _foundations(self) -> Iterator[Step]:
+        wanted = self.wanted
+        role = [self._role()] if wanted.options.role is None else []
+        image = [self._image()] if wanted.options.image is None else []
+        weights = self._weights()
+        yield from (*role, *image, weights)
+        needs = tuple(step.id for step in (*role, *image, weights))
+        model = self._fixed("model", str(wanted.model["ModelName"]), wanted.model, needs)
+        yield model
+        uses = tuple(step.id for step in role) if wanted.idle else (model.id,)
+        config = wanted.config
+        yield self._fixed("config", str(config["EndpointConfigName"]), config, uses)
+
+    def _role(self) -> Step:
+        wanted = iam.role(self.wanted)
+        body = wanted | {"tags": self.wanted.lasting_tags}
+        there = self.observed.find("role", wanted["role"])
+        return self._compared("role", wanted["role"], body, there, ("trust", "policy"))
+
+    def _image(self) -> Step:
+        name, tag = resources.repository(self._name), self.wanted.context[:16]
+        there = self.observed.find("image", name)
+        built = there is not None and tag in there.body["images"]
+        body = {"image": self.wanted.image, "tags": self.wanted.lasting_tags}
+        action: Action = "noop" if built else "update" if there else "create"
+        why = "built already" if built else "not built yet"
+        note = "" if built else BUILD_NOTE
+        return Step(action, "image", name, why, body, undo=False, long=True, note=note)
+
+    def _weights(self) -> Step:
+        wanted, manifest = self.wanted, self.wanted.target.artifact.manifest
+        name = f"{self._name}/{wanted.digest}"
+        there = self.observed.find("weights", name)
+        body = {
+            "bucket": wanted.site.bucket,
+            "prefix": resources.weights_prefix(wanted.digest),
+            "bytes": manifest.bytes,
+            "kms_key": wanted.options.kms_key,
+            "tags": wanted.lasting_tags,
+        }
+        if there is None:
+            action, why = "create", "not uploaded for this deployment yet"
+        elif there.state != "complete":
+            action, why = "update", "the upload is not complete"
+        elif dict(there.tags) != wanted.lasting_tags:
+            action, why = "update", "tags differ"
+        else:
+            action, why = "noop", "uploaded already"
+        note = f"up to {gib(manifest.bytes)} to send" if action == "create" else ""
+        return Step(action, "weights", name, why, body, undo=False, long=True, note=note)  # type: ignore[arg-type]
+
+    def _fixed(
+        self, kind: str, name: str, request: Mapping[str, Any], after: tuple[str, ...]
+    ) -> Step:
+        """Something that is never changed, only made anew; its tags are."""
+        body = {"request": dict(request), "tags": self.wanted.tags}
+        there = self.observed.find(kind, name)
+        if there is None:
+            return Step("create", kind, name, "there is none", body, after)
+        if dict(there.tags) != self.wanted.tags:
+            return Step("update", kind, name, "tags differ", body, after)
+        return Step("noop", kind, name, "as wanted", body, after)
+
+    def _compared(
+        self,
+        kind: str,
+        name: str,
+        body: Mapping[str, Any],
+        there: Resource | None,
+        keys: tuple[str, ...],
+    ) -> Step:
+        """Something that is changed in place."""
+        if there is None:
+            return Step("create", kind, name, "there is none", body)
+        differs = [key for key in keys if not holds(body[key], there.body.get(key))]
+        differs += ["tags"] if dict(there.tags) != body["tags"] else []
+        if differs:
+            return Step("update", kind, name, f"{', '.join(differs)} differ", body)
+        return Step("noop", kind, name, "as wanted", body)
+
+    # --- the endpoint and what stands around it --------------------------------------------
+
+    def _endpoint_and_around(self) -> Iterator[Step]:
+        alarms = list(self._alarms())
+        yield from alarms
+        config = f"config/{self.wanted.config['EndpointConfigName']}"
+        endpoint = self._endpoint((config, *(step.id for step in alarms)))
+        yield endpoint
+        last = endpoint
+        if self.wanted.idle:
+            last = self._component(endpoint)
+            yield last
+        grows = self._scaling(last)
+        if grows is not None:
+            yield grows
+        elif not self.wanted.idle:
+            yield self._capacity(endpoint)
+
+    def _alarms(self) -> Iterator[Step]:
+        for name, request in self.wanted.alarms.items():
+            body = {"request": request, "tags": self.wanted.lasting_tags}
+            there = self.observed.find("alarm", name)
+            shown = None if there is None else _wrapped(there)
+            yield self._compared("alarm", name, body, shown, ("request",))
+
+    @cached_property
+    def _there(self) -> Resource | None:
+        return self.observed.find("endpoint", self._name)
+
+    def _endpoint(self, after: tuple[str, ...]) -> Step:
+        body = {
+            "request": self.wanted.endpoint,
+            "deployment": self.wanted.deployment,
+            "tags": self.wanted.tags,
+        }
+        action, why = self._endpoint_action()
+        note = self._update_note() if action == "update" and why.startswith("new") else ""
+        return Step(action, "endpoint", self._name, why, body, after, long=True, note=note)
+
+    def _endpoint_action(self) -> tuple[Action, str]:
+        there = self._there
+        if there is None:
+            return "create", "there is none"
+        if there.state in ("Failed", "OutOfService", "UpdateRollbackFailed"):
+            return "replace", f"it is {there.state}"
+        if there.body["EndpointConfigName"] != self.wanted.endpoint["EndpointConfigName"]:
+            return "update", "new configuration"
+        if there.state != "InService":
+            return "update", f"it is {there.state}"
+        if dict(there.tags) != self.wanted.tags:
+            return "update", "tags differ"
+        return "noop", "as wanted"
+
+    def _update_note(self) -> str:
+        if self.wanted.options.update == "rolling":
+            return "a few instances at a time are exchanged"
+        return "for a while old and new instances run and bill side by side"
+
+    def _component(self, endpoint: Step) -> Step:
+        request = self.wanted.component
+        name = str(request["InferenceComponentName"])
+        model = f"model/{self.wanted.model['ModelName']}"
+        there = self.observed.find("component", name)
+        step = self._fixed("component", name, request, (endpoint.id, model))
+        state = there.state if there else "InService"
+        if state == "Failed":
+            return Step("replace", *_same(step, "it is Failed"), long=True)
+        if state != "InService":
+            return Step("update", *_same(step, f"it is {state}"), long=True)
+        return Step(step.action, *_same(step, step.why), long=True)
+
+    def _scaling(self, last: Step) -> Step | None:
+        wanted = scaling.body(self.wanted)
+        if wanted is None:
+            return None
+        name = str(wanted["target"]["ResourceId"])
+        body = wanted | {"tags": self.wanted.lasting_tags}
+        there = self.observed.find("scaling", name)
+        step = self._compared("scaling", name, body, there, ("target", "policies"))
+        action = step.action
+        if there is not None and self._changes_type():
+            action = "update"  # it is taken away before the endpoint's update, and comes back
+        if there is not None and "alarm" in body and not self._wakes(body["alarm"]):
+            action = "update"
+        return Step(action, "scaling", name, step.why, body, (last.id,))
+
+    def _wakes(self, alarm: Mapping[str, Any]) -> bool:
+        there = self.observed.find("alarm", alarm["AlarmName"])
+        return there is not None and holds(alarm, there.body)
+
+    def _changes_type(self) -> bool:
+        """Whether the update changes the machine type, which an autoscaled variant refuses."""
+        return self._there is not None and types_of(self._there.body["config"]) != types_of(
+            self.wanted.config
+        )
+
+    def _capacity(self, endpoint: Step) -> Step:
+        """The count, where nothing scales; ``endpoint`` has made it, if it is new."""
+        body = {
+            "EndpointName": self._name,
+            "DesiredWeightsAndCapacities": [
+                {"VariantName": VARIANT, "DesiredInstanceCount": self.wanted.count}
+            ],
+        }
+        found = desired(self._there)
+        good = found in (None, self.wanted.count)
+        why = "as wanted" if good else f"{found} instances, {self.wanted.count} wanted"
+        action: Action = "noop" if good else "update"
+        return Step(action, "capacity", self._name, why, body, (endpoint.id,))
+
+    # --- what is no longer needed -----------------------------------------------------------
+
+    def _retire(self, made: list[Step]) -> list[Step]:
+        """Old models, configurations and so on, once the new ones are in use."""
+        wanted = {step.id for step in made}
+        wake = (scaling.body(self.wanted) or {}).get("alarm", {}).get("AlarmName")
+        wanted |= {f"alarm/{wake}", f"weights/{self._previous()}"}
+        old = [
+            one
+            for kind in ORDER
+            for one in self.observed.all(kind)
+            if one.id not in wanted and kind != "image"
+        ]
+        after = tuple(step.id for step in made if step.kind in ("endpoint", "component", "scaling"))
+        steps: list[Step] = []
+        for one in old:
+            earlier = (*after, *(step.id for step in steps))
+            body = {"deployment": self._name}
+            steps.append(Step("delete", one.kind, one.name, "no longer used", body, earlier))
+        return steps
+
+    def _previous(self) -> str:
+        """The weights before these: kept, so that going back needs no upload."""
+        name = f"{self._name}/{self.wanted.digest}"
+        others = [one for one in self.observed.all("weights") if one.name != name]
+        newest = max(others, key=lambda one: (one.body.get("at", ""), one.name), default=None)
+        return newest.name if newest else ""
+
+
+def deletions(name: str, observed: Observed) -> list[Step]:
+    """Everything, in an order that the platform accepts."""
+    steps: list[Step] = []
+    for kind in ORDER:
+        for one in observed.all(kind):
+            after = tuple(step.id for step in steps)
+            body = {"deployment": name}
+            steps.append(Step("delete", kind, one.name, "asked for", body, after))
+    return steps
+
+
+def types_of(config: Mapping[str, Any]) -> list[str]:
+    """Machine types of a configuration's variant, the preferred one first."""
+    variants = config.get("ProductionVariants") or [{}]
+    pools = sorted(variants[0].get("InstancePools", []), key=lambda one: one.get("Priority", 1))
+    return [str(one["InstanceType"]) for one in pools] or [str(variants[0].get("InstanceType"))]
+
+
+def desired(endpoint: Resource | None) -> int | None:
+    """Instances that an endpoint is to have; ``None`` while there are none."""
+    variants = endpoint.body.get("ProductionVariants") if endpoint else None
+    return int(variants[0].get("DesiredInstanceCount", 0)) if variants else None
+
+
+def holds(wanted: Any, found: Any) -> bool:
+    """Whether what was found has all that is wanted; the service adds keys."""
+    if isinstance(wanted, Mapping):
+        inner = found if isinstance(found, Mapping) else {}
+        return all(holds(value, inner.get(key)) for key, value in wanted.items())
+    if isinstance(wanted, list | tuple) and wanted and isinstance(wanted[0], Mapping):
+        known = found if isinstance(found, list) else []
+        return len(known) == len(wanted) and all(
+            any(holds(one, other) for other in known) for one in wanted
+        )
+    return bool(wanted == found)
+
+
+def _wrapped(alarm: Resource) -> Resource:
+    return Resource(alarm.kind, alarm.name, alarm.state, alarm.tags, {"request": alarm.body})
+
+
+def _same(step: Step, why: str) -> tuple[str, str, str, Mapping[str, Any], tuple[str, ...]]:
+    return step.kind, step.name, why, step.body, step.after

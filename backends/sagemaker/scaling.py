@@ -1,0 +1,106 @@
+"""What Application Auto Scaling is told: range, target to aim at, waking from zero. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_hub.backends.sagemaker.resources import NAMESPACE, VARIANT, Wanted, alarm_prefix
+
+SERVICE = "sagemaker"
+BY_VARIANT = "sagemaker:variant:DesiredInstanceCount"
+BY_COPY = "sagemaker:inference-component:DesiredCopyCount"
+BUSY_SHARE = 0.7  # of the concurrency, so that there is room while a machine starts
+OUT, IN = 60, 300  # seconds of rest after scaling out and in
+
+
+def dimension_of(resource: str) -> str:
+    """The dimension of a resource id."""
+    return BY_VARIANT if resource.startswith("endpoint/") else BY_COPY
+
+
+def resource_of(wanted: Wanted) -> str:
+    """What is scaled: the variant, or the component's copies."""
+    if wanted.idle:
+        return f"inference-component/{wanted.component['InferenceComponentName']}"
+    return f"endpoint/{wanted.name}/variant/{VARIANT}"
+
+
+def body(wanted: Wanted) -> dict[str, Any] | None:
+    """Target, policies and the alarm that wakes; ``None`` if the count is fixed."""
+    spec = wanted.target.spec
+    least = 0 if spec.scale_to_zero else spec.replicas_min
+    if least == spec.replicas_max:
+        return None
+    resource = resource_of(wanted)
+    known = {"ResourceId": resource, "ScalableDimension": dimension_of(resource)}
+    target = known | {"MinCapacity": least, "MaxCapacity": spec.replicas_max}
+    policies = [known | _tracking(wanted)]
+    if least:
+        return {"target": target, "policies": policies}
+    return {
+        "target": target,
+        "policies": [*policies, known | _wake()],
+        "alarm": {"AlarmName": f"{alarm_prefix(wanted.name)}wake"} | _calls(wanted),
+    }
+
+
+def _tracking(wanted: Wanted) -> dict[str, Any]:
+    """Keep the requests under way per instance at the target."""
+    spec, options = wanted.target.spec, wanted.options
+    aim = options.scale_target or max(1.0, round(BUSY_SHARE * spec.concurrency, 1))
+    rest = 60 * spec.scale_to_zero_minutes if spec.scale_to_zero_minutes else IN
+    metric = {
+        True: "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution",
+        False: "SageMakerVariantConcurrentRequestsPerModelHighResolution",
+    }[wanted.idle]
+    known = {"TargetValue": aim, "ScaleInCooldown": rest, "ScaleOutCooldown": OUT}
+    what = {"PredefinedMetricSpecification": {"PredefinedMetricType": metric}}
+    if options.asynchronous:
+        backlog = {
+            "MetricName": "ApproximateBacklogSizePerInstance",
+            "Namespace": NAMESPACE,
+            "Dimensions": [{"Name": "EndpointName", "Value": wanted.name}],
+            "Statistic": "Average",
+        }
+        what = {"CustomizedMetricSpecification": backlog}  # type: ignore[dict-item]
+    return {
+        "PolicyName": "llama-hub-load",
+        "PolicyType": "TargetTrackingScaling",
+        "TargetTrackingScalingPolicyConfiguration": known | what,
+    }
+
+
+def _wake() -> dict[str, Any]:
+    """From zero to one."""
+    return {
+        "PolicyName": "llama-hub-wake",
+        "PolicyType": "StepScaling",
+        "StepScalingPolicyConfiguration": {
+            "AdjustmentType": "ChangeInCapacity",
+            "MetricAggregationType": "Maximum",
+            "Cooldown": OUT,
+            "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
+        },
+    }
+
+
+def _calls(wanted: Wanted) -> dict[str, Any]:
+    """The alarm for requests that found nobody."""
+    if wanted.options.asynchronous:
+        metric, dimension = "HasBacklogWithoutCapacity", ("EndpointName", wanted.name)
+    else:
+        component = wanted.component["InferenceComponentName"]
+        metric, dimension = "NoCapacityInvocationFailures", ("InferenceComponentName", component)
+    return {
+        "AlarmDescription": f"wakes {wanted.name}",
+        "Namespace": NAMESPACE,
+        "MetricName": metric,
+        "Dimensions": [{"Name": dimension[0], "Value": dimension[1]}],
+        "Statistic": "Maximum",
+        "Period": 30 if wanted.idle else 60,
+        "EvaluationPeriods": 1,
+        "DatapointsToAlarm": 1,
+        "Threshold": 1.0,
+        "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+        "TreatMissingData": "missing",
+    }

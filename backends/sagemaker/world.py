@@ -1,0 +1,322 @@
+"""What the account holds of our deployments: only reads, all pages, found by name and tag."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from llama_hub.backends.sagemaker import resources, scaling
+from llama_hub.backends.sagemaker.client import Aws
+from llama_hub.backends.sagemaker.iam import POLICY
+from llama_hub.backends.sagemaker.resources import ROLE_PATH, ROOT, Site
+from llama_hub.backends.sagemaker.upload import Bucket
+from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Resource
+from llama_hub.errors import NotFoundError
+from llama_hub.hub.manifest import MANIFEST_NAME
+
+KINDS = {  # kind → listing operation, its key, prefix of the entry's keys, kind in an ARN
+    "model": ("list_models", "Models", "Model", "model"),
+    "config": ("list_endpoint_configs", "EndpointConfigs", "EndpointConfig", "endpoint-config"),
+    "component": (
+        "list_inference_components",
+        "InferenceComponents",
+        "InferenceComponent",
+        "inference-component",
+    ),
+}
+_MADE = re.compile(r"(?P<name>[a-z][a-z0-9-]*)-[0-9a-f]{10}")
+
+
+class World:
+    """One account and region, read."""
+
+    def __init__(self, aws: Aws, bucket: str | None) -> None:
+        self.aws = aws
+        self._bucket = bucket
+
+    @cached_property
+    def site(self) -> Site:
+        """Account, region and bucket."""
+        account, region = self.aws.account, self.aws.region
+        bucket = self._bucket or f"sagemaker-{region}-{account}"
+        return Site(account, region, self.aws.partition, bucket)
+
+    @cached_property
+    def bucket(self) -> Bucket:
+        """Where the weights are."""
+        return Bucket(self.aws, self.site.bucket)
+
+    def observe(self, name: str) -> Observed:
+        """Everything of deployment ``name``."""
+        found = [
+            *self.weights(name),
+            *self._made("model", name),
+            *self._made("config", name),
+            *self._made("component", name),
+            *_given(self.endpoint(name)),
+            *self._scaling(name),
+            *self._alarms(name),
+            *_given(self._role(name)),
+            *_given(self._image(name)),
+        ]
+        return Observed(tuple(found))
+
+    # --- SageMaker ------------------------------------------------------------------------
+
+    def _tags(self, kind: str, name: str) -> dict[str, str]:
+        arn = self.site.arn(kind, name)
+        pages = self.aws.pages("sagemaker", "list_tags", "Tags", ResourceArn=arn)
+        return {str(one["Key"]): str(one["Value"]) for one in pages}
+
+    def _made(self, kind: str, name: str) -> Iterator[Resource]:
+        """Models, configurations or components whose names we made for ``name``."""
+        for full in self._names_of(kind, name):
+            match = _MADE.fullmatch(full)
+            if match is None or match["name"] != name:
+                continue
+            found = self._described(kind, full)
+            if found is not None and found.tags.get(TAG_DEPLOYMENT) == name:
+                yield found
+
+    def _names_of(self, kind: str, contains: str) -> list[str]:
+        operation, key, prefix, _ = KINDS[kind]
+        given = {"NameContains": contains} if contains else {}
+        entries = self.aws.pages("sagemaker", operation, key, **given)
+        return [str(one[f"{prefix}Name"]) for one in entries]
+
+    def _described(self, kind: str, name: str) -> Resource | None:
+        _, _, prefix, arn_kind = KINDS[kind]
+        operation = {
+            "model": "describe_model",
+            "config": "describe_endpoint_config",
+            "component": "describe_inference_component",
+        }[kind]
+        body = self.aws.find("sagemaker", operation, **{f"{prefix}Name": name})
+        if body is None:
+            return None
+        try:
+            tags = self._tags(arn_kind, name)
+        except NotFoundError:
+            return None
+        return Resource(kind, name, str(body.get(f"{prefix}Status", "exists")), tags, _plain(body))
+
+    def config(self, name: str) -> Mapping[str, Any]:
+        """A configuration's body; empty if it is gone."""
+        found = self.aws.find("sagemaker", "describe_endpoint_config", EndpointConfigName=name)
+        return _plain(found or {})
+
+    def state(self, name: str) -> Mapping[str, Any] | None:
+        """An endpoint as it is described now."""
+        return self.aws.find("sagemaker", "describe_endpoint", EndpointName=name)
+
+    def endpoint(self, name: str) -> Resource | None:
+        """The endpoint ``name``, if it is ours."""
+        body = self.state(name)
+        if body is None:
+            return None
+        try:
+            tags = self._tags("endpoint", name)
+        except NotFoundError:
+            return None
+        if tags.get(TAG_DEPLOYMENT) != name:
+            return None
+        known = _plain(body) | {"config": dict(self.config(str(body["EndpointConfigName"])))}
+        return Resource("endpoint", name, str(body["EndpointStatus"]), tags, known)
+
+    def endpoints(self) -> Iterator[Resource]:
+        """Every endpoint of ours."""
+        for entry in self.aws.pages("sagemaker", "list_endpoints", "Endpoints"):
+            found = self.endpoint(str(entry["EndpointName"]))
+            if found is not None:
+                yield found
+
+    def components(self, name: str) -> list[Resource]:
+        """Inference components of ``name``, the newest first."""
+        found = list(self._made("component", name))
+        return sorted(found, key=lambda one: str(one.body.get("CreationTime")), reverse=True)
+
+    # --- scaling and alarms ---------------------------------------------------------------
+
+    def _targets(self) -> list[Mapping[str, Any]]:
+        pages = self.aws.pages(
+            "application-autoscaling",
+            "describe_scalable_targets",
+            "ScalableTargets",
+            ServiceNamespace=scaling.SERVICE,
+        )
+        return list(pages)
+
+    def _scaling(self, name: str) -> Iterator[Resource]:
+        starts = (f"endpoint/{name}/", f"inference-component/{name}-")
+        for target in self._targets():
+            mine = str(target["ResourceId"]).startswith(starts)
+            found = self._target(target) if mine else None
+            if found is not None and found.tags.get(TAG_DEPLOYMENT) == name:
+                yield found
+
+    def _target(self, target: Mapping[str, Any]) -> Resource | None:
+        known = self.aws.find(
+            "application-autoscaling",
+            "list_tags_for_resource",
+            ResourceARN=target["ScalableTargetARN"],
+        )
+        tags = dict((known or {}).get("Tags", {}))
+        if TAG_DEPLOYMENT not in tags:
+            return None
+        resource = str(target["ResourceId"])
+        policies = self.aws.pages(
+            "application-autoscaling",
+            "describe_scaling_policies",
+            "ScalingPolicies",
+            ServiceNamespace=scaling.SERVICE,
+            ResourceId=resource,
+        )
+        body = {"target": _plain(target), "policies": [_plain(one) for one in policies]}
+        return Resource("scaling", resource, "registered", tags, body)
+
+    def _alarms(self, name: str) -> Iterator[Resource]:
+        yield from self._all_alarms(resources.alarm_prefix(name))
+
+    def _all_alarms(self, prefix: str) -> Iterator[Resource]:
+        pages = self.aws.pages(
+            "cloudwatch", "describe_alarms", "MetricAlarms", AlarmNamePrefix=prefix
+        )
+        for alarm in pages:
+            known = self.aws.find(
+                "cloudwatch", "list_tags_for_resource", ResourceARN=alarm["AlarmArn"]
+            )
+            tags = {one["Key"]: one["Value"] for one in (known or {}).get("Tags", [])}
+            if TAG_DEPLOYMENT in tags:
+                body, state = _plain(alarm), str(alarm.get("StateValue"))
+                yield Resource("alarm", str(alarm["AlarmName"]), state, tags, body)
+
+    # --- role, image, weights -------------------------------------------------------------
+
+    def _role(self, name: str) -> Resource | None:
+        return self.role(resources.role_name(name, self.site.region))
+
+    def role(self, role: str) -> Resource | None:
+        """A role that we made."""
+        found = self.aws.find("iam", "get_role", RoleName=role)
+        tags = {one["Key"]: one["Value"] for one in (found or {}).get("Role", {}).get("Tags", [])}
+        if found is None or TAG_DEPLOYMENT not in tags:
+            return None
+        policy = self.aws.find("iam", "get_role_policy", RoleName=role, PolicyName=POLICY)
+        body = {
+            "role": role,
+            "arn": found["Role"]["Arn"],
+            "trust": _document(found["Role"]["AssumeRolePolicyDocument"]),
+            "policy": _document((policy or {}).get("PolicyDocument", {})),
+        }
+        return Resource("role", role, "exists" if policy else "incomplete", tags, body)
+
+    def _image(self, name: str) -> Resource | None:
+        repository = resources.repository(name)
+        found = self.aws.find("ecr", "describe_repositories", repositoryNames=[repository])
+        if found is None:
+            return None
+        arn = found["repositories"][0]["repositoryArn"]
+        known = self.aws.call("ecr", "list_tags_for_resource", resourceArn=arn)
+        tags = {one["Key"]: one["Value"] for one in known["tags"]}
+        if tags.get(TAG_DEPLOYMENT) != name:
+            return None
+        images = self.aws.find("ecr", "describe_images", repositoryName=repository) or {}
+        there = [tag for one in images.get("imageDetails", []) for tag in one.get("imageTags", [])]
+        state = "built" if there else "empty"
+        return Resource("image", repository, state, tags, {"images": sorted(there)})
+
+    def weights(self, name: str) -> list[Resource]:
+        """What the markers of ``name`` say it uses."""
+        return [self._marked(key) for key in self.bucket.keys(resources.marker_prefix(name))]
+
+    def _marked(self, key: str) -> Resource:
+        name, digest = place_of(key)
+        marker = json.loads(self.bucket.read(key))
+        last = self.bucket.head(resources.weights_prefix(digest) + MANIFEST_NAME)
+        state = "complete" if last is not None else "unfinished"
+        return Resource("weights", f"{name}/{digest}", state, marker["tags"], marker)
+
+    def users(self, digest: str) -> set[str]:
+        """Deployments that use these weights."""
+        keys = self.bucket.keys(resources.marker_prefix())
+        return {place_of(key)[0] for key in keys if place_of(key)[1] == digest}
+
+    # --- what is left over ----------------------------------------------------------------
+
+    def orphans(self) -> Iterator[Resource]:
+        """Everything of deployments that have no endpoint, and uploads that nobody waits for."""
+        alive = {one.name for one in self.endpoints()}
+        for name in sorted(self._names() - alive):
+            yield from self.observe(name).resources
+        yield from self._lost_uploads()
+
+    def _names(self) -> set[str]:
+        """Names that any resource of ours stands for; cheap to ask, checked by ``observe``."""
+        found = {place_of(key)[0] for key in self.bucket.keys(resources.marker_prefix())}
+        for kind in KINDS:
+            matches = [_MADE.fullmatch(name) for name in self._names_of(kind, "")]
+            found |= {match["name"] for match in matches if match}
+        found |= {one.name.split("/")[1] for one in self._all_alarms(f"{ROOT}/")}
+        found |= self._role_names() | self._repository_names()
+        return found
+
+    def _role_names(self) -> set[str]:
+        start, end = f"{ROOT}-", f"-{self.site.region}"
+        roles = self.aws.pages("iam", "list_roles", "Roles", PathPrefix=ROLE_PATH)
+        names = [str(one["RoleName"]).removesuffix("-build") for one in roles]
+        return {name[len(start) : -len(end)] for name in names if name.endswith(end)}
+
+    def _repository_names(self) -> set[str]:
+        pages = self.aws.pages("ecr", "describe_repositories", "repositories")
+        names = [str(one["repositoryName"]) for one in pages]
+        return {name.partition("/")[2] for name in names if name.startswith(f"{ROOT}/")}
+
+    def _lost_uploads(self) -> Iterator[Resource]:
+        """Weights without a marker: a delete that was cut off."""
+        start = f"{ROOT}/models/"
+        uploads = [str(one["Key"]) for one in self.bucket.uploads(start)]
+        keys = [*self.bucket.keys(start), *uploads]
+        marked = {place_of(key)[1] for key in self.bucket.keys(resources.marker_prefix())}
+        for digest in sorted({key.removeprefix(start).partition("/")[0] for key in keys} - marked):
+            yield Resource("weights", f"-/{digest}", "unmarked", {}, {})
+
+
+def place_of(marker: str) -> tuple[str, str]:
+    """Deployment and digest of a marker's key."""
+    name, _, rest = marker.removeprefix(resources.marker_prefix()).partition("/")
+    return name, rest.partition(".")[0]
+
+
+def wait_until_gone(world: World, look: Callable[[], Any], what: str, timeout: float) -> None:
+    """Poll until ``look`` finds nothing."""
+    from llama_hub.deploy.waiting import wait_for
+
+    wait_for(
+        lambda: True if look() is None else None,
+        f"the end of {what}",
+        timeout=timeout,
+        every=5.0,
+        sleep=world.aws.sleep,
+    )
+
+
+def _given(found: Resource | None) -> Iterable[Resource]:
+    return () if found is None else (found,)
+
+
+def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the answer's own data, and with times as text."""
+    kept = {key: value for key, value in body.items() if key != "ResponseMetadata"}
+    found: dict[str, Any] = json.loads(json.dumps(kept, default=_text))
+    return found
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _document(policy: Any) -> Any:
+    return json.loads(policy) if isinstance(policy, str) else policy

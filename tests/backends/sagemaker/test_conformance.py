@@ -1,0 +1,24 @@
+"""The shipped conformance suite, played on the plane."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama_hub.deploy.conformance import BackendContract, Subject
+from tests.backends.sagemaker.conftest import Bench
+
+
+def subject_of(bench: Bench, **changes: object) -> Subject:
+    return Subject(
+        bench.backend, bench.spec(**changes), bench.artifact, bench.root / "j", manner=bench.manner
+    )
+
+
+class TestSageMaker(BackendContract):
+    @pytest.fixture
+    def subject(self, bench: Bench) -> Subject:
+        return subject_of(bench)
+
+    def test_conforms(self, subject: Subject, bench: Bench) -> None:
+        super().test_conforms(subject)
+        assert bench.plane.inventory() == []

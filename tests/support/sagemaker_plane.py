@@ -1,0 +1,536 @@
+"""AWS on one loopback port: the real boto3 in front, a contract fake behind.
+
+Every request of a JSON service is held against botocore's own model (required members,
+enumerations, patterns, lengths, ranges), and so is every answer of the fake. IAM, STS and
+CloudWatch are moto's. Faults are told to the plane beforehand. Requests must be signed and their
+time must be right; whether a signature itself is right is not checked.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import fnmatch
+import http.client
+import itertools
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.support import sagemaker_host as host
+from tests.support import sagemaker_s3 as s3
+from tests.support import sagemaker_shapes as shapes
+from tests.support.sagemaker_control import ApiError, Control
+from tests.support.sagemaker_others import Others
+from tests.support.sagemaker_runtime import Runtime
+
+REGION = "us-east-1"
+ACCOUNT = "123456789012"
+JSON_SERVICES = {  # signing name → botocore's name
+    "sagemaker": "sagemaker",
+    "application-autoscaling": "application-autoscaling",
+    "logs": "logs",
+    "servicequotas": "service-quotas",
+    "pricing": "pricing",
+    "ecr": "ecr",
+    "codebuild": "codebuild",
+}
+MOTO = ("iam", "sts", "monitoring")
+READS = re.compile(r"(Describe|List|Get|Head|BatchGet|Simulate|Assume|Invoke)")
+_SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
+QUOTAS = {
+    "ml.m5.large": 8,
+    "ml.m5.xlarge": 8,
+    "ml.m5.2xlarge": 8,
+    "ml.g5.2xlarge": 4,
+    "ml.g5.12xlarge": 2,
+    "ml.g6e.2xlarge": 2,
+    "ml.p4d.24xlarge": 0,
+}
+
+
+@dataclass
+class Fault:
+    """What happens instead of, or after, the next calls of an operation (a pattern)."""
+
+    operation: str
+    kind: str = "ThrottlingException"
+    message: str = "Rate exceeded"
+    status: int = 400
+    times: int = 1
+    after: bool = False  # the call was done, but its answer is this
+
+
+@dataclass
+class Call:
+    """One request that arrived."""
+
+    service: str
+    operation: str
+    body: Any = None
+    write: bool = False
+
+
+@dataclass
+class Plane:
+    """AWS, for as long as the block lasts."""
+
+    root: Path
+    region: str = REGION
+    account: str = ACCOUNT
+    launch: host.Launch = host.stub
+    page: int = 2  # entries of one page
+    quotas: dict[str, int] = field(default_factory=lambda: dict(QUOTAS))
+    prices: dict[str, float] = field(default_factory=lambda: {"ml.m5.large": 0.115})
+    no_capacity: set[str] = field(default_factory=set)
+    denied: set[str] = field(default_factory=set)  # patterns of service:Operation
+    faults: list[Fault] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    skew: float = 0.0  # seconds by which the caller's clock is wrong
+    kill_at: tuple[int, bool] | None = None  # number of a write, after it is done or before
+    kill_pid: int = 0
+    images: dict[str, float | None] = field(default_factory=dict)  # URI → CUDA version
+
+    def __post_init__(self) -> None:
+        self._offset = 0.0
+        self._names = itertools.count()
+        self._ticks: list[Callable[[], None]] = []
+        self._roles_born: dict[str, float] = {}
+        self.s3 = s3.S3(self.root / "s3", self.region)
+        self.control = Control(self)
+        self.others = Others(self)
+        self.runtime = Runtime(self)
+
+    # --- life -----------------------------------------------------------------------------
+
+    def __enter__(self) -> Plane:
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._moto.start()
+        self._moto_port = self._moto.get_host_and_port()[1]
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._forward("POST", "/moto-api/reset", {}, b"")
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.control.close()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._moto.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes boto3 talk to this plane."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/nonexistent",
+            "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+        }
+
+    # --- time -----------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Virtual time."""
+        return time.time() + self._offset
+
+    def sleep(self, seconds: float) -> None:
+        """What the backend calls instead of ``time.sleep``: workers get on, time goes by."""
+        self._offset += seconds
+        workers = [one.worker for one in list(self.control.endpoints.values()) if one.worker]
+        for worker in workers:
+            worker.join(0.3)
+        self._run_ticks()
+
+    def tick(self, action: Callable[[], None]) -> None:
+        """Do ``action`` when time goes by."""
+        self._ticks.append(action)
+
+    def _run_ticks(self) -> None:
+        due, self._ticks = self._ticks, []
+        for action in due:
+            action()
+
+    # --- what tests ask -------------------------------------------------------------------
+
+    def inventory(self) -> list[str]:
+        """Everything that exists in the account."""
+        objects = [
+            f"s3://{name}/{key}"
+            for name, bucket in self.s3.buckets.items()
+            for key in bucket.objects
+        ]
+        return [
+            *self.control.inventory(),
+            *self.others.inventory(),
+            *objects,
+            *(f"bucket/{name}" for name in self.s3.buckets),
+            *(f"upload/{one.key}" for one in self.s3.uploads.values()),
+            *(f"role/{name}" for name in self._moto_roles()),
+            *(f"alarm/{name}" for name in self._alarms()),
+        ]
+
+    def writes(self) -> list[str]:
+        """Operations that change something, since ``forget``."""
+        return [f"{call.service}:{call.operation}" for call in self.calls if call.write]
+
+    def forget(self) -> None:
+        """Start counting anew."""
+        self.calls.clear()
+
+    def body_of(self, operation: str) -> dict[str, Any]:
+        """The last request of an operation."""
+        return next(dict(one.body) for one in reversed(self.calls) if one.operation == operation)
+
+    def new_folder(self) -> Path:
+        """For a container's copy of the weights."""
+        folder = self.root / f"container-{next(self._names)}" / "model"
+        folder.mkdir(parents=True)
+        return folder
+
+    def quota(self, instance: str) -> int:
+        """Instances of a type that the account may have."""
+        return self.quotas.get(instance, 0)
+
+    # --- moto -----------------------------------------------------------------------------
+
+    def _backend(self, service: str) -> Any:
+        from moto.backends import get_backend
+        from moto.core.base_backend import BackendDict
+
+        found: BackendDict[Any] = get_backend(service)  # type: ignore[call-overload]
+        return found[self.account]["aws" if service == "iam" else self.region]
+
+    def _moto_roles(self) -> list[str]:
+        return [role.name for role in self._backend("iam").roles.values()]
+
+    def _alarms(self) -> list[str]:
+        return list(self._backend("cloudwatch").alarms)
+
+    def alarm_state(self, name: str) -> str | None:
+        """OK, ALARM or INSUFFICIENT_DATA; ``None`` if there is no such alarm."""
+        found = self._backend("cloudwatch").alarms.get(name)
+        return str(found.state_value) if found else None
+
+    def check_role(self, arn: str, service: str = "sagemaker.amazonaws.com") -> None:
+        """Refuse a role that is not there, does not trust the service, or is too new."""
+        name = arn.rpartition("/")[2]
+        roles = {role.name: role for role in self._backend("iam").roles.values()}
+        role = roles.get(name)
+        born = self._roles_born.setdefault(name, self.now()) if role else 0.0
+        new = self.now() - born < 10
+        if (
+            role is None
+            or role.arn != arn
+            or service not in str(role.assume_role_policy_document)
+            or new
+        ):
+            raise ApiError(
+                "ValidationException",
+                f"Could not assume role {arn}. Please ensure that the role exists and allows "
+                f"principal '{service}' to assume the role.",
+            )
+
+    def denied_to(self, role_arn: str, image: str, bucket: str, prefix: str) -> str:
+        """What the execution role may not do of what a container's start needs."""
+        name = role_arn.rpartition("/")[2]
+        roles = {role.name: role for role in self._backend("iam").roles.values()}
+        policies = [json.loads(text) for text in roles[name].policies.values()]
+        needs = [("s3:ListBucket", f"arn:aws:s3:::{bucket}")]
+        needs += [
+            ("s3:GetObject", f"arn:aws:s3:::{bucket}/{key}")
+            for key in self.s3.buckets[bucket].objects
+            if key.startswith(prefix)
+        ]
+        repository = image.partition("/")[2].partition(":")[0].partition("@")[0]
+        where = f"arn:aws:ecr:{self.region}:{image.split('.')[0]}:repository/{repository}"
+        needs += [("ecr:BatchGetImage", where), ("ecr:GetAuthorizationToken", "*")]
+        for action, resource in needs:
+            if not any(_allows(policy, action, resource) for policy in policies):
+                return f"Access denied: the role {role_arn} may not {action} on {resource}."
+        return ""
+
+    def check_image(self, image: str) -> None:
+        """Refuse an image of another region, or one that is not in the account's repository."""
+        match = re.fullmatch(r"(\d+)\.dkr\.ecr\.([\w-]+)\.amazonaws\.com/([^:@]+)[:@](.+)", image)
+        if match is None or match[2] != self.region:
+            raise ApiError("ValidationException", f"The image {image} is not in ECR of this region")
+        if match[1] == self.account and match[4] not in self.others.repositories.get(match[3], {}):
+            raise ApiError("ValidationException", f"Requested image {image} not found.")
+
+    def cuda_of(self, image: str) -> float | None:
+        """CUDA version of an image; ours has 13.0."""
+        if image in self.images:
+            return self.images[image]
+        return 13.0 if image.startswith(self.account) else None
+
+    def write_log(self, group: str, stream: str, lines: list[str]) -> None:
+        """Lines of a container."""
+        self.others.groups.setdefault(group, {}).setdefault(stream, []).extend(lines)
+
+    # --- requests -------------------------------------------------------------------------
+
+    def answer(self, request: s3.Request, scope: tuple[str, str]) -> s3.Reply:
+        """Answer one request; a mistake of the fake itself fails the test."""
+        try:
+            return self.handle(request, scope)
+        except Exception:
+            self.problems.append(f"the fake broke: {traceback.format_exc()}")
+            return s3.Reply(500)
+
+    def handle(self, request: s3.Request, scope: tuple[str, str]) -> s3.Reply:
+        """Answer one request."""
+        service = scope[1]
+        if request.path.startswith("/endpoints/"):
+            service = "runtime"
+        call = Call(service, self._operation(request, service))
+        call.write = not READS.match(call.operation)
+        self.calls.append(call)
+        self._kill(call, after=False)
+        try:
+            self._refuse(call, request, after=False)
+            reply = self._answer(call, request)
+            self._kill(call, after=True)
+            self._refuse(call, request, after=True)
+        except ApiError as error:
+            return _refusal(service, error)
+        except s3.S3Error as error:
+            return _s3_refusal(error)
+        return reply
+
+    def _operation(self, request: s3.Request, service: str) -> str:
+        target = request.headers.get("X-Amz-Target", "")
+        if service in JSON_SERVICES:
+            return target.rpartition(".")[2]
+        if service in MOTO:
+            return ""  # known when the body is read
+        if service == "runtime":
+            return "Invoke"
+        return _s3_operation(request)
+
+    def _answer(self, call: Call, request: s3.Request) -> s3.Reply:
+        if call.service == "runtime":
+            return self.runtime.handle(request)
+        if call.service in JSON_SERVICES:
+            return self._json(call, request)
+        if call.service in MOTO:
+            return self._moto_call(call, request)
+        return self.s3.handle(request)
+
+    def _json(self, call: Call, request: s3.Request) -> s3.Reply:
+        call.body = json.loads(s3.body_of(request) or b"{}")
+        name = JSON_SERVICES[call.service]
+        found = shapes.check_request(name, call.operation, call.body)
+        if found:
+            self.problems.append("; ".join(found))
+            raise ApiError("ValidationException", f"{len(found)} validation errors: {found}")
+        if call.service == "sagemaker":
+            answer = self.control.call(call.operation, call.body)
+        else:
+            answer = getattr(self.others, call.operation)(call.body) or {}
+        wrong = shapes.check_answer(name, call.operation, answer)
+        assert not wrong, wrong
+        content = json.dumps(answer).encode()
+        return s3.Reply(body=content, headers={"Content-Type": "application/x-amz-json-1.1"})
+
+    def _moto_call(self, call: Call, request: s3.Request) -> s3.Reply:
+        body = s3.body_of(request)
+        named = re.search(rb"Action=(\w+)", body)
+        target = request.headers.get("X-Amz-Target", "") or request.path
+        call.operation = named[1].decode() if named else re.split(r"[./]", target)[-1]
+        call.write = not READS.match(call.operation)
+        self._refuse(call, request, after=False)
+        self._kill(call, after=False)
+        headers = {k: v for k, v in request.headers.items() if k.lower() != "connection"}
+        reply = self._forward(request.method, request.path or "/", headers, body)
+        if call.operation == "CreateRole" and reply.status < 300:
+            name = re.search(rb"RoleName=([\w+=,.@-]+)", body)
+            self._roles_born[name[1].decode() if name else ""] = self.now()
+        return reply
+
+    def _forward(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> s3.Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self._moto_port, timeout=30)
+        connection.request(method, path, body, dict(headers))
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        kept = ("content-type", "x-amzn-requestid", "smithy-protocol", "x-amzn-errortype")
+        return s3.Reply(
+            answer.status, content, {k: v for k, v in answer.headers.items() if k.lower() in kept}
+        )
+
+    # --- faults ---------------------------------------------------------------------------
+
+    def _refuse(self, call: Call, request: s3.Request, *, after: bool) -> None:
+        named = f"{call.service}:{call.operation}"
+        if not after:
+            self._check_time(call, request)
+            for pattern in self.denied:
+                if fnmatch.fnmatchcase(named, pattern):
+                    who = f"arn:aws:iam::{self.account}:user/you"
+                    message = f"User: {who} is not authorized to perform: {named}"
+                    raise _error(call.service, "AccessDeniedException", message, 403)
+        for fault in self.faults:
+            due = fault.times and fault.after == after
+            if due and fnmatch.fnmatchcase(named, fault.operation):
+                fault.times -= 1
+                raise _error(call.service, fault.kind, fault.message, fault.status)
+
+    def _check_time(self, call: Call, request: s3.Request) -> None:
+        stamp = request.headers.get("X-Amz-Date", "")
+        if not stamp or not self.skew:
+            return
+        sent = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        here = datetime.now(UTC) + timedelta(seconds=self.skew)
+        if abs((here - sent).total_seconds()) > 300:
+            if call.service == "s3":
+                raise s3.S3Error(403, "RequestTimeTooSkewed", "The difference is too large.")
+            message = f"Signature expired: {stamp} is now earlier than {here:%Y%m%dT%H%M%SZ}"
+            raise ApiError("InvalidSignatureException", message, 403)
+
+    def _kill(self, call: Call, *, after: bool) -> None:
+        """SIGKILL the client at its n-th write."""
+        if self.kill_at is None or not call.write or not call.operation:
+            return
+        number, late = self.kill_at
+        if len(self.writes()) == number and late == after:
+            self.kill_at = None
+            os.kill(self.kill_pid, signal.SIGKILL)
+
+
+def _error(service: str, kind: str, message: str, status: int) -> Exception:
+    if service == "s3":
+        code = {"ThrottlingException": "SlowDown", "AccessDeniedException": "AccessDenied"}
+        return s3.S3Error(
+            503 if kind == "ThrottlingException" else status, code.get(kind, kind), message
+        )
+    return ApiError(kind, message, status)
+
+
+def _allows(policy: Mapping[str, Any], action: str, resource: str) -> bool:
+    for statement in policy["Statement"]:
+        actions = (
+            statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        )
+        where = statement["Resource"]
+        resources = where if isinstance(where, list) else [where]
+        if statement["Effect"] == "Allow" and action in actions:
+            if any(fnmatch.fnmatchcase(resource, pattern) for pattern in resources):
+                return True
+    return False
+
+
+def _refusal(service: str, error: ApiError) -> s3.Reply:
+    if service in MOTO:
+        text = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{error.kind}</Code>"
+            f"<Message>{error.message}</Message></Error></ErrorResponse>"
+        )
+        return s3.Reply(error.status, text.encode(), {"Content-Type": "text/xml"})
+    if service == "runtime":
+        headers = {"x-amzn-ErrorType": error.kind, "Content-Type": "application/json"}
+        return s3.Reply(error.status, error.message.encode(), headers)
+    content = json.dumps({"__type": error.kind, "message": error.message}).encode()
+    return s3.Reply(error.status, content, {"Content-Type": "application/x-amz-json-1.1"})
+
+
+def _s3_refusal(error: s3.S3Error) -> s3.Reply:
+    text = f"<Error><Code>{error.code}</Code><Message>{error.message}</Message></Error>"
+    return s3.Reply(error.status, text.encode(), {"Content-Type": "application/xml"})
+
+
+def _s3_operation(request: s3.Request) -> str:
+    """A name of our own: method and what it is about."""
+    known = {"PUT": "Put", "GET": "Get", "HEAD": "Head", "DELETE": "Delete", "POST": "Post"}
+    about = next((key for key in ("uploads", "delete", *s3.SETTINGS) if key in request.query), "")
+    if "uploadId" in request.query:
+        about = "part" if "partNumber" in request.query else "upload"
+    noun = about or ("object" if request.place[1] else "bucket")
+    return known[request.method] + noun.capitalize()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+def _handler(plane: Plane) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def _do(self) -> None:
+            scope = _SCOPE.search(self.headers.get("Authorization", ""))
+            request = s3.Request.of(self.command, self.path, self.headers, self.rfile)  # type: ignore[arg-type]
+            if scope is None:
+                reply = s3.Reply(403, b"<Error><Code>AccessDenied</Code></Error>")
+                self.close_connection = True
+            else:
+                reply = plane.answer(request, (scope[1], scope[2]))
+                if reply.status >= 400:
+                    self.close_connection = True  # the body may not have been read
+            self._send(reply)
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _do
+
+        def _send(self, reply: s3.Reply) -> None:
+            self.send_response(reply.status)
+            headers = dict(reply.headers)
+            size = reply.file.stat().st_size if reply.file else len(reply.body)
+            headers.setdefault("Content-Length", str(size))
+            headers["x-amzn-RequestId"] = "00000000-0000-0000-0000-000000000000"
+            headers.setdefault(
+                "Date", email.utils.formatdate(plane.now() + plane.skew, usegmt=True)
+            )
+            if self.close_connection:
+                headers["Connection"] = "close"
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            if reply.file:
+                with reply.file.open("rb") as file:
+                    self.connection.sendfile(file)
+            else:
+                self.wfile.write(reply.body)
+
+        def send_response(self, code: int, message: str | None = None) -> None:
+            self.send_response_only(code, message)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    return Handler
+
+
+@contextmanager
+def plane(root: Path, **settings: Any) -> Iterator[Plane]:
+    """A fresh AWS."""
+    with Plane(root, **settings) as running:
+        yield running
