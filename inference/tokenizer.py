@@ -36,7 +36,7 @@ class Tokenizer:
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of ``text``, begun with BOS and ended with EOS where asked."""
         try:
-            ids: list[int] = self._model.encode(text)
+            ids: list[int] = self._model.encode(text.encode())
         except UnicodeEncodeError as error:
             raise UsageError(f"the text has a lone surrogate at {error.start}") from error
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
@@ -110,12 +110,13 @@ class Detokenizer:
             return self._whole_characters(final=False)
         if self._tokenizer.is_control(token):
             return self._whole_characters(final=True)
-        return self._whole_characters(final=True) + self._start(self._tokenizer.surface(token))
+        return self._whole_characters(final=True) + self._surface(token)
 
-    def _start(self, text: str) -> str:
-        if self._at_start:
-            self._at_start = False
-            return text.removeprefix(" ")
+    def _surface(self, token: int) -> str:
+        text = self._tokenizer.surface(token)
+        if self._at_start and token != self._tokenizer.unk_id:
+            text = text.removeprefix(" ")
+        self._at_start = False
         return text
 
     def _whole_characters(self, *, final: bool) -> str:

@@ -73,6 +73,10 @@ class Worker:
     def stop(self) -> None:
         """End the thread after its step; every reader gets an ``abort``."""
         self._inbox.put(_Stop())
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
         self._thread.join()
 
     def is_alive(self) -> bool:
@@ -81,22 +85,21 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            while self._receive():
-                self._step()
+            while self.receive(wait=not self._by_id):
+                self.step()
             self._drop_all(Delta(finish_reason="abort"))
         except Exception as error:  # the readers have to learn of it, whatever it is
             self.failure = error
             self._drop_all(error)
 
-    def _receive(self) -> bool:
-        """Take what has come in, waiting if there is nothing else to do; False on stop."""
-        idle = not self._by_id
+    def receive(self, *, wait: bool) -> bool:
+        """Take what has come in, waiting for the first of it if asked to; False on stop."""
         while True:
             try:
-                command = self._inbox.get(block=idle)
+                command = self._inbox.get(block=wait)
             except queue.Empty:
                 return True
-            idle = False
+            wait = False
             if isinstance(command, _Stop):
                 return False
             self._handle(command)
@@ -116,7 +119,8 @@ class Worker:
         if events:
             self._deliver(events)
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Compute one step and hand out what it gave."""
         chunks = self.scheduler.step()
         if not chunks:
             return

@@ -52,7 +52,7 @@ INLINE void page_step(const int type, const int n, const float *q, size_t D, con
         for (int i = 0; i < n; i++) sum[i] = splat(0);
         for (size_t d = 0; d < D; d += LANES) {
             vf k = load_as(type, keys, t * D + d);
-            for (int i = 0; i < n; i++) sum[i] += load_f32(q, i * D + d) * k;
+            for (int i = 0; i < n; i++) sum[i] = mul_add(load_f32(q, i * D + d), k, sum[i]);
         }
         for (int i = 0; i < n; i++) score[i][t] = t < limit[i] ? sum_lanes(sum[i]) : -INFINITY;
     }
@@ -77,7 +77,7 @@ INLINE void page_step(const int type, const int n, const float *q, size_t D, con
         for (int i = 0; i < n; i++) mixed[i] = load_f32(out, i * D + d) * splat(shrink[i]);
         for (int t = 0; t < PAGE; t++) {
             vf v = load_as(type, values, t * D + d);
-            for (int i = 0; i < n; i++) mixed[i] += splat(score[i][t]) * v;
+            for (int i = 0; i < n; i++) mixed[i] = mul_add(splat(score[i][t]), v, mixed[i]);
         }
         for (int i = 0; i < n; i++) store(out + i * D + d, mixed[i]);
     }

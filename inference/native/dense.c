@@ -20,15 +20,17 @@ INLINE void dot_tile(const int type, const int m, const int n, float *out, size_
         for (int j = 0; j < n; j++) {
             vf w0 = load_as(type, w, j * K + k), w1 = load_as(type, w, j * K + k + LANES);
             for (int i = 0; i < m; i++) {
-                even[i * n + j] += load_f32(x, i * K + k) * w0;
-                odd[i * n + j] += load_f32(x, i * K + k + LANES) * w1;
+                vf x0 = load_f32(x, i * K + k), x1 = load_f32(x, i * K + k + LANES);
+                even[i * n + j] = mul_add(x0, w0, even[i * n + j]);
+                odd[i * n + j] = mul_add(x1, w1, odd[i * n + j]);
             }
         }
     if (K % (2 * LANES))
         for (int j = 0; j < n; j++)
             for (int i = 0; i < m; i++)
-                even[i * n + j] += load_f32(x, i * K + K - LANES) *
-                                   load_as(type, w, j * K + K - LANES);
+                even[i * n + j] =
+                    mul_add(load_f32(x, i * K + K - LANES),
+                            load_as(type, w, j * K + K - LANES), even[i * n + j]);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) {
             float sum = sum_lanes(even[i * n + j] + odd[i * n + j]);
@@ -84,8 +86,8 @@ INLINE void tile(const int mr, float *c, size_t ldc, const float *a, size_t lda,
         vf b0 = load_f32(b, k * NR), b1 = load_f32(b, k * NR + LANES);
         for (int i = 0; i < mr; i++) {
             vf v = splat(a[i * lda + k]);
-            sum[i][0] += v * b0;
-            sum[i][1] += v * b1;
+            sum[i][0] = mul_add(v, b0, sum[i][0]);
+            sum[i][1] = mul_add(v, b1, sum[i][1]);
         }
     }
     for (int i = 0; i < mr; i++)
@@ -165,7 +167,7 @@ void lh_norm(float *out, const float *x, const float *w, size_t M, size_t K, flo
         vf squares = splat(0);
         for (size_t k = 0; k < K; k += LANES) {
             vf v = load_f32(x, m * K + k);
-            squares += v * v;
+            squares = mul_add(v, v, squares);
         }
         vf scale = splat(1.0f / sqrtf(sum_lanes(squares) / (float)K + eps));
         for (size_t k = 0; k < K; k += LANES)

@@ -30,6 +30,19 @@ typedef uint16_t vh_any __attribute__((vector_size(2 * LANES), aligned(2), may_a
 
 INLINE vf splat(float value) { return value - (vf){0}; }
 
+/* a · b + c, rounded once where the machine can; never left to the compiler, which may choose
+   differently for one row and for six. */
+INLINE vf mul_add(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    for (int l = 0; l < LANES; l++) c[l] = __builtin_fmaf(a[l], b[l], c[l]);
+    return c;
+#endif
+}
+
 INLINE vf load_f32(const void *p, size_t i) { return *(const vf_any *)((const float *)p + i); }
 
 INLINE vf load_bf16(const void *p, size_t i) {
@@ -96,18 +109,12 @@ INLINE vf exp_lanes(vf x) {
     typedef int32_t vi __attribute__((vector_size(4 * LANES)));
     x = (vf)(((vi)x & (x > low)) | ((vi)splat(low) & ~(x > low)));
     x = (vf)(((vi)x & (x < high)) | ((vi)splat(high) & ~(x < high)));
-    vf shifted = x * 1.44269504f + 12582912.0f; /* adding 1.5 · 2^23 rounds to an integer */
-    vf n = shifted - 12582912.0f;
-    vf r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
+    const vf round = splat(12582912.0f); /* adding 1.5 · 2^23 rounds to an integer */
+    vf n = mul_add(x, splat(1.44269504f), round) - round;
+    vf r = mul_add(n, splat(2.12194440e-4f), mul_add(n, splat(-0.693359375f), x));
+    const float inverse[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
     vf p = splat(1.0f / 5040);
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    for (int i = 0; i < 7; i++) p = mul_add(p, r, splat(inverse[i]));
     return (vf)((vi)p + (__builtin_convertvector(n, vi) << 23));
 }
 

@@ -21,7 +21,7 @@ from llama_hub.home import home
 
 HERE = Path(__file__).parent
 SOURCES = ("dense.c", "quantized.c", "attention.c")
-FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fopenmp", "-fPIC", "-shared")
 COMPILE_SECONDS = 180  # a slow machine takes a tenth of it
 
 _POINTER, _INT, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t

@@ -45,7 +45,8 @@ void lh_quantize(int8_t *q, float *scale, float *sum, const float *x, size_t M, 
         }
 }
 
-#ifdef __AVX2__
+#if defined(__AVX2__) && defined(__FMA__)
+#define WIDE 1
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
 #define VNNI 1
 INLINE __m256i dot_u8(__m256i sum, __m256i u, __m256i s) { return _mm256_dpbusd_epi32(sum, u, s); }
@@ -96,7 +97,10 @@ INLINE void dot_group(const int bits, const int m, v8f *sum, const uint8_t *w, c
         __m256i u = weights32(bits, w, at);
         for (int i = 0; i < m; i++) part[i] = dot32(bits, part[i], u, load32(x + i * K + at));
     }
-    for (int i = 0; i < m; i++) sum[i] += to_float(part[i]) * (scale * xs[i * groups]);
+    for (int i = 0; i < m; i++) {
+        __m256 both = _mm256_set1_ps(scale * xs[i * groups]);
+        sum[i] = (v8f)_mm256_fmadd_ps((__m256)to_float(part[i]), both, (__m256)sum[i]);
+    }
 }
 #else /* any other machine: the same sums, left to the compiler */
 typedef float v8sum;
@@ -117,7 +121,7 @@ INLINE void dot_group(const int bits, const int m, v8sum *sum, const uint8_t *w,
 #endif
 
 INLINE float total(v8sum v) {
-#ifdef __AVX2__
+#ifdef WIDE
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 #else
     return v;
@@ -174,7 +178,7 @@ void lh_dot_quantized(float *out, const int8_t *q, const float *xscale, const fl
     }
 }
 
-#ifdef __AVX2__
+#ifdef WIDE
 #define MR 4    /* rows of x in a tile */
 #define NR 16   /* rows of w in a tile: two vectors of 8 rows, 4 columns of each */
 #define NB 64   /* rows of w that are packed together */
@@ -250,7 +254,7 @@ INLINE void tile(const int bits, const int mr, float *c, size_t ldc, Input x, si
             for (int i = 0; i < mr; i++) {
                 v8f value = to_float(part[i][j]) * x.scale[i * groups + g];
                 if (bits == 4) value -= 8 * x.sum[i * groups + g];
-                sum[i][j] += value * scale;
+                sum[i][j] = (v8f)_mm256_fmadd_ps((__m256)value, (__m256)scale, (__m256)sum[i][j]);
             }
         }
     }
