@@ -156,8 +156,12 @@ class SageMakerBackend:
         return found
 
     def status(self, name: str) -> Deployed:
-        """One deployment."""
-        return self._deployed(self._endpoint(name))
+        """One deployment; pending where there is something of it, but no endpoint."""
+        found = self.world.endpoint(name)
+        if found is not None:
+            return self._deployed(found)
+        pieces = self.world.observe(name).resources
+        return status.begun(pieces) if pieces else self._deployed(self._endpoint(name))
 
     def _deployed(self, endpoint: Resource) -> Deployed:
         components = self.world.components(endpoint.name)

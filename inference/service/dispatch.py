@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from llama_hub.inference.service import huggingface, openai, stated
 from llama_hub.inference.service.problems import Problem, invalid
@@ -20,7 +20,14 @@ from llama_hub.inference.service.service import Service
 
 Handler = Callable[[Service, Request, Document], Coroutine[Any, Any, Response]]
 
+
+async def manifest(service: Service, request: Request, document: Document) -> Response:
+    """``{"manifest": true}``: which weights are served, where no ``GET`` gets through."""
+    return JSONResponse({"manifest": service.manifest_digest or None})
+
+
 BY_FIELD: dict[str, Handler] = {
+    "manifest": manifest,
     "messages": openai.chat,
     "prompt": openai.completions,
     "inputs": huggingface.generate,
@@ -42,8 +49,8 @@ def by_body(document: Document) -> Handler:
     found = [name for name in BY_FIELD if name in document]
     if len(found) != 1:
         raise invalid(
-            "the body must have exactly one of messages (chat), prompt (completion) and inputs "
-            "(Hugging Face's form)"
+            "the body must have exactly one of messages (chat), prompt (completion), inputs "
+            "(Hugging Face's form) and manifest (which weights are served)"
         )
     return BY_FIELD[found[0]]
 

@@ -239,10 +239,11 @@ class Others:
         return {"project": {"name": body["name"]}}
 
     def BatchGetProjects(self, body: Body) -> Body:
-        return {"projects": [{"name": n} for n in body["names"] if n in self.projects]}
+        found = [{"name": name} for name in body["names"] if name in self.projects]
+        return {"projects": found}
 
     def ListProjects(self, body: Body) -> Body:
-        return {"projects": list(self.projects)}
+        return {"projects": list(self.projects)} if self.projects else {}
 
     def StartBuild(self, body: Body) -> Body:
         project = self.projects[body["projectName"]]

@@ -1,0 +1,149 @@
+"""``llama-hub doctor sagemaker``: what has to be in order before a deployment, one line each.
+
+Permissions are tried by reading only, so that nothing is made; a failed line never hides those
+after it, except where it makes them meaningless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib.util import find_spec
+
+from llama_hub.backends.sagemaker import account, machines
+from llama_hub.backends.sagemaker.explain import LOGIN, quota_hint
+from llama_hub.backends.sagemaker.resources import ROLE_PATH, ROOT, marker_prefix
+from llama_hub.backends.sagemaker.world import World
+from llama_hub.deploy.backend import Check
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
+
+READS: Mapping[str, tuple[str, str, dict[str, object]]] = {
+    "SageMaker endpoints": ("sagemaker", "list_endpoints", {"MaxResults": 1}),
+    "SageMaker models": ("sagemaker", "list_models", {"MaxResults": 1}),
+    "SageMaker configurations": ("sagemaker", "list_endpoint_configs", {"MaxResults": 1}),
+    "autoscaling": (
+        "application-autoscaling",
+        "describe_scalable_targets",
+        {"ServiceNamespace": "sagemaker"},
+    ),
+    "alarms": ("cloudwatch", "describe_alarms", {"AlarmNamePrefix": f"{ROOT}/"}),
+    "roles": ("iam", "list_roles", {"PathPrefix": ROLE_PATH}),
+    "images": ("ecr", "describe_repositories", {}),
+    "builds": ("codebuild", "list_projects", {}),
+    "logs": ("logs", "describe_log_streams", {"logGroupName": "/aws/sagemaker/Endpoints/none"}),
+}
+
+
+def checks(world: World) -> Iterator[Check]:
+    """All lines, in the order in which things depend on one another."""
+    found = find_spec("boto3") is not None
+    yield Check("boto3", found, "installed" if found else "not installed", _extra(found))
+    if not found:
+        return
+    who = _line("identity", lambda: _identity(world))
+    yield who
+    if not who.ok:
+        return
+    for name in READS:
+        yield _line(f"may read {name}", partial(_read, world, name))
+    yield _line("bucket", lambda: _bucket(world))
+    yield _line("execution roles", lambda: _roles(world))
+    yield _line("quota", lambda: _quota(world))
+    yield _line("prices", lambda: _prices(world))
+
+
+def _extra(found: bool) -> str:
+    return "" if found else "pip install 'llama-hub[sagemaker]'"
+
+
+def _line(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()
+    except LlamaHubError as error:
+        return Check(name, False, error.message, error.hint)
+
+
+def _identity(world: World) -> Check:
+    try:
+        who = world.aws.identity
+    except AccessError as error:
+        return Check("identity", False, error.message, error.hint or LOGIN)
+    return Check("identity", True, f"{who['Arn']} in {world.aws.region}")
+
+
+def _read(world: World, name: str) -> Check:
+    service, operation, request = READS[name]
+    try:
+        world.aws.call(service, operation, **request)
+    except NotFoundError:  # the place that was asked for need not be there
+        pass
+    return Check(f"may read {name}", True, f"{service}: {operation}")
+
+
+def _bucket(world: World) -> Check:
+    """There in the right region, or free to be made."""
+    name, region = world.site.bucket, world.aws.region
+    found = world.aws.find("s3", "head_bucket", Bucket=name)
+    if found is None:
+        return Check("bucket", True, f"{name} is not there yet; the first deployment makes it")
+    where = str(found.get("BucketRegion") or region)
+    if where != region:
+        return Check(
+            "bucket",
+            False,
+            f"{name} is in {where}; SageMaker reads weights from its own region only",
+            f"name a bucket in {region}: --set options.bucket=…",
+        )
+    world.bucket.keys(marker_prefix())
+    return Check("bucket", True, f"{name} in {where}, may be listed")
+
+
+def _roles(world: World) -> Check:
+    """Those that we made must still trust SageMaker."""
+    roles = list(world.aws.pages("iam", "list_roles", "Roles", PathPrefix=ROLE_PATH))
+    wrong = [
+        str(one["RoleName"])
+        for one in roles
+        if "amazonaws.com" not in str(one.get("AssumeRolePolicyDocument", ""))
+    ]
+    if wrong:
+        return Check(
+            "execution roles",
+            False,
+            f"{', '.join(wrong)} do not trust sagemaker.amazonaws.com",
+            "llama-hub deploy … again: it puts the trust policy right",
+        )
+    return Check(
+        "execution roles", True, f"{len(roles)} made by llama-hub, all trust their service"
+    )
+
+
+def _quota(world: World) -> Check:
+    limits = account.quotas(world.aws)
+    if limits is None:
+        return Check(
+            "quota",
+            False,
+            "the quotas may not be read",
+            "allow servicequotas:ListServiceQuotas to the identity that you use",
+        )
+    used = account.used(world)
+    free = {
+        name: limits.get(name, 0) - used.get(name, 0)
+        for name, machine in machines.table().items()
+        if machine.accelerators
+    }
+    room = [f"{count} x {name}" for name, count in free.items() if count > 0]
+    if room:
+        busy = ", ".join(f"{count} x {name}" for name, count in used.items()) or "nothing"
+        return Check("quota", True, f"room for {', '.join(room)}; in use: {busy}")
+    hint = quota_hint("ml.g5.2xlarge for endpoint usage", 1)
+    return Check("quota", False, "no machine with a GPU is allowed for endpoints", hint)
+
+
+def _prices(world: World) -> Check:
+    """Not needed to deploy: without them the dated table is used."""
+    found = account.prices(world.aws)
+    if found:
+        return Check("prices", True, f"{len(found)} from the Pricing API")
+    return Check("prices", True, f"the Pricing API may not be asked; {machines.dated()}")
