@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from llama_hub.backends.azure import image as packed
 from llama_hub.backends.sagemaker import buckets, iam, resources
 from llama_hub.backends.sagemaker.resources import ROOT, Site
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
 from llama_hub.backends.sagemaker.world import World
+from llama_hub.deploy import image as packed
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import ProvisioningError
 from llama_hub.progress import Progress
@@ -52,16 +52,13 @@ phases:
 @cache
 def context() -> bytes:
     """The build context as a ZIP file, the same byte for byte wherever it is made."""
-    files = packed.context()
-    lines = [line for line in files["Dockerfile"].decode().splitlines() if "pip install" in line]
-    requirements = lines[0].partition("--no-cache-dir ")[2]
-    text = DOCKERFILE.format(base=BASE, requirements=requirements)
+    text = DOCKERFILE.format(base=BASE, requirements=" ".join(packed.requirements()))
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {
             "Dockerfile": text.encode(),
             "buildspec.yml": BUILDSPEC.encode(),
-            "llama_hub.tar.gz": files["llama_hub.tar.gz"],
+            packed.ARCHIVE: packed.archive(),
         }.items():
             archive.writestr(zipfile.ZipInfo(name), content)
     return raw.getvalue()

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-
 from llama_hub._version import __version__
 from llama_hub.inference.service.replies import Document
 from llama_hub.inference.service.service import Service
-
-ASKED = {"manifest": True}  # a body that asks for it, where no path but one is free
 
 
 def manifest(service: Service) -> Document:
@@ -27,8 +22,3 @@ def manifest(service: Service) -> Document:
         "version": __version__,
         "document": served.manifest.to_json() if served.manifest else None,
     }
-
-
-async def answer(service: Service, _: Request, __: Document) -> Response:
-    """The same through ``/score`` and ``/invocations``."""
-    return JSONResponse(manifest(service))
