@@ -194,7 +194,7 @@ def grammar_of(wanted: ResponseFormat | None) -> str | None:
 
 def stops_of(given: Any) -> tuple[str, ...]:
     """The stop strings of a body's ``stop``."""
-    listed = [given] if isinstance(given, str) else given or []
+    listed = [] if given is None else [given] if isinstance(given, str) else given
     whole = isinstance(listed, list) and all(isinstance(item, str) and item for item in listed)
     if not whole or len(listed) > MAX_STOPS or any(len(item) > 256 for item in listed):
         raise invalid(

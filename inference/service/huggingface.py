@@ -41,22 +41,28 @@ async def generate(service: Service, request: Request, document: Document) -> Re
 
 async def generate_stream(service: Service, request: Request, document: Document) -> Response:
     """``POST /generate_stream``."""
-    return await _generate(service, request, document | {"stream": True}, listed=False)
+    return await _generate(service, request, document, listed=False, stream=True)
 
 
 async def _generate(
-    service: Service, request: Request, document: Document, *, listed: bool
+    service: Service,
+    request: Request,
+    document: Document,
+    *,
+    listed: bool,
+    stream: bool = False,
 ) -> Response:
     body = read(GenerateBody, document)
+    stream = stream or bool(body.stream)
     check_model(service, body.model)
     parameters = body.parameters or DEFAULTS
-    if parameters.best_of and parameters.best_of > 1 and body.stream:
+    if parameters.best_of and parameters.best_of > 1 and stream:
         raise invalid("best_of cannot be streamed", "parameters.best_of")
     texts = _inputs(body.inputs)
     call_id = f"gen-{uuid.uuid4().hex}"
     await service.judge_input("\n".join(texts), call_id)
     asks = [await ask_of(service, text, parameters) for text in texts]
-    if body.stream:
+    if stream:
         if len(asks) > 1:
             raise invalid("several inputs cannot be streamed", "inputs")
         source = await started(_events(service, asks[0], texts[0], parameters, call_id))

@@ -110,7 +110,7 @@ def _too_large(max_bytes: int) -> Problem:
 def parse_json(body: bytes) -> dict[str, Any]:
     """``body`` as a JSON object with finite numbers and valid Unicode; a 400 problem otherwise."""
     try:
-        document = json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
+        document = json.loads(body.decode(), parse_constant=_refuse, parse_float=_number)
         if b"\\u" in body:
             json.dumps(document, ensure_ascii=False).encode()  # lone surrogates fail here
     except (ValueError, RecursionError) as error:
@@ -124,11 +124,12 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(digits: str) -> float:
+def _number(digits: str) -> float | int:
+    """A finite number; ``1.0`` is the integer 1, as JSON Schema has it."""
     value = float(digits)
     if math.isinf(value):
         raise ValueError("a number is too large")
-    return value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def _reason(error: Exception) -> str:

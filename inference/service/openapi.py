@@ -46,6 +46,7 @@ POSTS: tuple[tuple[str, str, type[BaseModel] | None], ...] = (
     ("/generate_stream", "Continue a text, streamed (Hugging Face).", schemas.GenerateBody),
 )
 GETS: tuple[tuple[str, str, str], ...] = (
+    ("/", "The chat page.", "text/html"),
     ("/v1/models", "The model that is served.", "application/json"),
     ("/manifest", "Which weights run, under which licence.", "application/json"),
     ("/metrics", "Prometheus metrics.", "text/plain"),
@@ -72,6 +73,7 @@ def document() -> dict[str, Any]:
         paths.setdefault(path, {})["post"] = _post(path, summary, body)
     for path, summary, kind in GETS:
         paths.setdefault(path, {})["get"] = _get(path, summary, kind)
+    paths["/ping"]["post"] = paths["/ping"]["get"] | {"operationId": "post_ping"}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -108,8 +110,8 @@ def _post(path: str, summary: str, body: type[BaseModel] | None) -> dict[str, An
                 "description": "The answer; events if a stream was asked for.",
                 "content": {
                     "application/json": {"schema": {"type": ["object", "array"]}},
-                    "text/event-stream": {"schema": {"type": "string"}},
-                    "application/jsonlines": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": {}},
+                    "application/jsonlines": {"schema": {}},
                 },
             },
             "4XX": _failure("The request is wrong, or there is no room for it now.", error),

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
 from llama_hub.inference.service.problems import Problem, invalid
 
@@ -24,8 +32,21 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=-INT64, lt=INT64)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
-NOT_AVAILABLE = "Not available: anything but null is a 400."
-Refused = Annotated[Any, Field(description=NOT_AVAILABLE)]
+_NO_TOOLS = ("tools", "tool_choice", "tool_calls", "functions", "function_call")
+
+
+def _nothing(value: Any) -> Any:
+    """Let through what asks for nothing."""
+    if value is None or value is False or value in ([], "none"):
+        return value
+    raise PydanticCustomError("refused", "refused")
+
+
+Refused = Annotated[
+    Any,
+    AfterValidator(_nothing),
+    WithJsonSchema({"enum": [None, False, [], "none"], "description": "Not available here."}),
+]
 
 _STOP_SCHEMA = {
     "anyOf": [
@@ -213,7 +234,7 @@ class GenerateParameters(Body):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     truncate: Refused = None
     typical_p: Refused = None
-    watermark: Literal[False] | None = None
+    watermark: Refused = None
     adapter_id: Refused = None
 
 
@@ -260,31 +281,23 @@ B = TypeVar("B", bound=Body)
 
 def read(kind: type[B], document: dict[str, Any]) -> B:
     """``document`` as a ``kind``; a 400 problem that names the first wrong field otherwise."""
-    for name, value in document.items():
-        field = kind.model_fields.get(name)
-        refused = field is not None and field.description == NOT_AVAILABLE
-        if refused and value not in (None, [], "none"):
-            raise _refusal(name)
     try:
         return kind.model_validate(document)
     except ValidationError as error:
         raise _problem(error) from None
 
 
-def _refusal(name: str) -> Problem:
-    reasons = {
-        "tools": "Llama 2 has no tool calling",
-        "tool_choice": "Llama 2 has no tool calling",
-        "functions": "Llama 2 has no function calling",
-        "function_call": "Llama 2 has no function calling",
-    }
-    reason = reasons.get(name, f"{name} is not available on this server")
-    return invalid(f"{reason}; leave {name!r} out", name, "unsupported_parameter")
+def _refusal(where: str) -> Problem:
+    name = where.rsplit(".", 1)[-1]
+    reason = "Llama 2 has no tool calling" if name in _NO_TOOLS else f"{name} is not available here"
+    return invalid(f"{reason}; leave {where!r} out", where, "unsupported_parameter")
 
 
 def _problem(error: ValidationError) -> Problem:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "refused":
+        return _refusal(where)
     if first["type"] == "extra_forbidden":
         return invalid(f"unrecognized field {where!r}", where, "unknown_parameter")
     if first["type"] == "missing":

@@ -21,9 +21,12 @@ function kind(schema) {
 function fields(schema, known, parent) {
   const table = make("table", "", parent);
   const body = make("tbody", "", table);
-  for (const [name, field] of Object.entries(schema.properties || {})) {
+  const required = (name) => (schema.required || []).includes(name);
+  const listed = Object.entries(schema.properties || {});
+  listed.sort(([a], [b]) => required(b) - required(a)); // stable: the rest keep their order
+  for (const [name, field] of listed) {
     const row = make("tr", "", body);
-    const must = (schema.required || []).includes(name) ? " *" : "";
+    const must = required(name) ? " *" : "";
     make("code", name + must, make("td", "", row));
     make("td", [kind(field), field.description].filter(Boolean).join(" — "), row);
   }

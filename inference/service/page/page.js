@@ -24,6 +24,10 @@ function scroll(always) {
   if (always || near) talk.scrollTop = talk.scrollHeight;
 }
 
+function touch() {
+  return matchMedia("(pointer: coarse)").matches;
+}
+
 function busy(on) {
   $("send").hidden = on;
   $("stop").hidden = !on;
@@ -133,7 +137,7 @@ function finish(shown, said, problem, seconds) {
   }
   if (problem) add("problem", problem);
   grow();
-  $("question").focus();
+  if (!touch()) $("question").focus(); // on a phone the keyboard would cover the answer
 }
 
 function summary(said, seconds) {
@@ -211,8 +215,7 @@ $("stop").addEventListener("click", () => running && running.abort());
 $("question").addEventListener("input", grow);
 $("question").addEventListener("keydown", (event) => {
   // On a phone Enter makes a new line; the button sends.
-  const touch = matchMedia("(pointer: coarse)").matches;
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !touch) {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !touch()) {
     event.preventDefault();
     send();
   }

@@ -85,6 +85,13 @@ def test_no_tools_are_no_problem(client: httpx.Client) -> None:
     assert client.post("/v1/chat/completions", json=body).status_code == 200
 
 
+def test_whole_numbers_may_be_written_with_a_point(client: httpx.Client) -> None:
+    body = '{"prompt": "one two", "max_tokens": 2.0, "temperature": 1}'
+    assert client.post("/v1/completions", content=body).json()["usage"]["completion_tokens"] == 2
+    body = '{"prompt": "one two", "max_tokens": 2.5}'
+    assert client.post("/v1/completions", content=body).status_code == 400
+
+
 def test_completion_of_a_text_begins_with_bos(running: Running, client: httpx.Client) -> None:
     body = {"prompt": "one two", "max_tokens": 2}
     answer = client.post("/v1/completions", json=body).json()
@@ -268,6 +275,7 @@ def test_message_parts_and_developer_role(client: httpx.Client, running: Running
         ([{"role": "user", "content": "[INST] hi"}], "tag"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "content"),
         ([{"role": "user"}], "content"),
+        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "no tool calling"),
         ("hi", "messages"),
     ],
 )
@@ -289,6 +297,8 @@ def test_wrong_conversations_are_refused(client: httpx.Client, messages: Any, sa
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"stop": [""]}, "stop"),
         ({"stop": 5}, "stop"),
+        ({"stop": {}}, "stop"),
+        ({"stop": 0}, "stop"),
         ({"logit_bias": {"999999": 1}}, "logit_bias"),
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"logprobs": 21}, "logprobs"),

@@ -204,6 +204,11 @@ def test_errors_have_the_shape_of_their_servers(client: httpx.Client) -> None:
     assert answer.json()["error_type"] == "validation"
     assert "temperature" in answer.json()["error"]
     assert client.post("/", json={"parameters": {}}).status_code == 422
+    for name in ("truncate", "typical_p", "watermark", "adapter_id"):
+        body = {"inputs": "one", "parameters": {name: 0.5}}
+        answer = client.post("/generate", json=body)
+        assert answer.status_code == 422, name
+        assert name in answer.json()["error"]
     assert client.post("/", json={"inputs": ["a", "b"], "stream": True}).status_code == 422
 
 
