@@ -76,7 +76,7 @@ def _params(folder: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"{folder} has no params.json", hint="it belongs beside the consolidated.NN.pth files"
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise IntegrityError(f"{path} cannot be read: {error}") from error
     if not isinstance(params, dict):
         raise IntegrityError(f"{path} is not a JSON object")

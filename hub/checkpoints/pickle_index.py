@@ -158,6 +158,8 @@ def _records(path: Path, archive: zipfile.ZipFile, file: IO[bytes]) -> dict[str,
 
 def _data_start(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> int:
     """From the local header: its extra field (alignment padding) is not the directory's."""
+    if member.header_offset < 0:
+        raise _damaged(path, f"member {member.filename!r} lies before the file")
     file.seek(member.header_offset)
     header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":

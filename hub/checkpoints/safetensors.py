@@ -154,7 +154,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder} has no config.json") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise IntegrityError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise IntegrityError(f"{path} is not a JSON object")
@@ -258,7 +258,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _indexed(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{index} cannot be read: {error!r}") from error
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
