@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llama_hub.inference.service import huggingface, openai, stated
+from llama_hub.inference.service import huggingface, openai
 from llama_hub.inference.service.problems import Problem, invalid
 from llama_hub.inference.service.replies import Document
 from llama_hub.inference.service.service import Service
@@ -44,8 +44,6 @@ BY_ROUTE: dict[str, Handler] = {
 
 def by_body(document: Document) -> Handler:
     """The handler that ``document``'s fields name; 400 if none or several do."""
-    if document == stated.ASKED:
-        return stated.answer
     found = [name for name in BY_FIELD if name in document]
     if len(found) != 1:
         raise invalid(
