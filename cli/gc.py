@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_format
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,8 +66,9 @@ def _find(only: str | None) -> tuple[Found, list[dict[str, str]]]:
 
 
 def _distinct(found: Found) -> Found:
-    return list({(left.backend, left.reason, left.name, left.resources): (deployer, left)
-                 for deployer, left in found}.values())  # fmt: skip
+    """Each once, although two places of a backend may be the same one."""
+    known = {json_format.dumps(left.to_json()): (deployer, left) for deployer, left in found}
+    return list(known.values())
 
 
 def _confirmed(out: Output, found: Found) -> bool:

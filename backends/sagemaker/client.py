@@ -89,8 +89,8 @@ class Aws:
     def has_credentials(self) -> bool:
         """Whether credentials and a region are set; asks nobody but the local chain."""
         try:
-            known = self._session.get_credentials() is not None
-            return known and bool(self._session.region_name)
+            # The region first: without one the chain, which may ask the EC2 host, is not begun.
+            return bool(self._session.region_name) and self._session.get_credentials() is not None
         except Exception:
             return False
 

@@ -1,0 +1,275 @@
+"""deploy, ps, status, logs, invoke, attest, rollback, delete, gc, backends, doctor: as typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_hub.backends import local, memory
+from llama_hub.backends.local_state import Folder, identity
+from tests.support.command import Outcome, run
+from tests.support.deployments import echo, make_folder
+
+STANDIN = Path(__file__).parents[1] / "support" / "standin.py"
+
+
+@pytest.fixture(autouse=True)
+def model(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The model in the store, and no cloud of the person who runs the tests."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "none"))
+    monkeypatch.setattr(memory, "_core", lambda: echo)
+    return make_folder(home / "models" / "llama-demo" / "hf")
+
+
+def deploy(*words: str) -> Outcome:
+    return run("deploy", "memory", "llama-demo", "--name", "x", "--context", "256", *words)
+
+
+def done(*words: str) -> Any:
+    outcome = run(*words, "--json")
+    assert outcome.code == 0, outcome.stderr
+    return outcome.json
+
+
+def test_plan_exits_9_then_0_and_changes_nothing(home: Path) -> None:
+    first = deploy("--plan", "--json")
+    assert first.code == 9
+    assert first.json["changes"] == 4
+    assert {"action", "resource", "why"} <= set(first.json["plan"][0])
+    assert done("ps", "--backend", "memory")["deployments"] == []
+    assert deploy("--yes").code == 0
+    assert deploy("--plan").code == 0
+
+
+def test_the_text_of_a_plan_names_what_a_person_wants_to_know() -> None:
+    shown = deploy("--plan").stdout
+    for part in ("create", "endpoint/x", "tiny-cpu", "weights", "sha256:", "receipt", "$0.05"):
+        assert part in shown
+    assert not [line for line in shown.splitlines() if line != line.rstrip()]
+
+
+def test_twice_then_delete_as_a_new_user_would() -> None:
+    first = done("deploy", "memory", "llama-demo", "--name", "x", "--context", "256", "--yes")
+    assert (first["name"], first["backend"], first["status"]) == ("x", "memory", "ready")
+    assert first["url"]
+    assert first["manifest"].startswith("sha256:")
+    assert first["receipt"].startswith("r-")
+    second = done("deploy", "memory", "llama-demo", "--name", "x", "--context", "256", "--yes")
+    assert {step["action"] for step in second["plan"]} == {"noop"}
+    gone = done("delete", "x")
+    assert gone["status"] == "absent"
+    again = run("delete", "x", "--json")
+    assert (again.code, again.json["error"]["code"]) == (6, 6)
+    assert done("ps")["deployments"] == []
+
+
+def test_money_is_not_spent_without_a_yes() -> None:
+    refused = deploy("--json")
+    assert refused.code == 2
+    assert refused.json["error"]["hint"] == "give --yes"
+    assert done("ps")["deployments"] == []
+
+
+def test_without_the_licence_nothing_is_deployed(home: Path) -> None:
+    import dataclasses
+
+    from llama_hub.hub.manifest import read
+
+    folder = home / "models" / "llama-demo" / "hf"
+    dataclasses.replace(read(folder), license="llama-2-community").write(folder)
+    assert deploy("--plan").code == 3
+    assert deploy("--yes").code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["deploy"], 2, "which backend"),
+        (["deploy", "memory"], 2, "which model"),
+        (["deploy", "memry", "llama-demo"], 6, "did you mean memory"),
+        (["deploy", "memory", "llama-dmo"], 6, "llama-hub download"),
+        (["deploy", "memory", "llama-demo", "--set", "contxt=1"], 2, "did you mean 'context'"),
+        (["deploy", "memory", "llama-demo", "--set", "options.a=1"], 2, "has no options"),
+        (["deploy", "memory", "llama-demo", "--replicas", "many"], 2, "neither a number"),
+        (["deploy", "memory", "llama-demo", "--context", "99999999", "--plan"], 7, "KV cache"),
+        (["deploy", "memory", "llama-demo", "--instance", "huge", "--plan"], 7, "offered are"),
+        (["deploy", "--apply", "none.json"], 2, "is not a plan"),
+        (["deploy", "memory", "--apply", "none.json"], 2, "give no spec"),
+        (["deploy", "memory", "llama-demo", "--on-failure", "shrug"], 2, "neither remove"),
+        (["status", "nobody"], 6, "no deployment 'nobody'"),
+        (["logs", "nobody"], 6, "no deployment"),
+        (["logs", "x", "--follow", "--json"], 2, "no end"),
+        (["invoke", "x"], 2, "a message or --body"),
+        (["invoke", "x", "--body", "{"], 2, "no JSON"),
+        (["backends", "test", "memry"], 6, "did you mean memory"),
+    ],
+)
+def test_mistakes_have_their_code_and_say_what_mends_them(
+    words: list[str], code: int, part: str
+) -> None:
+    outcome = run(*words)
+    assert outcome.code == code, outcome.stderr
+    assert part in outcome.stderr
+    assert outcome.stdout == "" or "--json" in words
+
+
+def test_a_spec_file_with_flags_and_assignments_over_it(tmp_path: Path, home: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: y\nbackend: memory\nmodel: llama-demo\ncontext: 128\ntags: {a: b}\n")
+    (home / "config.toml").write_text("[deploy]\nconcurrency = 3\n")
+    words = ["deploy", "-f", str(path), "--context", "256", "--set", "tags.c=d", "--plan"]
+    planned = run(*words, "--json").json["spec"]
+    assert (planned["name"], planned["context"], planned["concurrency"]) == ("y", 256, 3)
+    assert planned["tags"] == {"a": "b", "c": "d"}
+
+
+def test_a_saved_plan_from_out_to_apply(tmp_path: Path) -> None:
+    saved = str(tmp_path / "plan.json")
+    assert deploy("--out", saved).code == 9
+    assert run("deploy", "--apply", saved, "--json").code == 2  # it costs: --yes is needed
+    assert done("deploy", "--apply", saved, "--yes")["status"] == "ready"
+    assert deploy("--set", "environment.A=1", "--yes").code == 0
+    changed = run("deploy", "--apply", saved, "--yes", "--json")
+    assert (changed.code, changed.json["error"]["type"]) == (8, "ChangedWorldError")
+
+
+def test_the_life_of_a_deployment() -> None:
+    assert deploy("--yes", "--ttl", "12h").code == 0
+    listed = done("ps")["deployments"]
+    assert [(one["name"], one["backend"], one["model"]) for one in listed] == [
+        ("x", "memory", "llama-demo")
+    ]
+    assert done("status", "x")["drift"] == []
+    assert done("logs", "x")["lines"][-1].endswith("ready")
+    answer = done("invoke", "x", "Hello there")
+    assert answer["choices"][0]["message"]["content"] == "Hello there"
+    assert run("invoke", "x", "Hello there", "--stream").stdout.strip() == "Hello there"
+    proof = done("attest", "x")
+    assert proof["ok"]
+    assert proof["expected"] == proof["served"]
+    assert deploy("--yes", "--set", "environment.A=2").code == 0
+    assert run("rollback", "x", "--plan").code == 9
+    back = done("rollback", "x")
+    assert back["generation"] == done("status", "x")["generation"]
+    assert run("delete", "x", "--plan").code == 9
+    done("delete", "x")
+    assert done("gc")["leftovers"] == []
+
+
+def test_attest_exits_5_when_something_else_is_served(home: Path) -> None:
+    assert deploy("--yes").code == 0
+    world = home / "deployments" / "memory.json"
+    records = json.loads(world.read_text())
+    for one in records.values():
+        one["served"] = "sha256:" + "0" * 64
+    world.write_text(json.dumps(records))
+    outcome = run("attest", "x", "--json")
+    assert (outcome.code, outcome.json["ok"]) == (5, False)
+
+
+def test_status_shows_drift(home: Path) -> None:
+    assert deploy("--yes").code == 0
+    world = home / "deployments" / "memory.json"
+    records = json.loads(world.read_text())
+    next(one for key, one in records.items() if key.startswith("revision/"))["state"] = "failed"
+    world.write_text(json.dumps(records))
+    found = done("status", "x")
+    assert [one["action"] for one in found["drift"]] == ["replace"]
+    assert "drifted" in run("status", "x").stdout
+
+
+def test_gc_shows_first_and_removes_with_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_HUB_MEMORY_FAIL", "revision/*")
+    failed = deploy("--yes", "--json")
+    assert (failed.code, failed.json["error"]["type"]) == (8, "ProvisioningError")
+    monkeypatch.delenv("LLAMA_HUB_MEMORY_FAIL")
+    shown = run("gc", "--json")
+    assert (shown.code, [one["reason"] for one in shown.json["leftovers"]]) == (9, ["orphan"])
+    assert done("gc", "--yes")["removed"]
+    assert done("gc")["leftovers"] == []
+
+
+def test_one_name_in_two_backends_asks_which(local_command: None) -> None:
+    assert deploy("--yes").code == 0
+    done("deploy", "local", "llama-demo", "--name", "x", "--context", "256")
+    outcome = run("status", "x")
+    assert outcome.code == 2
+    assert "--backend" in outcome.stderr
+    assert done("status", "x", "--backend", "memory")["backend"] == "memory"
+    done("delete", "x", "--backend", "local")
+    assert done("status", "x")["backend"] == "memory"
+
+
+@pytest.fixture
+def local_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The local backend with the stand-in for the service; ends what a test leaves running."""
+    command = (sys.executable, str(STANDIN))
+    monkeypatch.setattr(
+        local.LocalBackend.__init__, "__kwdefaults__", {"root": "", "command": command}
+    )
+    yield
+    for path in (home / "deployments" / "local").glob("*/service"):
+        folder = Folder(path)
+        pid, known = folder.state().get("pid"), folder.state().get("identity")
+        run("delete", path.parent.name, "--backend", "local")
+        assert pid is None or identity(pid) != known
+
+
+def test_local_from_the_command_line(local_command: None) -> None:
+    words = ["deploy", "local", "llama-demo", "--name", "x", "--context", "256"]
+    first = done(*words)
+    assert first["url"].startswith("http://127.0.0.1:")
+    assert done(*words)["changes"] == 0
+    assert done("attest", "x")["ok"]
+    assert run("invoke", "x", "?").stdout.strip() == "one"
+    assert done("delete", "x")["deleted"][-1] == "service/x"
+
+
+def test_ps_shows_the_others_when_one_backend_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from llama_hub.errors import AccessError
+
+    assert deploy("--yes").code == 0
+
+    def refuse(self: Any) -> Any:
+        raise AccessError("the token has expired")
+
+    monkeypatch.setattr(local.LocalBackend, "list", refuse)
+    found = done("ps")
+    assert [one["name"] for one in found["deployments"]] == ["x"]
+    assert {"backend": "local", "message": "the token has expired"} in found["errors"]
+    assert "the token has expired" in run("ps").stderr
+
+
+def test_schema_for_editors_is_a_document() -> None:
+    found = done("backends", "schema", "local")
+    assert found["properties"]["options"]["properties"]["port"]["maximum"] == 65535
+
+
+def test_the_conformance_suite_runs_from_the_command_line() -> None:
+    report = run("backends", "test", "memory", "--model", "llama-demo", "--quick", "--json")
+    failed = [line["what"] for line in report.json["checks"] if not line["ok"]]
+    # The stand-in for the core echoes, so that both sides of the comparison are the echo.
+    assert failed in ([], ["greedy answers equal the local core's"])
+
+
+def test_doctor_looks_at_the_machine_and_a_backend(home: Path) -> None:
+    found = done("doctor", "memory")["checks"]
+    names = [one["name"] for one in found]
+    assert names[:4] == ["python", "home", "disk", "ledger"]
+    assert names[-1] == "memory: memory"
+    (home / "licenses").mkdir(exist_ok=True)
+    (home / "licenses" / "ledger.jsonl").write_text("garbage\n")
+    broken = run("doctor", "--json")
+    assert broken.code == 1
+    ledger = next(one for one in broken.json["checks"] if one["name"] == "ledger")
+    assert not ledger["ok"]
+    assert ledger["hint"]
