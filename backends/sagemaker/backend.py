@@ -127,8 +127,17 @@ class SageMakerBackend:
 
     def _wanted(self, target: Target) -> Wanted:
         options = read_options(target.spec)
+        self._check_image(options.image)
         context = "" if options.image else self._context
         return Wanted(target, options, self.world.site, context)
+
+    def _check_image(self, image: str | None) -> None:
+        """SageMaker pulls images from its own region only."""
+        if image is not None and f".ecr.{self._aws.region}." not in image:
+            raise UsageError(
+                f"the image {image} must be in {self._aws.region}, as the endpoint is",
+                hint="copy it to a repository there, or leave options.image out",
+            )
 
     @cached_property
     def _context(self) -> str:

@@ -202,9 +202,11 @@ def _refusal(error: Any) -> Refusal:
     answer = error.response
     details = answer.get("Error", {})
     meta = answer.get("ResponseMetadata", {})
+    said = answer.get("OriginalMessage")
+    told = f"{answer.get('OriginalStatusCode')}: {said}" if said else ""
     return Refusal(
         str(details.get("Code", "")),
-        str(details.get("Message", "") or answer.get("Message", "")),
+        told or str(details.get("Message", "") or answer.get("Message", "")),
         int(meta.get("HTTPStatusCode", 0)),
         str(meta.get("HTTPHeaders", {}).get("date", "")),
     )

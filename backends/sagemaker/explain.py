@@ -105,10 +105,23 @@ def explain(refusal: Refusal, what: str) -> LlamaHubError:
     message = redact(refusal.message)
     return (
         quota_error(message)
+        or _by_container(refusal.code, message)
         or _by_code(refusal, message, what)
         or _by_message(message, what)
         or ProvisioningError(f"AWS refused to {what}: {refusal.code}: {message}")
     )
+
+
+def _by_container(code: str, message: str) -> LlamaHubError | None:
+    """What the container itself answered: ``status: text``."""
+    if code != "ModelError":
+        return None
+    told = f"the container answered {message}"
+    if message.startswith("4") and not message.startswith("429"):
+        return UsageError(told)
+    if message.startswith(("429", "503")):
+        return TransientError(told)
+    return ProvisioningError(told, hint="llama-hub logs NAME")
 
 
 def quota_error(message: str) -> QuotaError | None:
