@@ -23,8 +23,8 @@ from llama_hub.cli.output import Output, duration_text, output, size_text
 from llama_hub.cli.sources import AllowHost, FormatName, Revision, SourceName, Token, Url, wanted
 
 if TYPE_CHECKING:
-    from llama_hub.hub.download import Downloaded
     from llama_hub.hub.catalog import Model
+    from llama_hub.hub.download import Downloaded
     from llama_hub.hub.manifest import FileEntry, Format
     from llama_hub.hub.sources.base import FetchPlan, Source
     from llama_hub.hub.sources.choice import Wanted

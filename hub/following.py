@@ -13,6 +13,7 @@ import zlib
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK
 from llama_hub.hub import digests
+from llama_hub.hub.buffers import Buffers
 from llama_hub.hub.coverage import Coverage, Stopped
 from llama_hub.hub.journal import BLOCK, Journal
 from llama_hub.progress import Progress
@@ -25,7 +26,13 @@ class Hasher(threading.Thread):
     """Follows one file with one algorithm."""
 
     def __init__(
-        self, path: str, descriptor: int, coverage: Coverage, algorithm: str, progress: Progress
+        self,
+        path: str,
+        descriptor: int,
+        coverage: Coverage,
+        buffers: Buffers,
+        algorithm: str,
+        progress: Progress,
     ) -> None:
         super().__init__(name=f"{algorithm} {path}", daemon=True)
         self.algorithm = algorithm
@@ -34,6 +41,7 @@ class Hasher(threading.Thread):
         self._path = path
         self._descriptor = descriptor
         self._coverage = coverage
+        self._buffers = buffers
         self._progress = progress
         self._leads = algorithm == "sha256"
         self._view = memoryview(bytearray(CHUNK))
@@ -59,10 +67,21 @@ class Hasher(threading.Thread):
         wait = coverage.wait_beyond if self._leads else coverage.wait_hashed_beyond
         stop = min(wait(self.at), (self.at // BLOCK + 1) * BLOCK)
         while self.at < stop:
-            state.update(self._read(stop))
+            self._take_in(state, stop)
             if self._leads:
                 coverage.hashed(self.at)
         return state
+
+    def _take_in(self, state: digests.Hash, stop: int) -> None:
+        """Hash one piece: the buffer that a receiver has just filled, or else from the file."""
+        warm = self._buffers.claim(self.at) if self._leads else None
+        if warm is None:
+            state.update(self._read(stop))
+            return
+        buffer, count = warm
+        state.update(buffer[:count])
+        self.at += count
+        self._buffers.give_back(buffer)
 
     def _check_block(self, state: digests.Hash) -> digests.Hash:
         """Hash one block that an earlier run began; forget it if the journal says otherwise."""
@@ -77,6 +96,7 @@ class Hasher(threading.Thread):
             self._coverage.hashed(end)
             return state
         self._progress.advance(self._path, start - end)
+        self._buffers.forget(start, end)
         self._coverage.distrust(number)
         self.at = start
         return before

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from llama_hub.errors import IntegrityError, LlamaHubError
 from llama_hub.files import CHUNK
+from llama_hub.hub.buffers import Buffers
 from llama_hub.hub.coverage import Coverage, Span, Stopped
 from llama_hub.hub.journal import BLOCK
 from llama_hub.hub.origins import Body, Changed, RemoteFile, Transient
@@ -160,14 +161,16 @@ class Intake:
 class Receiver(threading.Thread):
     """Takes missing spans until the whole file is there and hashed."""
 
-    def __init__(self, intake: Intake, coverage: Coverage, descriptor: int, number: int) -> None:
+    def __init__(
+        self, intake: Intake, coverage: Coverage, buffers: Buffers, descriptor: int, number: int
+    ) -> None:
         super().__init__(name=f"receive {intake.file.path} {number}", daemon=True)
         self._intake = intake
         self._coverage = coverage
+        self._buffers = buffers
         self._descriptor = descriptor
         self._number = number
         self._at = 0
-        self._view = memoryview(bytearray(CHUNK))
 
     def run(self) -> None:
         """Work; whatever goes wrong stops the transfer."""
@@ -234,8 +237,9 @@ class Receiver(threading.Thread):
         if self._number:
             return False
         passed = body.start
+        view = memoryview(bytearray(CHUNK))
         while passed < self._at:
-            piece = self._view[: self._at - passed]
+            piece = view[: self._at - passed]
             count = pulse.beat(body.readinto(piece))
             self._sniff(body, passed, piece[:count])
             self._intake.arrived(count)
@@ -243,17 +247,24 @@ class Receiver(threading.Thread):
         return True
 
     def _read_piece(self, body: Body, pulse: _Pulse) -> None:
+        """Read what has come, at most to the end of the block, and write it at its place."""
         crc, end = self._coverage.position(self._at)
-        piece = self._view[: end - self._at]
-        piece = piece[: pulse.beat(body.readinto(piece))]
-        self._sniff(body, self._at, piece)
         self._coverage.pace(self._at, AHEAD)
-        crc = zlib.crc32(piece, crc)
-        write(self._descriptor, piece, self._at)
-        self._coverage.wrote(self._at, len(piece), crc)
-        self._at += len(piece)
-        self._intake.arrived(len(piece))
-        self._intake.progress.advance(self._intake.file.path, len(piece))
+        buffer = self._buffers.take()
+        try:
+            count = pulse.beat(body.readinto(buffer[: end - self._at]))
+            piece = buffer[:count]
+            self._sniff(body, self._at, piece)
+            crc = zlib.crc32(piece, crc)
+            write(self._descriptor, piece, self._at)
+        except BaseException:
+            self._buffers.give_back(buffer)
+            raise
+        self._buffers.offer(self._at, buffer, count)
+        self._coverage.wrote(self._at, count, crc)
+        self._at += count
+        self._intake.arrived(count)
+        self._intake.progress.advance(self._intake.file.path, count)
 
     def _sniff(self, body: Body, offset: int, piece: memoryview) -> None:
         if offset == 0:

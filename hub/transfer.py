@@ -20,6 +20,7 @@ from typing import Any
 from llama_hub.errors import DiskFullError, IntegrityError
 from llama_hub.files import CHUNK
 from llama_hub.hub import digests
+from llama_hub.hub.buffers import Buffers
 from llama_hub.hub.coverage import Coverage
 from llama_hub.hub.following import Hasher, Keeper
 from llama_hub.hub.journal import BLOCK, BlockState, Journal, Recorded
@@ -195,15 +196,16 @@ class _Transfer:
 
     def _transfer(self, recorded: Recorded) -> digests.Hashed:
         receivers = self._connections(recorded)
-        coverage = Coverage(recorded, self._journal)
+        coverage, buffers = Coverage(recorded, self._journal), Buffers()
         path, descriptor, progress = self._file.path, self._descriptor, self.intake.progress
         progress.start(path, recorded.total, done=coverage.have)
         hashers = [
-            Hasher(path, descriptor, coverage, name, progress) for name in _algorithms(self._file)
+            Hasher(path, descriptor, coverage, buffers, name, progress)
+            for name in _algorithms(self._file)
         ]
         keeper = Keeper(descriptor, coverage, self._journal, hashers)
         threads = [
-            *(Receiver(self.intake, coverage, descriptor, n) for n in range(receivers)),
+            *(Receiver(self.intake, coverage, buffers, descriptor, n) for n in range(receivers)),
             *hashers,
         ]
         coverage.on_stop(self.intake.abort)

@@ -263,7 +263,7 @@ def _wait_for(event: Any, child: subprocess.Popen[bytes]) -> bool:
     return bool(event.is_set())
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(15))
 def test_what_a_power_loss_leaves_is_found_by_its_checksums(
     target: Target, server: Server, seed: int
 ) -> None:
