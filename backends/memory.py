@@ -66,13 +66,13 @@ class MemoryBackend:
         fail: str = "",
         answer: Answer | None = None,
     ) -> None:
-        """``fail``: pattern of steps that never succeed. ``answer``: instead of the real core."""
+        """``fail``: pattern of resources that never come up. ``answer``: instead of the real core."""
         path = Path(file) if file else home() / "deployments" / "memory.json"
         self.world = world or World(file=path)
         self._answer = answer
         if fail:
             refused = ProvisioningError("the pretend cloud was told to fail here")
-            self.world.faults.append(Fault(fail, refused, "after", times=1 << 30))
+            self.world.faults.append(Fault(f"create {fail}", refused, "after", times=1 << 30))
 
     def configured(self) -> bool:
         """Always; nothing is needed."""
@@ -139,12 +139,12 @@ class MemoryBackend:
 
     def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
         """Do it in the table."""
-        self.world.fail(step.id, "before")
+        self.world.fail(step.id, "before", step.action)
         self.world.writes += 1
         with self.world.open() as records:
             DO[step.kind](records, step, self.world.lag)
         try:
-            self.world.fail(step.id, "after")
+            self.world.fail(step.id, "after", step.action)
         except ProvisioningError:
             self._mark_failed(step)
             raise

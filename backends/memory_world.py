@@ -19,7 +19,7 @@ from llama_hub.files import locked, write_atomic
 class Fault:
     """Something that goes wrong ``times`` times at steps (or calls) that match ``at``."""
 
-    at: str  # pattern of a step's id such as revision/*, or of a call: observe, offers
+    at: str  # pattern: "revision/*", "create revision/*", or a call: observe, offers, list
     error: BaseException
     when: Literal["before", "after"] = "before"  # the write itself
     times: int = 1
@@ -49,10 +49,12 @@ class World:
             if after != before:
                 write_atomic(self.file, after.encode(), mode=0o600)
 
-    def fail(self, at: str, when: str) -> None:
+    def fail(self, at: str, when: str, action: str = "") -> None:
         """Raise the first fault that is due."""
+        names = (at, f"{action} {at}")
         for fault in self.faults:
-            if fault.times and fault.when == when and fnmatch.fnmatchcase(at, fault.at):
+            due = fault.times and fault.when == when
+            if due and any(fnmatch.fnmatchcase(name, fault.at) for name in names):
                 fault.times -= 1
                 raise fault.error
 
