@@ -1,0 +1,143 @@
+"""The local backend under SIGKILL and under the conformance suite; real processes throughout."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_hub.backends.local import LocalBackend
+from llama_hub.backends.local_state import Folder, identity
+from llama_hub.deploy import collect
+from llama_hub.deploy.conformance import BackendContract, Subject
+from llama_hub.deploy.deployer import Deployer
+from llama_hub.deploy.journal import Journal
+from llama_hub.errors import NotFoundError
+from tests.support.crashing import calls_of, killed_at
+from tests.support.deployments import artifact, make_folder, spec
+
+STANDIN = Path(__file__).parents[1] / "support" / "standin.py"
+
+
+def backend_in(root: Path) -> LocalBackend:
+    return LocalBackend(root=str(root / "local"), command=[sys.executable, str(STANDIN)])
+
+
+def deployer_in(root: Path) -> Deployer:
+    folder = make_folder(root / "model")
+    return Deployer(
+        backend_in(root), artifacts=lambda wanted: artifact(folder), root=root / "journals"
+    )
+
+
+def deploy(root: Path, **changes: Any) -> Any:
+    deployer = deployer_in(root)
+    return deployer.apply(deployer.plan(spec("x", backend="local", **changes)))
+
+
+def delete(root: Path) -> None:
+    deployer = deployer_in(root)
+    deployer.apply(deployer.plan_delete("x"))
+
+
+def processes_of(root: Path) -> list[int]:
+    """Every process of this machine whose command line names the test's folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(root).encode() in words and identity(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    try:
+        delete(tmp_path)
+    except NotFoundError:
+        pass
+
+
+def check_one_supervisor_and_one_replica(root: Path) -> None:
+    deployed = deploy(root)  # what a person would do after a crash
+    assert deployed.status == "ready"
+    folder = Folder(root / "local" / "x" / "service")
+    state = folder.state()
+    assert sorted(processes_of(root)) == sorted([state["pid"], state["children"][0]["pid"]])
+    assert len(state["children"]) == 1
+    assert deployer_in(root).plan(spec("x", backend="local")).changes == ()
+    assert collect.find(backend_in(root), root=root / "journals") == []
+    delete(root)
+    assert processes_of(root) == []
+    assert not folder.path.exists()
+
+
+def test_killed_after_every_line_of_the_journal(root: Path) -> None:
+    append = Journal._append
+    lines = 8  # begin, three times intent and outcome, end
+    for line in range(lines):
+
+        def dying(line: int = line) -> None:
+            left = line
+
+            def count(self: Journal, event: str, **facts: object) -> None:
+                nonlocal left
+                append(self, event, **facts)
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            Journal._append = count  # type: ignore[method-assign]
+            deploy(root)
+
+        assert killed_at(1 << 40, dying)
+        check_one_supervisor_and_one_replica(root)
+    assert not killed_at(1 << 40, lambda: deploy(root))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_a_random_moment(seed: int, root: Path) -> None:
+    chance = random.Random(seed)
+    calls = calls_of(lambda: deploy(root))
+    delete(root)
+    killed_at(chance.randrange(calls // 10, calls), lambda: deploy(root))
+    check_one_supervisor_and_one_replica(root)
+
+
+def test_killed_while_updating_the_old_revision_goes_on_answering(root: Path) -> None:
+    import httpx
+
+    url = deploy(root).url
+    changed = {"environment": {"SHADE": "dark"}}
+    calls = calls_of(lambda: deployer_in(root).plan(spec("x", backend="local", **changed)))
+    for share in (1, 2, 4):
+        killed_at(calls * 2 + calls * share, lambda: deploy(root, **changed))
+        assert httpx.get(url).status_code == 200
+    deploy(root, **changed)
+    assert httpx.get(f"{url}/manifest").json()["environment"]["SHADE"] == "dark"
+    assert len(processes_of(root)) == 2
+
+
+class TestLocal(BackendContract):
+    """The conformance suite with the stand-in for the service."""
+
+    @pytest.fixture
+    def subject(self, tmp_path: Path) -> Subject:
+        folder = make_folder(tmp_path / "model")
+        return Subject(
+            lambda: backend_in(tmp_path),
+            spec("x", backend="local"),
+            lambda wanted: artifact(folder),
+            tmp_path / "journals",
+        )
