@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -33,7 +36,7 @@ class FakeHub:
     def __init__(
         self,
         repository: str,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes | Path],
         *,
         gated: bool = True,
         closed_metadata: bool = False,  # as the Hub was in 2023: the file list is gated too
@@ -145,12 +148,12 @@ class FakeHub:
     def _give(self, handler: Any, path: str) -> None:
         data = self.files[path]
         headers = {"X-Repo-Commit": COMMIT}
-        if len(data) < LARGE:
+        if isinstance(data, bytes) and len(data) < LARGE:
             handler.serve_bytes(data, headers | {"ETag": f'"{_git_sha1(data)}"'})
             return
         digest = _sha256(data)
         location = f"{self.cdn.url}/{digest}?Signature=secret{self.signature}&Expires=1"
-        linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data))}
+        linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(_size(data))}
         handler.answer(302, b"", headers | linked | {"Location": location})
 
     def _cdn(self, handler: Any, seen: Seen) -> bool:
@@ -175,28 +178,51 @@ def _refuse(
     handler.answer(status, json.dumps({"error": message}).encode(), headers)
 
 
-def _sibling(name: str, data: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": _git_sha1(data)}
-    if len(data) >= LARGE:
-        entry["lfs"] = {"sha256": _sha256(data), "size": len(data), "pointerSize": 134}
+def _sibling(name: str, data: bytes | Path) -> dict[str, Any]:
+    entry: dict[str, Any] = {"rfilename": name, "size": _size(data), "blobId": _git_sha1(data)}
+    if _size(data) >= LARGE:
+        entry["lfs"] = {"sha256": _sha256(data), "size": _size(data), "pointerSize": 134}
     return entry
 
 
-def _tree_entry(name: str, data: bytes) -> dict[str, Any]:
+def _tree_entry(name: str, data: bytes | Path) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "type": "file",
         "path": name,
-        "size": len(data),
+        "size": _size(data),
         "oid": _git_sha1(data),
     }
-    if len(data) >= LARGE:
-        entry["lfs"] = {"oid": _sha256(data), "size": len(data), "pointerSize": 134}
+    if _size(data) >= LARGE:
+        entry["lfs"] = {"oid": _sha256(data), "size": _size(data), "pointerSize": 134}
     return entry
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _size(data: bytes | Path) -> int:
+    return data.stat().st_size if isinstance(data, Path) else len(data)
 
 
-def _git_sha1(data: bytes) -> str:
+@cache
+def _sha256(data: bytes | Path) -> str:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with data.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git_sha1(data: bytes | Path) -> str:
+    """The name of the blob in git; of a large file that is its pointer's, which nobody checks."""
+    if isinstance(data, Path):
+        return hashlib.sha1(_sha256(data).encode()).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def main() -> None:
+    """Serve the files of a folder as an open repository until standard input ends."""
+    files = {path.name: path for path in sorted(Path(sys.argv[2]).iterdir())}
+    with FakeHub(sys.argv[1], files, gated=False) as hub:
+        print(hub.url, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

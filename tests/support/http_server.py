@@ -65,7 +65,7 @@ class Server:
 
     def __init__(
         self,
-        root: Path | Mapping[str, bytes],
+        root: Path | Mapping[str, bytes | Path],
         *,
         etags: bool = True,
         ranges: bool = True,
@@ -203,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
             file = root / path.lstrip("/")
             return _Data(None, file) if file.is_file() else None
         content = root.get(path.lstrip("/"))
+        if isinstance(content, Path):
+            return _Data(None, content)
         return None if content is None else _Data(content, None)
 
     def _serve_data(
@@ -324,7 +326,7 @@ def http_date(seconds: float) -> str:
 
 
 @contextmanager
-def serving(root: Path | Mapping[str, bytes], **more: Any) -> Iterator[Server]:
+def serving(root: Path | Mapping[str, bytes | Path], **more: Any) -> Iterator[Server]:
     """A server for the length of a with block."""
     with Server(root, **more) as server:
         yield server
