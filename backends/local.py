@@ -22,10 +22,8 @@ from llama_hub.backends import local_plan
 from llama_hub.backends.local_host import gpus, host_memory
 from llama_hub.backends.local_options import LocalOptions
 from llama_hub.backends.local_state import Folder, kill_group, last_lines
+from llama_hub.backends.local_view import children, deployed, revision_state
 from llama_hub.deploy.backend import (
-    TAG_MANIFEST,
-    TAG_MODEL,
-    TAG_SPEC,
     Check,
     Context,
     Deployed,
@@ -33,7 +31,6 @@ from llama_hub.deploy.backend import (
     Observed,
     Offer,
     Resource,
-    Status,
     Step,
     Target,
 )
@@ -119,7 +116,7 @@ class LocalBackend:
             Resource(
                 "revision",
                 f"{name}-{generation}",
-                _revision_state(revision, generation, state),
+                revision_state(revision, generation, state),
                 revision["tags"],
                 {key: value for key, value in revision.items() if key not in ("tags", "attempt")},
             )
@@ -161,7 +158,7 @@ class LocalBackend:
         desired = folder.desired()
         if not desired:
             raise self._absent(name)
-        return _deployed(name, desired, folder.state() if folder.supervisor() else {})
+        return deployed(name, desired, folder.state() if folder.supervisor() else {})
 
     def list(self) -> Iterator[Deployed]:
         """Every deployment that has a folder."""
@@ -320,16 +317,12 @@ def _start_supervisor(folder: Folder) -> None:
     )
 
 
-def _children(state: Mapping[str, Any], generation: str) -> list[Mapping[str, Any]]:
-    return [one for one in state.get("children", ()) if one["generation"] == generation]
-
-
 def _reached(folder: Folder, generation: str) -> bool | None:
     """Whether the revision is as wanted; ``ProvisioningError`` if it has failed."""
     state = folder.state()
     revision = folder.desired()["revisions"][generation]
-    children = _children(state, generation)
-    failed = next((one for one in children if one["state"] == "failed"), None)
+    mine = children(state, generation)
+    failed = next((one for one in mine if one["state"] == "failed"), None)
     if failed and _has_seen(folder, state):
         said = last_lines(folder.service_log, 200)
         lines = [line for line in said if line.startswith(f"[{generation}.")][-8:]
@@ -337,9 +330,9 @@ def _reached(folder: Folder, generation: str) -> bool | None:
             "\n  ".join([f"the service {failed['error']}; it said:", *lines]),
             hint="llama-hub doctor local",
         )
-    ready = [one for one in children if one["state"] == "ready"]
+    ready = [one for one in mine if one["state"] == "ready"]
     wanted = revision["replicas"] if revision["run"] else 0
-    done = len(ready) == len(children) == wanted and not (wanted == 0 and state["stopping"])
+    done = len(ready) == len(mine) == wanted and not (wanted == 0 and state["stopping"])
     return True if done else None
 
 
@@ -351,60 +344,7 @@ def _is_gone(folder: Folder, generation: str) -> bool:
     if not folder.supervisor():
         return True
     state = folder.state()
-    return not _children(state, generation) and not state["stopping"]
-
-
-def _revision_state(revision: Mapping[str, Any], generation: str, state: Mapping[str, Any]) -> str:
-    """In one word: ready, starting, waiting, failed, down (no supervisor) or stopped."""
-    if not revision["run"]:
-        return "stopped"
-    if not state:
-        return "down"
-    words = [one["state"] for one in _children(state, generation)]
-    for word in ("failed", "waiting", "starting"):
-        if word in words:
-            return word
-    return "ready" if len(words) == revision["replicas"] else "starting"
-
-
-def _deployed(name: str, desired: Mapping[str, Any], state: Mapping[str, Any]) -> Deployed:
-    active = desired["revisions"].get(desired["active"], {})
-    tags = dict(desired["tags"])
-    address = state.get("address")
-    children = _children(state, desired["active"])
-    return Deployed(
-        name=name,
-        backend="local",
-        status=_status(desired, state),
-        url=_url(*address) if address else None,
-        manifest=tags.get(TAG_MANIFEST),
-        model=tags.get(TAG_MODEL),
-        created=desired["created"],
-        generation=desired["active"] or tags.get(TAG_SPEC),
-        detail="; ".join(sorted({one["error"] for one in children if one["error"]})),
-        tags=tags,
-        instance=active.get("instance"),
-        replicas=sum(1 for one in children if one["state"] == "ready"),
-    )
-
-
-def _status(desired: Mapping[str, Any], state: Mapping[str, Any]) -> Status:
-    if desired.get("deleted"):
-        return "deleting"
-    if not state:
-        return "stopped"
-    active = desired["active"]
-    if active and state["serving"] == active:
-        return "ready"
-    words = {one["state"] for one in state["children"]}
-    if "failed" in words or "waiting" in words:
-        return "failed"
-    return "updating" if state["serving"] else "pending"
-
-
-def _url(host: str, port: int) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    return not children(state, generation) and not state["stopping"]
 
 
 def _follow(folder: Folder) -> Iterator[str]:

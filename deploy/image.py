@@ -144,7 +144,7 @@ def archive() -> bytes:
         gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        for name, data in sorted(_sources()):
+        for name, data in sorted(sources()):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             member.mode = 0o644
@@ -152,7 +152,7 @@ def archive() -> bytes:
     return buffer.getvalue()
 
 
-def _sources() -> Iterator[tuple[str, bytes]]:
+def sources() -> Iterator[tuple[str, bytes]]:
     root = files("llama_hub")
     for entry in root.iterdir():
         if entry.is_file():
