@@ -66,7 +66,7 @@ class MemoryBackend:
         fail: str = "",
         answer: Answer | None = None,
     ) -> None:
-        """``fail``: pattern of resources that never come up. ``answer``: instead of the real core."""
+        """``fail``: pattern of what never comes up. ``answer``: instead of the real core."""
         path = Path(file) if file else home() / "deployments" / "memory.json"
         self.world = world or World(file=path)
         self._answer = answer

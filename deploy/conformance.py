@@ -23,7 +23,8 @@ from typing import Any
 
 from llama_hub.deploy.apply import Manner
 from llama_hub.deploy.backend import Backend
-from llama_hub.deploy.conformance_scenario import Scenario, SkipError
+from llama_hub.deploy.conformance_scenario import Scenario
+from llama_hub.deploy.conformance_tools import SkipError
 from llama_hub.deploy.deployer import Artifacts
 from llama_hub.deploy.spec import DeploymentSpec
 

@@ -13,16 +13,23 @@ from llama_hub.deploy.backend import (
     TAG_MANIFEST,
     TAG_SPEC,
     Backend,
-    Context,
     Deployed,
     Resource,
-    Step,
 )
 from llama_hub.deploy.collect import Leftover, find, remove
+from llama_hub.deploy.conformance_tools import (
+    CrashError,
+    Faulty,
+    SkipError,
+    expect,
+    expect_not_found,
+    same,
+    words,
+)
 from llama_hub.deploy.deployer import Deployer
-from llama_hub.deploy.plan import Plan, identity
+from llama_hub.deploy.plan import Plan
 from llama_hub.deploy.spec import DeploymentSpec
-from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError, UsageError
+from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
 
 if TYPE_CHECKING:
     from llama_hub.deploy.conformance import Subject
@@ -37,20 +44,6 @@ METHODS = (
     "logs", "endpoint",
 )  # fmt: skip
 BYSTANDER = "-too"  # ends the name of the deployment that nothing may touch
-
-
-class SkipError(Exception):
-    """The platform cannot do this, and says so itself."""
-
-
-class CrashError(BaseException):
-    """As if the process were killed: nothing of ours may catch it."""
-
-
-def expect(condition: object, message: str) -> None:
-    """``AssertionError`` with ``message`` unless ``condition``; works under ``python -O``."""
-    if not condition:
-        raise AssertionError(message)
 
 
 class Scenario:
@@ -105,14 +98,14 @@ class Scenario:
 
     def _absent(self) -> str:
         expect(not self._observed(), f"{self._name!r} exists already; choose another name")
-        _expect_not_found(lambda: self.backend.status(self._name))
-        _expect_not_found(lambda: self.backend.endpoint(self._name))
+        expect_not_found(lambda: self.backend.status(self._name))
+        expect_not_found(lambda: self.backend.endpoint(self._name))
         expect(self._name not in self._names(), "ps lists what is not there")
         return "status, endpoint and list agree"
 
     def _planning(self) -> str:
         one, two = self._plan(self._spec), self._deployer().plan(self._spec)
-        expect(_same(one, two), "two plans of one world differ")
+        expect(same(one, two), "two plans of one world differ")
         expect(one.changes, "the plan for what is absent has no changes")
         expect(not self._observed(), "planning made something")
         deletes = [step.id for step in one.steps if step.action == "delete"]
@@ -164,7 +157,7 @@ class Scenario:
     def _noop(self) -> str:
         before = self._observed_plainly()
         plan = self._deployer().plan(self._spec)
-        expect(not plan.changes, f"it would {_words(plan.changes)}")
+        expect(not plan.changes, f"it would {words(plan.changes)}")
         self._deployer().apply(plan, self._subject.manner)
         expect(self._observed_plainly() == before, "an empty plan changed something")
         return f"{len(plan.steps)} steps, all noop"
@@ -214,7 +207,7 @@ class Scenario:
         back = deployer.apply(deployer.plan_rollback(self._name), self._subject.manner)
         expect(back.generation == self._first, f"it is {back.generation}, not {self._first}")
         plan = self._plan(self._spec)
-        expect(not plan.changes, f"after rollback it would {_words(plan.changes)}")
+        expect(not plan.changes, f"after rollback it would {words(plan.changes)}")
         expect(self._ask(), "it does not answer after the rollback")
         return f"back to {self._first}"
 
@@ -240,7 +233,7 @@ class Scenario:
         neighbour = self._plain(self._bystander.name)
         self._remove(self._name)
         expect(not self._observed(), "something of it is left")
-        _expect_not_found(lambda: self.backend.status(self._name))
+        expect_not_found(lambda: self.backend.status(self._name))
         expect(self._name not in self._names(), "ps still lists it")
         expect(self._plain(self._bystander.name) == neighbour, "its neighbour was touched")
         self._expect_no_leftovers()
@@ -289,7 +282,7 @@ class Scenario:
         return found
 
     def _crash(self, plan: Callable[[], Plan], place: int, after: bool) -> None:
-        broken = _Faulty(self.backend, place, after, CrashError())
+        broken = Faulty(self.backend, place, after, CrashError())
         try:
             self._deployer(broken).apply(plan(), self._subject.manner)
         except CrashError:
@@ -297,7 +290,7 @@ class Scenario:
         raise AssertionError("the crash did not happen")
 
     def _expect_failure(self, spec: DeploymentSpec, place: int) -> None:
-        broken = _Faulty(self.backend, place, True, ProvisioningError("made to fail"))
+        broken = Faulty(self.backend, place, True, ProvisioningError("made to fail"))
         try:
             self._deployer(broken).apply(self._plan(spec), self._subject.manner)
         except ProvisioningError as error:
@@ -369,44 +362,3 @@ class Scenario:
 
     def _plain(self, name: str) -> list[str]:
         return sorted(one.id for one in self.backend.observe(name).resources)
-
-
-class _Faulty:
-    """A backend that fails or crashes at its ``place``-th step, before or after doing it."""
-
-    def __init__(self, backend: Backend, place: int, after: bool, error: BaseException) -> None:
-        self._backend = backend
-        self._left = place
-        self._after = after
-        self._error = error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
-        """Do the step, unless it is its turn to fail."""
-        self._left -= 1
-        if self._left == -1 and not self._after:
-            raise self._error
-        facts = self._backend.execute(step, context)
-        if self._left == -1:
-            raise self._error
-        return facts
-
-
-def _same(one: Plan, two: Plan) -> bool:
-    return [identity(step) for step in one.steps] == [identity(step) for step in two.steps]
-
-
-def _words(steps: Sequence[Step]) -> str:
-    return ", ".join(f"{step.action} {step.id} ({step.why})" for step in steps)
-
-
-def _expect_not_found(call: Callable[[], object]) -> None:
-    try:
-        call()
-    except NotFoundError:
-        return
-    except LlamaHubError as error:
-        raise AssertionError(f"{type(error).__name__} instead of NotFoundError: {error}") from error
-    raise AssertionError("no NotFoundError for what is absent")

@@ -110,7 +110,7 @@ class Duplicating(MemoryBackend):
 @pytest.mark.parametrize(
     ("broken", "where"),
     [
-        (Leaky, "a failed update changes nothing"),
+        (Leaky, "delete removes all of it"),
         (Greedy, "delete removes all of it"),
         (Restless, "create leads to ready"),
         (Swallowing, "what is absent"),
