@@ -187,7 +187,8 @@ class Bucket:
         if size != entry.size:
             raise _damaged(entry, f"it has {size} bytes")
         try:
-            self._put(prefix + entry.path, lambda: _Body(path, tell), size, entry.sha256)
+            with _Body(path, tell) as body:
+                self._put(prefix + entry.path, body.rewound, size, entry.sha256)
         except IntegrityError as error:
             raise _damaged(entry, error.message) from error
 
@@ -334,7 +335,7 @@ class _Sending:
         self._running.add(self._pool.submit(call))
 
     def __exit__(self, *problem: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=problem[0] is not None)
         if problem[0] is None:
             _finish(list(self._running))
 
@@ -347,15 +348,25 @@ class _Body:
         self._tell = tell
         self._length = path.stat().st_size
 
+    def __enter__(self) -> _Body:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._file.close()
+
     def __len__(self) -> int:
         return self._length
+
+    def rewound(self) -> _Body:
+        """The same at its beginning, uncounted again."""
+        self._tell(-self._file.tell())
+        self._file.seek(0)
+        return self
 
     def read(self, amount: int = -1) -> bytes:
         """More than was asked for where that is little: the socket takes it as well."""
         data = self._file.read(max(amount, PIECE) if amount >= 0 else -1)
         self._tell(len(data))
-        if not data:
-            self._file.close()
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -364,7 +375,7 @@ class _Body:
 
     def tell(self) -> int:
         """As of a file."""
-        return 0 if self._file.closed else self._file.tell()
+        return self._file.tell()
 
 
 def _finish(running: Sequence[Future[None]]) -> None:

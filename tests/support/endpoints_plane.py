@@ -281,7 +281,9 @@ class EndpointsPlane:
         fresh = self.launch(copy.deepcopy(self.endpoints[key]))
         self._stop(key)
         self._running[key] = fresh
-        status.update(state="running", url=fresh.url, message="Endpoint is ready", readyReplica=1)
+        ready = self.endpoints[key]["compute"]["scaling"]["minReplica"]
+        status.update(state="running", url=fresh.url, message="Endpoint is ready")
+        status["readyReplica"] = ready
         self.logs[key].append("- 2026-01-01T00:00:02.000Z Endpoint is ready")
 
     def _stop(self, key: tuple[str, str]) -> None:

@@ -102,6 +102,7 @@ class Plane:
     skew: float = 0.0  # seconds by which the caller's clock is wrong
     kill_at: tuple[int, bool] | None = None  # number of a write, after it is done or before
     kill_pid: int = 0
+    hurry: bool = False  # time goes by with every request, for callers in other processes
     images: dict[str, float | None] = field(default_factory=dict)  # URI → CUDA version
 
     def __post_init__(self) -> None:
@@ -123,7 +124,7 @@ class Plane:
         self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self._moto.start()
         self._moto_port = self._moto.get_host_and_port()[1]
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -303,6 +304,9 @@ class Plane:
     def handle(self, request: s3.Request, scope: tuple[str, str]) -> s3.Reply:
         """Answer one request."""
         service = scope[1]
+        if self.hurry:
+            self._offset += 5
+            self._run_ticks()
         if request.path.startswith("/endpoints/"):
             service = "runtime"
         call = Call(service, self._operation(request, service))
@@ -475,58 +479,65 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        super().__init__(("127.0.0.1", 0), _Handler)
 
-def _handler(plane: Plane) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
 
-        def setup(self) -> None:
-            super().setup()
-            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-        def _do(self) -> None:
-            scope = _SCOPE.search(self.headers.get("Authorization", ""))
-            request = s3.Request.of(self.command, self.path, self.headers, self.rfile)  # type: ignore[arg-type]
-            if scope is None:
-                reply = s3.Reply(403, b"<Error><Code>AccessDenied</Code></Error>")
-                self.close_connection = True
-            else:
-                reply = plane.answer(request, (scope[1], scope[2]))
-                if reply.status >= 400:
-                    self.close_connection = True  # the body may not have been read
-            self._send(reply)
+    @property
+    def plane(self) -> Plane:
+        """Whose server this is."""
+        assert isinstance(self.server, _Server)
+        return self.server.plane
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _do
+    def setup(self) -> None:
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-        def _send(self, reply: s3.Reply) -> None:
-            self.send_response(reply.status)
-            headers = dict(reply.headers)
-            size = reply.file.stat().st_size if reply.file else len(reply.body)
-            headers.setdefault("Content-Length", str(size))
-            headers["x-amzn-RequestId"] = "00000000-0000-0000-0000-000000000000"
-            headers.setdefault(
-                "Date", email.utils.formatdate(plane.now() + plane.skew, usegmt=True)
-            )
-            if self.close_connection:
-                headers["Connection"] = "close"
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            if reply.file:
-                with reply.file.open("rb") as file:
-                    self.connection.sendfile(file)
-            else:
-                self.wfile.write(reply.body)
+    def _do(self) -> None:
+        scope = _SCOPE.search(self.headers.get("Authorization", ""))
+        request = s3.Request.of(self.command, self.path, self.headers, self.rfile)  # type: ignore[arg-type]
+        if scope is None:
+            reply = s3.Reply(403, b"<Error><Code>AccessDenied</Code></Error>")
+            self.close_connection = True
+        else:
+            reply = self.plane.answer(request, (scope[1], scope[2]))
+            if reply.status >= 400:
+                self.close_connection = True  # the body may not have been read
+        self._send(reply)
 
-        def send_response(self, code: int, message: str | None = None) -> None:
-            self.send_response_only(code, message)
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _do
 
-        def log_message(self, *arguments: object) -> None:
-            pass
+    def _send(self, reply: s3.Reply) -> None:
+        self.send_response(reply.status)
+        headers = dict(reply.headers)
+        size = reply.file.stat().st_size if reply.file else len(reply.body)
+        headers.setdefault("Content-Length", str(size))
+        headers["x-amzn-RequestId"] = "00000000-0000-0000-0000-000000000000"
+        headers.setdefault(
+            "Date", email.utils.formatdate(self.plane.now() + self.plane.skew, usegmt=True)
+        )
+        if self.close_connection:
+            headers["Connection"] = "close"
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if reply.file:
+            with reply.file.open("rb") as file:
+                self.connection.sendfile(file)
+        else:
+            self.wfile.write(reply.body)
 
-    return Handler
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self.send_response_only(code, message)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
 
 
 @contextmanager

@@ -20,7 +20,7 @@ SIZE = 2 * BLOCK + 5 * MIB + 123
 DATA = b"PK\x03\x04" + noise(SIZE - 4)
 NAME = "consolidated.00.pth"
 DIGESTS = {"md5": hashlib.md5(DATA).hexdigest(), "sha256": hashlib.sha256(DATA).hexdigest()}
-QUICK = Policy(backoff=0.001, longest_wait=0.01, attempts=4)
+QUICK = Policy(backoff=0.001, longest_wait=0.01, attempts=4, ramp=0)
 
 
 class Target:
@@ -51,7 +51,7 @@ def main() -> None:
     """Bring the file; arguments: folder, URL, connections."""
     connections = int(sys.argv[3])
     span = None if connections == 1 else BLOCK
-    policy = Policy(connections=connections, span=span)
+    policy = Policy(connections=connections, span=span, ramp=0)
     Target(Path(sys.argv[1]), sys.argv[2]).fetch({"md5": DIGESTS["md5"]}, None, policy)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llama_hub.deploy.conformance import BackendContract, Subject
-from tests.backends.sagemaker.conftest import Bench
+from tests.support.sagemaker_bench import Bench
 
 
 def subject_of(bench: Bench, **changes: object) -> Subject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from llama_hub.errors import (
     QuotaError,
     UsageError,
 )
-from tests.backends.sagemaker.conftest import Bench
 from tests.support import sagemaker_host as host
+from tests.support.sagemaker_bench import Bench
 from tests.support.sagemaker_plane import Fault, Plane
 
 KEPT = ("s3://", "bucket/")  # weights stay for the next try
@@ -119,7 +120,8 @@ def test_a_role_of_your_own_that_may_too_little(plane: Plane, bench: Bench) -> N
     bench.deploy("other")
     (role,) = bench.backend().observe("other").all("role")
     bench.aws.call("iam", "delete_role_policy", RoleName=role.name, PolicyName="llama-hub")
-    policy = '{"Statement": [{"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": "*"}]}'
+    statement = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     bench.aws.call(
         "iam", "put_role_policy", RoleName=role.name, PolicyName="own", PolicyDocument=policy
     )

@@ -11,7 +11,7 @@ import pytest
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, TAG_MANIFEST
 from llama_hub.deploy.plan import Plan
 from llama_hub.errors import NotFoundError, ProvisioningError, QuotaError, UsageError
-from tests.backends.sagemaker.conftest import Bench
+from tests.support.sagemaker_bench import Bench
 from tests.support.sagemaker_host import Stub
 from tests.support.sagemaker_plane import Fault, Plane
 
