@@ -1,0 +1,283 @@
+"""Hugging Face Inference Endpoints: ``llama-hub deploy huggingface``.
+
+One deployment is one endpoint of the same name, and the private repository that
+it takes its weights from (or a gated one, unchanged). The platform changes an
+endpoint beside the running one and switches over when the new one is healthy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from llama_hub.backends.huggingface import doctor, hardware, planning, resources
+from llama_hub.backends.huggingface.client import Client
+from llama_hub.backends.huggingface.options import Options, read
+from llama_hub.backends.huggingface.steps import FAILED, Doing, extra_files
+from llama_hub.backends.huggingface.upload import check, check_weights, tree
+from llama_hub.backends.huggingface.world import World
+from llama_hub.deploy import calling, sizing
+from llama_hub.deploy.backend import (
+    TAG_MANIFEST,
+    TAG_MODEL,
+    TAG_SPEC,
+    Check,
+    Context,
+    Deployed,
+    Endpoint,
+    Observed,
+    Offer,
+    Proof,
+    Resource,
+    Status,
+    Step,
+    Target,
+)
+from llama_hub.errors import LlamaHubError, NotFoundError
+
+if TYPE_CHECKING:
+    from llama_hub.deploy.sizing import Need
+    from llama_hub.deploy.spec import DeploymentSpec
+    from llama_hub.hub.manifest import Manifest
+
+FOLLOW = 5.0  # seconds between two looks at the log
+TAIL = 1000  # lines that are asked for while following
+
+STATES: Mapping[str, Status] = {
+    "pending": "pending",
+    "initializing": "pending",
+    "updating": "updating",
+    "updateFailed": "failed",
+    "running": "ready",
+    "scaledToZero": "ready",
+    "paused": "stopped",
+    "failed": "failed",
+}
+
+
+class HuggingFaceBackend:
+    """Deployments in one namespace."""
+
+    name = "huggingface"
+    location = ("namespace",)
+    options_model = Options
+
+    def __init__(
+        self,
+        namespace: str | None = None,
+        *,
+        token: str | None = None,
+        plane: str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Not given: ``HF_NAMESPACE`` (else the token's user), ``HF_TOKEN`` or hf's login."""
+        self._namespace = namespace or os.environ.get("HF_NAMESPACE") or None
+        self._token, self._plane = token, plane
+        self._sleep = sleep
+
+    @cached_property
+    def world(self) -> World:
+        """What the namespace holds."""
+        return World(Client(self._token, self._plane), self._namespace)
+
+    def configured(self) -> bool:
+        """Whether a token can be found here."""
+        try:
+            return bool(self.world.client.token)
+        except LlamaHubError:
+            return False
+
+    # --- planning -------------------------------------------------------------------------
+
+    def check(self) -> Sequence[Check]:
+        """See ``doctor``."""
+        return list(doctor.checks(self.world))
+
+    def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
+        """Machines of the live list that hold a replica, cheapest first."""
+        options = read(spec)
+        listed = self.world.client.hardware(self.world.namespace)
+        found = hardware.offers(listed, options.vendor, spec.region)
+        priced = [one for one in found if one.price_per_hour is not None]
+        return sizing.cheapest_first(one for one in priced if sizing.fits(one, need))
+
+    def observe(self, name: str) -> Observed:
+        """The endpoint and the repositories of ``name``."""
+        return self.world.observe(name)
+
+    def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
+        """See ``planning``."""
+        options = read(target.spec)
+        extra = resources.extra_digest(extra_files(options))
+        return planning.steps(target, observed, options, self.world.namespace, extra)
+
+    def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
+        """Endpoint, then repositories; those that are kept only lose our marker."""
+        return planning.deletions(observed)
+
+    def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
+        """See ``steps``."""
+        return Doing(self.world, step, context, self._sleep).run()
+
+    # --- running --------------------------------------------------------------------------
+
+    def _found(self, name: str) -> Resource:
+        found = self.world.endpoint(name)
+        if found is None:
+            raise NotFoundError(
+                f"there is no deployment {name!r} in huggingface", hint="llama-hub ps"
+            )
+        return found
+
+    def status(self, name: str) -> Deployed:
+        """One deployment; one that has only got as far as its weights is pending."""
+        found = self.world.endpoint(name)
+        if found is not None:
+            return self._deployed(found)
+        weights = self.world.observe(name).find("repository")
+        if weights is None:
+            return self._deployed(self._found(name))
+        return self._begun(name, weights)
+
+    def _begun(self, name: str, weights: Resource) -> Deployed:
+        return Deployed(
+            name=name,
+            backend=self.name,
+            status="pending",
+            url=None,
+            manifest=weights.tags.get(TAG_MANIFEST),
+            model=weights.tags.get(TAG_MODEL),
+            created=None,
+            detail=f"only its weights are there: {weights.name} is {weights.state}",
+            tags=dict(weights.tags),
+        )
+
+    def list(self) -> Iterator[Deployed]:
+        """Every endpoint with our tags."""
+        for one in self.world.endpoints():
+            yield self._deployed(one)
+
+    def _deployed(self, found: Resource) -> Deployed:
+        body, status = found.body, found.body["status"]
+        compute = body["compute"]
+        replicas = status.get("readyReplica")
+        count = replicas if replicas is not None else compute["scaling"]["minReplica"]
+        vendor = str((body.get("provider") or {}).get("vendor", ""))
+        price = hardware.price(self._hardware, compute, vendor)
+        asleep = found.state == "scaledToZero"
+        return Deployed(
+            name=found.name,
+            backend=self.name,
+            status=STATES.get(found.state, "pending"),
+            url=status.get("url"),
+            manifest=found.tags.get(TAG_MANIFEST),
+            model=found.tags.get(TAG_MODEL),
+            created=status.get("createdAt"),
+            cost_per_hour=None if price is None else price * (0 if asleep else count),
+            generation=found.tags.get(TAG_SPEC),
+            detail=_detail(found),
+            tags=dict(found.tags),
+            instance=f"{compute['instanceType']}-{compute['instanceSize']}",
+            replicas=count,
+        )
+
+    @cached_property
+    def _hardware(self) -> Mapping[str, Any]:
+        return self.world.client.hardware(self.world.namespace)
+
+    def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
+        """Lines of the endpoint's log, oldest first."""
+        self._found(name)
+        seen = self.world.client.logs(self.world.namespace, name, TAIL if follow else tail)
+        yield from seen[-tail:]
+        while follow:
+            self._sleep(FOLLOW)
+            now = self.world.client.logs(self.world.namespace, name, TAIL)
+            last = seen[-1] if seen else None
+            start = len(now) - now[::-1].index(last) if last in now else 0
+            yield from now[start:]
+            seen = now or seen
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The endpoint's URL; the token opens it."""
+        found = self._found(name)
+        url = str(found.body["status"].get("url") or "")
+        if found.body.get("type") == "public":
+            return Endpoint(url)
+        return Endpoint(url, {"Authorization": f"Bearer {self.world.client.token}"})
+
+    def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
+        """An OpenAI chat body; the stock image takes it as ``inputs`` and cannot stream."""
+        at = self.endpoint(name)
+        if not self._is_stock(name):
+            yield from calling.post(at, calling.CHAT, {**body, "stream": stream})
+            return
+        asked = {**body, "stream": False}
+        whole = b"".join(calling.post(at, "/", {"inputs": asked}))
+        yield from _as_events(whole) if stream else [whole]
+
+    def _is_stock(self, name: str) -> bool:
+        return "huggingface" in self._found(name).body["model"]["image"]
+
+    def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
+        """What the service and the repository state of ``manifest``."""
+        model = self._found(name).body["model"]
+        return [self._served(name, manifest), self._stored(model, manifest)]
+
+    def _served(self, name: str, manifest: Manifest) -> Proof:
+        at = self.endpoint(name)
+        if self._is_stock(name):
+            said = json.loads(b"".join(calling.post(at, "/", {"inputs": {"manifest": True}})))
+            served = str(said.get("manifest"))
+        else:
+            served = str(calling.get(at, "/manifest").get("manifest"))
+        return Proof("manifest", served == manifest.digest, served)
+
+    def _stored(self, model: Mapping[str, Any], manifest: Manifest) -> Proof:
+        repository, revision = model["repository"], model["revision"]
+        what = "the Hub's digests of every file equal the manifest's"
+        try:
+            stored = tree(self.world.client, repository, revision)
+            if repository.partition("/")[2].startswith(f"{resources.PREFIX}-"):
+                check(stored, manifest, None)
+            else:
+                check_weights(stored, manifest, repository)
+        except LlamaHubError as error:
+            return Proof(what, False, error.message)
+        return Proof(what, True, f"{repository} at {revision}")
+
+    def pause(self, name: str) -> None:
+        """Stop it; it keeps its name, costs nothing and frees its quota."""
+        self._found(name)
+        self.world.client.act(self.world.namespace, name, "pause")
+
+    def resume(self, name: str) -> None:
+        """Start it again after ``pause``."""
+        if self._found(name).state == "paused":
+            self.world.client.act(self.world.namespace, name, "resume")
+
+    def orphans(self) -> Iterator[Resource]:
+        """Marked repositories that no endpoint uses."""
+        return self.world.orphans()
+
+
+def _detail(found: Resource) -> str:
+    if found.state == "scaledToZero":
+        return "scaled to zero; the first request wakes it"
+    return str(found.body["status"].get("message") or "") if found.state in FAILED else ""
+
+
+def _as_events(answer: bytes) -> Iterator[bytes]:
+    """A whole completion as the one event of a stream."""
+    whole = json.loads(answer)
+    choices = [
+        {"index": 0, "delta": choice["message"], "finish_reason": choice["finish_reason"]}
+        for choice in whole["choices"]
+    ]
+    event = {**whole, "object": "chat.completion.chunk", "choices": choices}
+    yield b"data: " + json.dumps(event).encode() + b"\n\n"
+    yield b"data: [DONE]\n\n"

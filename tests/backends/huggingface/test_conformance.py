@@ -1,0 +1,32 @@
+"""The conformance suite against loopback Hugging Face, the real service behind the URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llama_hub.deploy import core
+from llama_hub.deploy.apply import Manner
+from llama_hub.deploy.backend import Artifact
+from llama_hub.deploy.calling import text_of
+from llama_hub.deploy.conformance import BackendContract, Subject
+from tests.backends.huggingface.conftest import Loopback, spec
+
+
+class TestHuggingFace(BackendContract):
+    """Greedy answers through an endpoint equal those of the local core."""
+
+    @pytest.fixture
+    def subject(self, loopback: Loopback, demo: Artifact, tmp_path: Path) -> Iterator[Subject]:
+        """The demo model in a private repository that goes with its deployment."""
+        yield Subject(
+            make=loopback.backend,
+            spec=spec(name="conform", options={"keep_repository": False}),
+            artifacts=lambda _: demo,
+            root=tmp_path / "journals",
+            reference=lambda body: text_of(b"".join(core.answer(demo.folder, body, False))),
+            manner=Manner(sleep=lambda seconds: None),
+        )
+        loopback.launcher.close()
