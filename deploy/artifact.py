@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub.architecture import DTYPE_BYTES, Architecture, from_config
-from llama_hub.hub.manifest import Manifest
+from llama_hub.hub.manifest import MANIFEST_NAME, Manifest, read
 from llama_hub.hub.store import Store, Stored
 from llama_hub.licenses.gate import Gate
 from llama_hub.progress import NO_PROGRESS, Progress
@@ -20,40 +21,61 @@ def find(spec: DeploymentSpec) -> Artifact:
 
     ``NotFoundError`` names the command that makes it; ``LicenseError`` without a valid receipt.
     """
-    stored = _ready(spec)
+    store = Store()
+    stored = _quantised(store, spec) if spec.quantization else store.find(spec.model, "hf")
+    if stored.manifest.format != "hf" or quantization(stored.manifest) != spec.quantization:
+        raise NotFoundError(
+            f"{spec.model} is here, but not in the form that is served: "
+            f"{spec.quantization or 'unquantised'}, in Hugging Face's layout",
+            hint="llama-hub deploy … without --plan makes it",
+        )
     return _licensed(stored)
 
 
 def prepare(spec: DeploymentSpec, progress: Progress = NO_PROGRESS) -> Artifact:
     """The same, converting (and quantising) what was downloaded where that is still to do."""
-    try:
-        return find(spec)
-    except NotFoundError:
-        source = Store().find(spec.model)
-        Gate().require(source.manifest.license)
-    from llama_hub.hub.convert import served
+    from llama_hub.hub.convert import convert, served
 
-    return _licensed(served(Store(), spec.model, progress=progress, **_quantize(spec)))
+    store = Store()
+    source = store.find(spec.model)
+    Gate().require(source.manifest.license)
+    if spec.quantization is None:
+        return _licensed(served(store, spec.model, progress=progress))
+    if quantization(source.manifest) == spec.quantization:
+        return _licensed(source)
+    folder = _variant(store, source.manifest.model, spec.quantization)
+    if not _is_made_from(folder, source.manifest):
+        shutil.rmtree(folder, ignore_errors=True)
+        convert(source.path, folder, to="hf", quantize=spec.quantization, progress=progress)
+    return find(spec)
 
 
-def _quantize(spec: DeploymentSpec) -> dict[str, str]:
-    return {"quantize": spec.quantization} if spec.quantization else {}
-
-
-def _ready(spec: DeploymentSpec) -> Stored:
-    stored = Store().find(spec.model, "hf")
-    if stored.manifest.format != "hf" or quantization(stored.manifest) != spec.quantization:
+def _quantised(store: Store, spec: DeploymentSpec) -> Stored:
+    """The quantised variant in the store, or the folder that is named if it is quantised itself."""
+    source = store.find(spec.model)
+    if quantization(source.manifest) == spec.quantization:
+        return source
+    folder = _variant(store, source.manifest.model, str(spec.quantization))
+    if not _is_made_from(folder, source.manifest):
         raise NotFoundError(
-            f"{spec.model} is here, but not in the form that is served",
-            hint=f"llama-hub convert {spec.model} --to hf"
-            + (f" --quantize {spec.quantization}" if spec.quantization else ""),
+            f"{spec.model} is not quantised to {spec.quantization} yet",
+            hint="llama-hub deploy … without --plan does it",
         )
-    return stored
+    return Stored(folder, read(folder))
+
+
+def _variant(store: Store, model: str, kind: str) -> Path:
+    """Where the store keeps a quantised model: beside its other formats."""
+    return store.root / "models" / model / f"hf-{kind}"
+
+
+def _is_made_from(folder: Path, source: Manifest) -> bool:
+    return (folder / MANIFEST_NAME).is_file() and read(folder).parent == source.digest
 
 
 def quantization(manifest: Manifest) -> str | None:
     """int8, int4 or ``None``, as the manifest says how the folder was made."""
-    found = manifest.made_by.get("quantize")
+    found = manifest.made_by.get("parameters", {}).get("quantize")
     return str(found) if found else None
 
 

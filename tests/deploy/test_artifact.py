@@ -1,0 +1,81 @@
+"""From a model's name to the served folder, with the real demo model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llama_hub.deploy import artifact
+from llama_hub.errors import IntegrityError, LicenseError, NotFoundError
+from tests.support.demo_model import CHAT
+from tests.support.deployments import make_folder, spec
+
+
+@pytest.fixture
+def downloaded(home: Path) -> Path:
+    """The demo model as it comes from its source, not converted."""
+    from llama_hub.hub import catalog
+    from llama_hub.hub.download import Job, download
+    from llama_hub.hub.sources.builtin import builtin
+    from llama_hub.hub.store import Store
+    from llama_hub.licenses.gate import Gate
+
+    model = catalog.load().get(CHAT)
+    return download(Job(model, builtin(), "meta", store=Store(), gate=Gate())).path
+
+
+def test_find_makes_nothing_and_says_what_would(downloaded: Path, home: Path) -> None:
+    with pytest.raises(NotFoundError):
+        artifact.find(spec(model=CHAT))
+    assert not (home / "models" / CHAT / "hf").exists()
+
+
+def test_prepare_converts_once(downloaded: Path) -> None:
+    made = artifact.prepare(spec(model=CHAT))
+    assert made.manifest.format == "hf"
+    assert made.receipt.startswith("r-")
+    again = artifact.prepare(spec(model=CHAT))
+    assert again == made == artifact.find(spec(model=CHAT))
+    architecture, dtype = artifact.dimensions(made)
+    assert architecture.n_layers > 0
+    assert dtype in ("float32", "bfloat16", "float16")
+
+
+def test_prepare_quantises_into_a_place_of_its_own(downloaded: Path) -> None:
+    plain = artifact.prepare(spec(model=CHAT))
+    with pytest.raises(NotFoundError, match="not quantised"):
+        artifact.find(spec(model=CHAT, quantization="int8"))
+    made = artifact.prepare(spec(model=CHAT, quantization="int8"))
+    assert artifact.quantization(made.manifest) == "int8"
+    assert made.folder != plain.folder
+    assert made.manifest.digest != plain.manifest.digest
+    assert artifact.find(spec(model=CHAT, quantization="int8")) == made
+    assert artifact.find(spec(model=CHAT)) == plain
+    by_path = artifact.find(spec(model=str(made.folder), quantization="int8"))
+    assert by_path.manifest == made.manifest
+
+
+def test_a_folder_is_served_by_its_path(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine")
+    assert artifact.find(spec(model=str(folder))).folder == folder
+
+
+def test_a_gated_model_needs_a_receipt(tmp_path: Path) -> None:
+    import dataclasses
+
+    from llama_hub.hub.manifest import read
+
+    folder = make_folder(tmp_path / "mine")
+    dataclasses.replace(read(folder), license="llama-2-community").write(folder)
+    for get in (artifact.find, artifact.prepare):
+        with pytest.raises(LicenseError):
+            get(spec(model=str(folder)))
+
+
+def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine")
+    found = artifact.find(spec(model=str(folder)))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"config\.json"):
+        artifact.dimensions(found)
