@@ -129,7 +129,7 @@ def steps(wish: Wish) -> list[Step]:
 
 def _weights(wish: Wish) -> Step:
     body = resources.weights_body(wish.target, wish.site)
-    name = str(body["prefix"]).rstrip("/").rpartition("/")[2]
+    name = resources.weights_name(wish.target.artifact.manifest.digest)
     found = wish.observed.find("weights", name)
     if found is not None and found.state == "complete":
         return Step("noop", "weights", name, "every file is in storage", body)
@@ -147,7 +147,7 @@ def _weights(wish: Wish) -> Step:
 
 def _model(wish: Wish) -> Step:
     body = resources.model_body(wish.target, wish.site, wish.options)
-    weights = f"weights/{str(body['properties']['modelUri']).rstrip('/').rpartition('/')[2]}"
+    weights = f"weights/{wish.model.partition(':')[2]}"
     found = wish.observed.find("model", wish.model)
     uri = {"properties": {"modelUri": body["properties"]["modelUri"]}}
     if found is not None and holds(uri, found.body):
@@ -340,7 +340,7 @@ def _weights_removals(wish: Wish, after: str) -> Iterator[Step]:
     models = wish.kept("model", wish.model, wish.of_live("model"))
     versions = {name.partition(":")[2] for name in models}
     for found in wish.observed.all("weights"):
-        if found.name[:16] not in versions:
+        if found.name not in versions:
             yield _delete(found, "no registered model uses them", after)
 
 
@@ -355,7 +355,7 @@ def deletions(observed: Observed) -> list[Step]:
     """Steps that remove all of ``observed``: what bills first, then what it refers to."""
     endpoints = {found.name for found in observed.all("endpoint")}
     kept = {
-        found.tags.get(TAG_MANIFEST, "").removeprefix("sha256:")
+        resources.weights_name(found.tags.get(TAG_MANIFEST, ""))
         for found in observed.all("model")
         if KEEP_WEIGHTS in found.tags
     }

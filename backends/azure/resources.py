@@ -99,9 +99,14 @@ def from_cloud(tags: Mapping[str, Any] | None) -> dict[str, str]:
     return {_BACK.get(name, name): str(value) for name, value in (tags or {}).items()}
 
 
-def weights_prefix(manifest_digest: str) -> str:
-    """Folder in the datastore's container for the files of one manifest."""
-    return f"{MODELS_ROOT}{manifest_digest.removeprefix('sha256:')}/"
+def weights_name(manifest_digest: str) -> str:
+    """What folder, model version and step are called: the first 16 digits of the digest."""
+    return manifest_digest.removeprefix("sha256:")[:16]
+
+
+def weights_prefix(name: str) -> str:
+    """Folder in the datastore's container for the files of one manifest, see ``weights_name``."""
+    return f"{MODELS_ROOT}{name}/"
 
 
 def context_prefix(deployment: str, digest: str) -> str:
@@ -120,7 +125,7 @@ def weights_body(target: Target, site: Site) -> dict[str, Any]:
     manifest = target.artifact.manifest
     return {
         "container": f"{site.account_url}/{site.container}",
-        "prefix": weights_prefix(manifest.digest),
+        "prefix": weights_prefix(weights_name(manifest.digest)),
         "files": len(manifest.files) + 1,
         "bytes": manifest.bytes,
     }
@@ -128,8 +133,7 @@ def weights_body(target: Target, site: Site) -> dict[str, Any]:
 
 def model_name(target: Target) -> str:
     """``name:version``, the version being bound to the manifest."""
-    digest = target.artifact.manifest.digest.removeprefix("sha256:")
-    return f"{target.spec.name}:{digest[:16]}"
+    return f"{target.spec.name}:{weights_name(target.artifact.manifest.digest)}"
 
 
 def model_body(target: Target, site: Site, options: Options) -> dict[str, Any]:
@@ -139,7 +143,7 @@ def model_body(target: Target, site: Site, options: Options) -> dict[str, Any]:
     uri = (
         f"azureml://subscriptions/{place.subscription}/resourcegroups/{place.group}"
         f"/workspaces/{place.workspace}/datastores/{DATASTORE}"
-        f"/paths/{weights_prefix(manifest.digest)}"
+        f"/paths/{weights_prefix(weights_name(manifest.digest))}"
     )
     return {
         "properties": {

@@ -35,6 +35,7 @@ class Doing:
         self._world, self._client = world, world.client
         self._step, self._context = step, context
         self._place = world.client.place
+        self._told = ""  # the last line of the platform's log that was passed on
 
     def run(self) -> Mapping[str, Any]:
         """Do it; returns facts for the journal."""
@@ -143,7 +144,6 @@ class Doing:
         if not self._context.wait:
             return
         what = f"create or update the deployment {self._step.name}"
-        self._context.progress.start(self._step.name, unit="s")
         try:
             self._client.wait(poller, what, self._context.timeout, self._tell)
         except TransientError:
@@ -152,19 +152,19 @@ class Doing:
             raise ProvisioningError(
                 f"{error.message}{self._last_lines()}", hint=error.hint
             ) from error
-        finally:
-            self._context.progress.finish(self._step.name)
 
     def _tell(self) -> None:
-        """A sign of life: what the platform's log says last."""
-        self._context.progress.advance(self._step.name, 2)
+        """A sign of life: the last line of the platform's log, whenever there is another."""
         for container in ("InferenceServer", "StorageInitializer"):
             try:
                 lines = self._client.log(self._step.name, container, 1).splitlines()
             except LlamaHubError:  # there is no log before there is a machine
                 continue
             if lines:
-                self._context.progress.say(f"{container}: {lines[-1]}")
+                line = f"{container}: {lines[-1]}"
+                if line != self._told:
+                    self._context.progress.say(line)
+                self._told = line
                 return
 
     def _last_lines(self) -> str:

@@ -19,6 +19,7 @@ from llama_hub.backends.azure.resources import (
     MODELS_ROOT,
     Site,
     from_cloud,
+    weights_name,
     weights_prefix,
 )
 from llama_hub.backends.azure.upload import Container, Stored
@@ -120,15 +121,15 @@ class World:
                 yield Resource("autoscale", document["name"], "Succeeded", tags, document)
 
     def _weights(self, models: list[Resource]) -> Iterator[Resource]:
-        digests = {_digest_of(model): model for model in models if _digest_of(model)}
-        for digest, model in digests.items():
-            state = self.weights_state(digest)
+        users = {_weights_of(model): model for model in models if _weights_of(model)}
+        for name, model in users.items():
+            state = self.weights_state(name)
             if state != "absent":
-                yield Resource("weights", digest, state, model.tags)
+                yield Resource("weights", name, state, model.tags)
 
-    def weights_state(self, digest: str) -> str:
+    def weights_state(self, name: str) -> str:
         """``complete``, ``partial`` or ``absent``, by what the stored manifest lists."""
-        prefix = weights_prefix(digest)
+        prefix = weights_prefix(name)
         there = {blob.path: blob.size for blob in self.container.listed(prefix)}
         if not there:
             return "absent"
@@ -160,8 +161,8 @@ class World:
 
     def proofs(self, observed: Observed, manifest: Manifest) -> list[Proof]:
         """What registry and storage say of ``manifest``."""
-        digest = manifest.digest.removeprefix("sha256:")
-        models = [one for one in observed.all("model") if _digest_of(one) == digest]
+        weights = weights_name(manifest.digest)
+        models = [one for one in observed.all("model") if _weights_of(one) == weights]
         ids = [str(one.body.get("id", "")).lower() for one in models]
         running = [
             one.name
@@ -177,7 +178,7 @@ class World:
     def _storage_proof(self, manifest: Manifest) -> Proof:
         what = "every file in storage has the size and digests of the manifest"
         try:
-            blobs = self.container.listed(weights_prefix(manifest.digest))
+            blobs = self.container.listed(weights_prefix(weights_name(manifest.digest)))
         except LlamaHubError as error:
             return Proof(what, False, error.message)
         there = {blob.path: blob for blob in blobs}
@@ -193,9 +194,9 @@ class World:
         for found in [*self.autoscales(), *models, *environments]:
             if found.tags[TAG_DEPLOYMENT] not in endpoints:
                 yield found
-        digests = {_digest_of(model) for model in models}
-        for digest in sorted(self.container.folders(MODELS_ROOT) - digests):
-            yield Resource("weights", digest, self.weights_state(digest))
+        used = {_weights_of(model) for model in models}
+        for name in sorted(self.container.folders(MODELS_ROOT) - used):
+            yield Resource("weights", name, self.weights_state(name))
         owners = {found.name.partition(":")[0] for found in environments}
         for owner in sorted(self.container.folders(CONTEXT_ROOT) - owners):
             yield Resource("context", owner, "unused")
@@ -204,10 +205,10 @@ class World:
         containers = self.client.pages(f"{self.client.place.id}/{kind}s", "ml")
         return [found for one in containers for found in self.assets(kind, one["name"])]
 
-    def uses(self, digest: str) -> str | None:
-        """A registered model that refers to the weights ``digest``; ``None`` if none does."""
+    def uses(self, name: str) -> str | None:
+        """A registered model that refers to the weights ``name``; ``None`` if none does."""
         for model in self._everything("model"):
-            if _digest_of(model) == digest:
+            if _weights_of(model) == name:
                 return model.name
         return None
 
@@ -227,7 +228,7 @@ def _asset(kind: str, name: str, document: Mapping[str, Any]) -> Resource:
     return Resource(kind, f"{name}:{document['name']}", "registered", tags, body)
 
 
-def _digest_of(model: Resource) -> str:
+def _weights_of(model: Resource) -> str:
     uri = str(model.body.get("properties", {}).get("modelUri", ""))
     return uri.rstrip("/").rpartition("/")[2] if f"/{MODELS_ROOT}" in uri else ""
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.azure.backend import AzureBackend
+from llama_hub.backends.azure.resources import weights_name
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, TAG_MANIFEST, Artifact, Context, Step
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
 from tests.backends.azure.conftest import Driver
@@ -249,8 +250,8 @@ def test_revisions_older_than_the_previous_one_go(
     for each in artifacts:
         drive.apply(drive.target(each))
     models = [version for kind, _, version in plane.arm.assets if kind == "models"]
-    kept = [each.manifest.digest.removeprefix("sha256:") for each in artifacts[2:]]
-    assert sorted(models) == sorted(digest[:16] for digest in kept)
+    kept = [weights_name(each.manifest.digest) for each in artifacts[2:]]
+    assert sorted(models) == sorted(kept)
     stored = {
         path.split("/")[2] for path in plane.blobs.blobs if path.startswith("llama-hub/models")
     }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.azure.client import Client
-from llama_hub.backends.azure.resources import Place, weights_prefix
+from llama_hub.backends.azure.resources import Place, weights_name, weights_prefix
 from llama_hub.backends.azure.upload import Container
 from llama_hub.deploy.backend import Artifact
 from llama_hub.errors import AccessError, IntegrityError, TransientError, UsageError
@@ -56,12 +56,14 @@ def upload(artifact: Artifact, progress: Any = None) -> dict[str, int]:
     """Upload the whole folder."""
     manifest = artifact.manifest
     more = {"progress": progress} if progress else {}
-    return container().upload(artifact.folder, manifest, weights_prefix(manifest.digest), **more)
+    return container().upload(
+        artifact.folder, manifest, weights_prefix(weights_name(manifest.digest)), **more
+    )
 
 
 def stored(plane: Plane, artifact: Artifact) -> dict[str, bytes]:
     """What lies in storage for a manifest."""
-    prefix = weights_prefix(artifact.manifest.digest)
+    prefix = weights_prefix(weights_name(artifact.manifest.digest))
     return {
         path.removeprefix(prefix): blob.data
         for path, blob in plane.blobs.blobs.items()
@@ -108,7 +110,7 @@ def test_resumes_after_a_cut_in_the_middle(plane: Plane, artifact: Artifact) -> 
     plane.fail(r"PUT .*comp=block&blockid=MDAwMDAwMDY", forbidden)  # the seventh block
     with pytest.raises(AccessError):
         upload(artifact)
-    prefix = weights_prefix(artifact.manifest.digest)
+    prefix = weights_prefix(weights_name(artifact.manifest.digest))
     blocks = plane.blobs.staged[prefix + WEIGHTS].values()
     there = sum(len(block) for block in blocks)
     assert 0 < len(blocks) < 10
@@ -122,7 +124,7 @@ def test_resumes_after_a_cut_in_the_middle(plane: Plane, artifact: Artifact) -> 
 def test_staged_blocks_of_other_content_are_not_taken(
     plane: Plane, artifact: Artifact, tmp_path: Path
 ) -> None:
-    prefix = weights_prefix(artifact.manifest.digest)
+    prefix = weights_prefix(weights_name(artifact.manifest.digest))
     other = make_artifact(tmp_path / "other", seed=9)
     plane.fail(r"PUT .*comp=blocklist", Reply(403, b""))
     with pytest.raises(AccessError):
@@ -197,7 +199,7 @@ def test_deleting_takes_unfinished_uploads_along(plane: Plane, artifact: Artifac
     plane.fail(r"PUT .*comp=blocklist", Reply(403, b""))
     with pytest.raises(AccessError):
         upload(artifact)
-    prefix = weights_prefix(artifact.manifest.digest)
+    prefix = weights_prefix(weights_name(artifact.manifest.digest))
     assert container().folders("llama-hub/models/") == {prefix.split("/")[2]}
     container().delete(prefix)
     assert plane.blobs.blobs == {}
