@@ -78,7 +78,7 @@ def vocabulary(subject: Subject) -> Vocabulary | None:
         return None
     try:
         found = sentencepiece_model.parse(data)
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise IntegrityError(f"tokenizer.model is damaged: {error}") from error
     rows = subject.architecture.vocab_size
     if len(found.pieces) > rows:

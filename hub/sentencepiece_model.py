@@ -49,7 +49,7 @@ def read(path: Path) -> Vocabulary:
     """The vocabulary; ``IntegrityError`` if the file is none."""
     try:
         return parse(path.read_bytes())
-    except (ValueError, struct.error, IndexError) as error:
+    except ValueError as error:
         raise IntegrityError(
             f"{path} is no SentencePiece model: {error}",
             hint="download tokenizer.model again",
@@ -112,24 +112,30 @@ def fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
         key, at = _varint(data, at)
         number, wire = key >> 3, key & 7
         if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
+            whole, at = _varint(data, at)
+            yield number, whole
         elif wire == 5:
-            yield number, struct.unpack_from("<f", data, at)[0]
-            at += 4
+            value, at = _bytes(data, at, 4)
+            yield number, struct.unpack("<f", value)[0]
         elif wire in (1, 2):
             size, at = (8, at) if wire == 1 else _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field reaches beyond the end")
-            yield number, data[at : at + size]
-            at += size
+            value, at = _bytes(data, at, size)
+            yield number, value
         else:
             raise ValueError(f"wire type {wire}")
+
+
+def _bytes(data: bytes, at: int, size: int) -> tuple[bytes, int]:
+    if at + size > len(data):
+        raise ValueError("a field reaches beyond the end")
+    return data[at : at + size], at + size
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ValueError("a number is cut short")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift

@@ -35,12 +35,18 @@ def item_bytes(dtype: str) -> int:
 
 
 def non_finite(bits: Bits, dtype: str) -> int:
-    """How many values are NaN or infinite: those whose exponent is all ones."""
-    magnitude = bits & bits.dtype.type(_MAGNITUDE[dtype])
-    exponent = _EXPONENT[dtype]
-    if magnitude.size == 0 or int(magnitude.max()) < exponent:
+    """How many values are NaN or infinite: those whose exponent is all ones.
+
+    Finite positive ones are below, as signed numbers, and finite negative ones as unsigned
+    numbers: two maxima, which need no copy, settle the usual case.
+    """
+    exponent, magnitude = _EXPONENT[dtype], _MAGNITUDE[dtype]
+    if bits.size == 0:
         return 0
-    return int(np.count_nonzero(magnitude >= exponent))
+    signed = bits.view(f"<i{bits.itemsize}")
+    if int(signed.max()) < exponent and int(bits.max()) < exponent + magnitude + 1:
+        return 0
+    return int(np.count_nonzero((bits & bits.dtype.type(magnitude)) >= exponent))
 
 
 def to_float32(bits: Bits, dtype: str) -> Floats:
