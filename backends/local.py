@@ -8,6 +8,7 @@ after a reboot ``deploy`` with the same spec starts it again.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -56,7 +57,7 @@ class LocalBackend:
 
     def __init__(self, *, root: str = "", command: Sequence[str] = SERVICE) -> None:
         """``root``: where deployments are kept. ``command``: what serves; takes serve's options."""
-        self._root = Path(root) if root else home() / "deployments" / "local"
+        self._root = Path(root).absolute() if root else home() / "deployments" / "local"
         self._command = tuple(command)
 
     def configured(self) -> bool:
@@ -314,6 +315,7 @@ def _start_supervisor(folder: Folder) -> None:
         check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        env={**os.environ, "LLAMA_HUB_HOME": str(home())},  # absolute: it leaves this folder
     )
 
 
