@@ -275,6 +275,9 @@ def judge(files: Files, table: Mapping[str, Any], limits: Mapping[str, float]) -
         if name in table:
             ratio = table[name]["seconds"] / ours
             found[f"at least {target} times {name}"] = (ratio, ratio >= target)
+    if "curl -Z" in table:
+        ratio = table["curl -Z"]["seconds"] / table[OURS]["engine_seconds"]
+        found["at least 0.9 times curl -Z, our interpreter's start aside"] = (ratio, ratio >= 0.9)
     for name, ratio in verified.items():
         found[f"at least 1.5 times {name}"] = (ratio, ratio >= 1.5)
     md5 = floor / table[OURS_MD5]["engine_seconds"]

@@ -120,6 +120,15 @@ class Coverage:
                 self._changed.wait()
             return False
 
+    def wait_done(self, seconds: float) -> bool:
+        """Wait so long at most; whether every byte is there."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopped is not None or self._front == self.total, seconds
+            )
+            self._raise_if_stopped()
+            return self._front == self.total
+
     # What hashers do
 
     def wait_beyond(self, offset: int) -> int:

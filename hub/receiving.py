@@ -21,6 +21,7 @@ from llama_hub.hub.origins import Body, Changed, RemoteFile, Transient
 from llama_hub.hub.redaction import redact
 from llama_hub.progress import Progress
 
+FAST = 100 << 20  # bytes a second: one connection that is so fast needs no second
 AHEAD = 32 * BLOCK  # bytes that receiving may be ahead of hashing
 T = TypeVar("T")
 
@@ -29,12 +30,13 @@ T = TypeVar("T")
 class Policy:
     """How a source wants to be asked."""
 
-    connections: int = 4  # for one file
+    connections: int = 4  # for one file, where the first alone is slow
     span: int | None = 4 * BLOCK  # bytes asked for at a time; None: all that is missing
     attempts: int = 8  # tries without getting anything new
     patient: bool = True  # a try that got something does not count
     backoff: float = 0.5  # seconds before the second try, doubled each time
     longest_wait: float = 60.0  # seconds
+    ramp: float = 0.5  # seconds in which the connections so far may show that they are enough
     stall_seconds: float = 30.0  # the time over which ...
     stall_bytes: int = 32 << 10  # ... at least this much has to arrive
     retry_damaged: bool = True  # fetch a file once more if its digest is wrong
@@ -175,6 +177,7 @@ class Receiver(threading.Thread):
     def run(self) -> None:
         """Work; whatever goes wrong stops the transfer."""
         try:
+            self._wait_until_slow()
             while self._wanted() and self._coverage.wait_for_work():
                 span = self._coverage.claim(self._limit())
                 if span is not None:
@@ -183,6 +186,18 @@ class Receiver(threading.Thread):
             return
         except BaseException as error:
             self._coverage.stop(error)
+
+    def _wait_until_slow(self) -> None:
+        """Each further connection comes only when those before it turn out to be slow."""
+        ramp = self._intake.policy.ramp
+        if not self._number or not ramp:
+            return
+        rate = FAST
+        while rate >= FAST:
+            before = self._intake.received
+            if self._coverage.wait_done(ramp * self._number):
+                return
+            rate = int((self._intake.received - before) / (ramp * self._number))
 
     def _wanted(self) -> bool:
         """One receiver is enough for a source that does not answer ranges."""

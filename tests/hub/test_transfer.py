@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def test_a_file_arrives_with_its_digests(
     target: Target, server: Server, connections: int, known: str
 ) -> None:
     digests = {} if known == "nothing" else {k: DIGESTS[k] for k in DIGESTS if known in (k, "both")}
-    policy = Policy(connections=connections, span=BLOCK)
+    policy = Policy(connections=connections, span=BLOCK, ramp=0)
     fetched = target.fetch(digests, None if known == "nothing" else SIZE, policy)
     target.assert_right()
     assert fetched.hashed.digests == {"sha256": DIGESTS["sha256"], **digests}
@@ -76,6 +77,7 @@ def test_any_sequence_of_faults_ends_with_the_right_bytes_or_a_refusal(
         span=chance.choice([None, BLOCK, 2 * BLOCK]),
         backoff=0.001,
         longest_wait=0.01,
+        ramp=0,
     )
     digests = chance.choice([DIGESTS, {"md5": DIGESTS["md5"]}])
     for _ in range(8):  # a refusal is final for one run only
@@ -119,6 +121,27 @@ def test_a_web_page_is_known_from_its_first_bytes(target: Target, server: Server
     target.assert_right()
 
 
+def test_a_fast_connection_stays_the_only_one(target: Target, server: Server) -> None:
+    target.fetch(policy=Policy(connections=4, span=BLOCK, ramp=60))
+    assert len(server.seen) == 3
+    assert len({seen.headers["host"] for seen in server.seen}) == 1
+
+
+def test_a_slow_connection_gets_company(target: Target, server: Server) -> None:
+    company = threading.Event()
+
+    def watch(handler: object, seen: object) -> bool:
+        if len(server.seen) == 2:
+            company.set()
+        return False
+
+    server.handler = watch
+    server.fault(NAME, "drip", at=BLOCK - 100, pace=lambda: company.wait(60))
+    target.fetch(policy=Policy(connections=2, span=BLOCK, ramp=0.01))
+    target.assert_right()
+    assert company.is_set()
+
+
 def test_a_drop_is_continued_where_it_happened(target: Target, server: Server) -> None:
     server.fault(NAME, "cut", at=3 * MIB + 5)
     fetched = target.fetch(policy=Policy(connections=1, span=None, backoff=0.001))
@@ -142,7 +165,7 @@ def test_a_stalled_connection_is_left(target: Target, server: Server, kind: str)
 def test_a_server_without_ranges_is_read_from_the_beginning(tmp_path: Path) -> None:
     with Server({NAME: DATA}, ranges=False) as server:
         target = Target(tmp_path, server.url)
-        target.fetch(policy=Policy(connections=4, span=BLOCK, backoff=0.001))
+        target.fetch(policy=Policy(connections=4, span=BLOCK, backoff=0.001, ramp=0))
         target.assert_right()
 
 
