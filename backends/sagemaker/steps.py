@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_hub.backends.sagemaker import buckets, logs, resources, scaling
 from llama_hub.backends.sagemaker.explain import ExistsError, failed
-from llama_hub.backends.sagemaker.planning import desired, types_of
+from llama_hub.backends.sagemaker.planning import desired, holds, types_of
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
 from llama_hub.backends.sagemaker.world import World, wait_until_gone
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Resource, Step
@@ -405,8 +405,8 @@ class Doing:
             ServiceNamespace=scaling.SERVICE,
             ResourceIds=[resource],
         )
-        arn = found["ScalableTargets"][0]["ScalableTargetARN"]
-        self._aws.call("application-autoscaling", "tag_resource", ResourceARN=arn, Tags=dict(tags))
+        arn = str(found["ScalableTargets"][0]["ScalableTargetARN"])
+        self._retag("application-autoscaling", arn, tags, dict(tags))
 
     def _remove_scaling(self) -> None:
         self._deregister(self._step.name)
@@ -426,13 +426,27 @@ class Doing:
         self._alarm({"AlarmName": self._step.name} | dict(body["request"]), body["tags"])
 
     def _alarm(self, request: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """An existing alarm keeps its old tags when it is put again, so they are set besides."""
-        self._aws.call("cloudwatch", "put_metric_alarm", **request, Tags=listed(tags))
-        found = self._aws.call("cloudwatch", "describe_alarms", AlarmNames=[request["AlarmName"]])
-        for alarm in found.get("MetricAlarms", []):
-            self._aws.call(
-                "cloudwatch", "tag_resource", ResourceARN=alarm["AlarmArn"], Tags=listed(tags)
-            )
+        """Put it unless it is so already; one that is put again keeps its old tags."""
+        name = request["AlarmName"]
+        found = self._find_alarm(name)
+        if found is None or not holds(request, found):
+            self._aws.call("cloudwatch", "put_metric_alarm", **request, Tags=listed(tags))
+            found = self._find_alarm(name)
+        if found is not None:
+            self._retag("cloudwatch", str(found["AlarmArn"]), tags, listed(tags))
+
+    def _find_alarm(self, name: str) -> Mapping[str, Any] | None:
+        found = self._aws.call("cloudwatch", "describe_alarms", AlarmNames=[name])
+        return next(iter(found.get("MetricAlarms", [])), None)
+
+    def _retag(self, service: str, arn: str, tags: Mapping[str, str], form: Any) -> None:
+        """Give a resource these tags and no others; ``form`` is how the service writes them."""
+        known = self._aws.call(service, "list_tags_for_resource", ResourceARN=arn)["Tags"]
+        there = known if isinstance(known, dict) else {one["Key"] for one in known}
+        stale = sorted(set(there) - set(tags))
+        if stale:
+            self._aws.call(service, "untag_resource", ResourceARN=arn, TagKeys=stale)
+        self._aws.call(service, "tag_resource", ResourceARN=arn, Tags=form)
 
     def _remove_alarm(self) -> None:
         self._aws.find("cloudwatch", "delete_alarms", AlarmNames=[self._step.name])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import boto3
 
 from llama_hub.backends.sagemaker.backend import SageMakerBackend
 from llama_hub.backends.sagemaker.client import Aws
@@ -16,6 +19,20 @@ from tests.support.deployments import artifact, make_folder
 from tests.support.sagemaker_plane import Plane
 
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/vllm:0.27.1-gpu-py312-cu130-sagemaker"
+
+
+@cache
+def core() -> Any:
+    """One session for all tests: the descriptions of the services take long to parse."""
+    return boto3.Session(region_name="us-east-1")
+
+
+class QuickAws(Aws):
+    """The backend's own calls, with descriptions that are parsed once."""
+
+    @property
+    def _session(self) -> Any:  # type: ignore[override]
+        return core()
 
 
 class Bench:

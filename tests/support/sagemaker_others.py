@@ -134,6 +134,12 @@ class Others:
             if self._target_arn(key) == body["ResourceARN"]:
                 one["Tags"] = one.get("Tags", {}) | body["Tags"]
 
+    def UntagResource(self, body: Body) -> None:
+        for key, one in self.targets.items():
+            if self._target_arn(key) == body["ResourceARN"]:
+                for name in body["TagKeys"]:
+                    one["Tags"].pop(name, None)
+
     # --- logs -----------------------------------------------------------------------------
 
     def DescribeLogStreams(self, body: Body) -> Body:

@@ -41,10 +41,9 @@ class Stored:
 
     path: Path
     size: int
-    md5: str  # hexadecimal
+    etag: str
     checksums: dict[str, str]  # algorithm, lower case → base64
     kind: str = "FULL_OBJECT"
-    etag: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -244,7 +243,6 @@ class S3:
         _legal(key)
         stored = self.receive(request)
         stored.metadata = metadata(request.headers)
-        stored.etag = stored.md5
         with self.lock:
             objects = self._bucket(bucket).objects
             if request.headers.get("If-None-Match") == "*" and key in objects:
@@ -265,35 +263,32 @@ class S3:
         hashes = {name: ALGORITHMS[name]() for name in given}
         if signed and "sha256" not in hashes:
             hashes["sha256"] = ALGORITHMS["sha256"]()
-        md5, size = hashlib.md5(usedforsecurity=False), 0
+        wanted_md5 = request.headers.get("Content-MD5")
+        if wanted_md5:
+            hashes["md5"] = hashlib.md5(usedforsecurity=False)
+        size = 0
         with path.open("wb") as file:
             for piece in pieces(request):
                 size += len(piece)
                 file.write(piece)
-                md5.update(piece)
                 for one in hashes.values():
                     one.update(piece)
         found = {name: base64.b64encode(one.digest()).decode() for name, one in hashes.items()}
-        self._compare(request, given, found, signed, md5.digest(), size)
-        return Stored(path, size, md5.hexdigest(), {name: found[name] for name in given})
+        self._compare(request, given | ({"md5": wanted_md5} if wanted_md5 else {}), found, size)
+        if signed and found["sha256"] != base64.b64encode(bytes.fromhex(signed)).decode():
+            raise S3Error(400, "XAmzContentSHA256Mismatch")
+        return Stored(path, size, self._tag(), {name: found[name] for name in given})
+
+    def _tag(self) -> str:
+        """An entity tag: no digest, as with SSE-KMS, so that nobody may take it for one."""
+        return hashlib.sha256(str(next(self._names)).encode()).hexdigest()[:32]
 
     def _compare(
-        self,
-        request: Request,
-        given: Mapping[str, str],
-        found: Mapping[str, str],
-        signed: str,
-        md5: bytes,
-        size: int,
+        self, request: Request, given: Mapping[str, str], found: Mapping[str, str], size: int
     ) -> None:
         for name, value in given.items():
             if value != found[name]:
                 raise S3Error(400, "BadDigest", f"The {name.upper()} you specified did not match.")
-        if signed and base64.b64encode(bytes.fromhex(signed)).decode() != found["sha256"]:
-            raise S3Error(400, "XAmzContentSHA256Mismatch")
-        wanted = request.headers.get("Content-MD5")
-        if wanted and base64.b64decode(wanted) != md5:
-            raise S3Error(400, "BadDigest", "The Content-MD5 you specified did not match.")
         length = request.headers.get("x-amz-decoded-content-length") or request.headers.get(
             "Content-Length", "0"
         )
@@ -336,7 +331,6 @@ class S3:
         stored = self.receive(request)
         if upload.algorithm and upload.algorithm not in stored.checksums:
             raise S3Error(400, "InvalidRequest", f"the part has no {upload.algorithm} checksum")
-        stored.etag = stored.md5
         upload.parts[int(request.query["partNumber"])] = stored
         return Reply(headers={"ETag": f'"{stored.etag}"'} | _checksum_headers(stored))
 
@@ -369,15 +363,14 @@ class S3:
             for part in parts:
                 file.write(part.path.read_bytes())
                 part.path.unlink()
-        md5 = hashlib.md5(b"".join(bytes.fromhex(one.md5) for one in parts), usedforsecurity=False)
         checksums = {}
         if upload.algorithm == "sha256":
             inner = b"".join(base64.b64decode(one.checksums["sha256"]) for one in parts)
             digest = base64.b64encode(hashlib.sha256(inner).digest()).decode()
             checksums = {"sha256": f"{digest}-{len(parts)}"}
         size = sum(part.size for part in parts)
-        etag = f"{md5.hexdigest()}-{len(parts)}"
-        return Stored(path, size, md5.hexdigest(), checksums, upload.kind, etag, upload.metadata)
+        etag = f"{self._tag()}-{len(parts)}"
+        return Stored(path, size, etag, checksums, upload.kind, upload.metadata)
 
     def _list_uploads(self, name: str, prefix: str) -> Reply:
         self._bucket(name)

@@ -13,7 +13,7 @@ pytest.importorskip("moto", reason="needs moto[server]")
 
 from llama_hub.backends.sagemaker.client import Aws  # noqa: E402
 from llama_hub.deploy.plan import Plan  # noqa: E402
-from tests.support.sagemaker_bench import Bench  # noqa: E402
+from tests.support.sagemaker_bench import Bench, QuickAws  # noqa: E402
 from tests.support.sagemaker_plane import Plane  # noqa: E402
 
 
@@ -33,7 +33,7 @@ def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
 @pytest.fixture
 def aws(plane: Plane) -> Aws:
     """Calls to the plane, whose time goes by when the backend waits."""
-    return Aws(sleep=plane.sleep)
+    return QuickAws(sleep=plane.sleep)
 
 
 @pytest.fixture
