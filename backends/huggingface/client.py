@@ -34,6 +34,7 @@ def library() -> Any:
     try:
         import huggingface_hub
         from huggingface_hub.utils import _http
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "huggingface_hub", "serve") from error
 
@@ -44,7 +45,7 @@ def library() -> Any:
 
     if not getattr(library, "prepared", False):
         huggingface_hub.set_client_factory(factory)
-        huggingface_hub.utils.disable_progress_bars()
+        disable_progress_bars()
         library.prepared = True  # type: ignore[attr-defined]
     return huggingface_hub
 

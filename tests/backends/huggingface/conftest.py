@@ -69,6 +69,18 @@ def spec(**given: Any) -> DeploymentSpec:
 
 
 @pytest.fixture
+def quick(loopback: Loopback) -> Iterator[Loopback]:
+    """Endpoints answer 200 to everything at once: for tests in which the service is not asked."""
+    from tests.support.hub_writes import Origin, send
+
+    stub = Origin(lambda origin, handler, body: send(handler, 200, {"status": "ok"}))
+    stub.start()
+    loopback.launcher.stub = stub.url
+    yield loopback
+    stub.stop()
+
+
+@pytest.fixture
 def deployer(loopback: Loopback, demo: Artifact, tmp_path: Path) -> Deployer:
     """Plans and applies with a journal of the test's own."""
     return Deployer(loopback.backend(), artifacts=lambda _: demo, root=tmp_path / "journals")
