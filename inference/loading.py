@@ -80,6 +80,7 @@ def make_plan(folder: Path, options: EngineOptions) -> Plan:
             f"the folder is quantised to {stored.name} and cannot become {options.quantize}",
             hint="serve it as it is, or quantise the original model",
         )
+    Partition(architecture, 0, options.tensor_parallel)  # refuses what does not divide the heads
     context = _context(options.context, architecture)
     free = memory_fit.free_memory(device)
     if free is not None and device.type == "cpu":

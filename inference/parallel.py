@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +30,7 @@ from llama_hub.inference.executor import LocalExecutor
 from llama_hub.inference.loading import Plan, load_shard, make_plan
 from llama_hub.inference.partition import Partition
 
-PATIENCE = timedelta(minutes=30)  # the slowest step, and the loading of the slowest process
+PATIENCE = timedelta(minutes=10)  # the slowest step
 GRACE = 10.0  # seconds that a follower has to end
 
 
@@ -86,44 +87,60 @@ def start(plan: Plan, options: EngineOptions) -> tuple[ParallelExecutor, int]:
     followers: list[subprocess.Popen[str]] = []
     try:
         for rank in range(1, plan.processes):
-            followers.append(_follower(plan, options, rank, meeting))
+            followers.append(_spawn())
+            _say(followers[-1], json.dumps(_orders(plan, options, rank, meeting)))
+        _hear(followers, "joining")
         shard = load_shard(_own(plan, 0), 0, _join(plan, 0, meeting))
+        _hear(followers, "loaded")
     except BaseException:
         for follower in followers:
             follower.kill()
-            follower.wait()
+            _dismiss(follower)
         meeting.unlink(missing_ok=True)
+        if dist.is_initialized():
+            dist.destroy_process_group()
         raise
     return ParallelExecutor(shard.executor, followers, meeting), shard.bytes * plan.processes
 
 
-def _follower(
-    plan: Plan, options: EngineOptions, rank: int, meeting: Path
-) -> subprocess.Popen[str]:
+def _spawn() -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "llama_hub.inference.parallel"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-    orders = {
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def _orders(plan: Plan, options: EngineOptions, rank: int, meeting: Path) -> dict[str, Any]:
+    """What a follower has to know to make its own part of the same plan."""
+    return {
         "folder": str(plan.folder),
         "options": asdict(options) | {"check_memory": False},
         "pages": plan.pages,
         "rank": rank,
         "meeting": str(meeting),
     }
-    _say(process, json.dumps(orders))
-    return process
 
 
 def _say(process: subprocess.Popen[str], line: str) -> None:
     if process.stdin is None or process.poll() is not None:
         raise RuntimeError(f"a process of the engine ended with status {process.returncode}")
     process.stdin.write(line + "\n")
-    process.stdin.flush()
+
+
+def _hear(processes: Sequence[subprocess.Popen[str]], word: str) -> None:
+    """Wait until every follower has said ``word``; one that ended instead is an error."""
+    for process in processes:
+        said = process.stdout.readline().strip() if process.stdout else ""
+        if said != word:
+            raise RuntimeError(f"a process of the engine ended with status {process.wait(GRACE)}")
 
 
 def _dismiss(process: subprocess.Popen[str]) -> None:
     """Close the follower's input, which ends it."""
-    if process.stdin is not None:
-        process.stdin.close()
+    for pipe in (process.stdin, process.stdout):
+        with suppress(BrokenPipeError):
+            if pipe is not None:
+                pipe.close()
     try:
         process.wait(GRACE)
     except subprocess.TimeoutExpired:
@@ -156,16 +173,23 @@ def _join(plan: Plan, rank: int, meeting: Path) -> Distributed:
     return Distributed(rank, [len(part.vocabulary()) for part in parts])
 
 
-def follow(orders: dict[str, Any], steps: IO[str]) -> None:
+def follow(orders: dict[str, Any], steps: IO[str], answers: IO[str]) -> None:
     """A follower's life: load, then compute every step that comes in, until the end of input."""
     options = EngineOptions(**orders["options"])
     plan = replace(make_plan(Path(orders["folder"]), options), pages=orders["pages"])
     rank = orders["rank"]
+    _report(answers, "joining")
     collective = _join(plan, rank, Path(orders["meeting"]))
     executor = load_shard(_own(plan, rank), rank, collective).executor
+    _report(answers, "loaded")
     for line in steps:
         executor.run([_piece(each) for each in json.loads(line)])
     dist.destroy_process_group()
+
+
+def _report(answers: IO[str], word: str) -> None:
+    answers.write(word + "\n")
+    answers.flush()
 
 
 def _piece(document: dict[str, Any]) -> Piece:
@@ -174,4 +198,4 @@ def _piece(document: dict[str, Any]) -> Piece:
 
 
 if __name__ == "__main__":
-    follow(json.loads(sys.stdin.readline()), sys.stdin)
+    follow(json.loads(sys.stdin.readline()), sys.stdin, sys.stdout)

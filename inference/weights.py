@@ -193,11 +193,11 @@ class Loader:
         return self._target.place(self._files.whole(name + ".weight"))
 
     def _stack(self, parts: Parts, width: int) -> Linear:
-        """Row ranges of several matrices, one below the other."""
+        """Row ranges of several matrices, one below the other; ``width`` columns."""
         if self._stored is None or f"{parts[0][0]}.weight_packed" not in self._files:
             return self._target.linear(self._dense_rows(parts, width))
         for name, _ in parts:
-            self._expect(name + ".weight_packed", (None, self._stored.words(width)))
+            self._expect(name + ".weight_packed", (self._height(name), self._stored.words(width)))
         packed, scales = (
             torch.cat([self._files.rows(name + suffix, span) for name, span in _joined(parts)])
             for suffix in (".weight_packed", ".weight_scale")
@@ -211,7 +211,7 @@ class Loader:
         out = torch.empty(rows, width, dtype=target.dtype, device=target.device)
         at = 0
         for name, span in _joined(parts):
-            self._expect(name + ".weight", (None, width))
+            self._expect(name + ".weight", (self._height(name), width))
             out[at : at + len(span)].copy_(self._files.rows(name + ".weight", span))
             at += len(span)
         return out
@@ -244,6 +244,13 @@ class Loader:
         return self._target.make(
             stored.bits, values.to(device, copy=True), scales.to(device, torch.float32)
         )
+
+    def _height(self, name: str) -> int:
+        """Rows of a whole matrix."""
+        model = self._partition.architecture
+        heights = {"q_proj": model.dim, "k_proj": model.kv_dim, "v_proj": model.kv_dim}
+        tables = {"lm_head": model.vocab_size, "embed_tokens": model.vocab_size}
+        return {**heights, **tables}.get(name.rsplit(".", 1)[-1], model.ffn_dim)
 
     def _expect(self, name: str, shape: tuple[int | None, ...]) -> None:
         found = self._files.shape(name)

@@ -1,0 +1,100 @@
+"""The arithmetic before loading: against real loads, published sizes, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llama_hub.errors import ExitCode, NotEnoughError
+from llama_hub.hub.architecture import Architecture
+from llama_hub.inference import memory_fit
+from llama_hub.inference.config import EngineOptions
+from llama_hub.inference.loading import load_shard, make_plan
+from llama_hub.inference.torch_engine import TorchEngine
+
+GIB = 1 << 30
+LLAMA_7B = Architecture(4096, 32, 32, 32, 11008, 32000)
+LLAMA_70B = Architecture(8192, 80, 64, 8, 28672, 32000)
+
+
+def fit(model: Architecture, memory: float | None, **changes: Any) -> memory_fit.Fit:
+    known: dict[str, Any] = {"dtype": "bfloat16", "quantization": None, "context": 4096}
+    settings = {**known, "max_batch": 1, **changes}
+    room = None if memory is None else int(memory * GIB)
+    return memory_fit.plan(model, device_memory=room, **settings)
+
+
+def test_published_sizes() -> None:
+    """6.74 and 69 billion weights of two bytes; caches of 512 and 320 KiB a token."""
+    assert fit(LLAMA_7B, None).weights_bytes == pytest.approx(6.74e9 * 2, rel=0.03)
+    assert fit(LLAMA_70B, None).weights_bytes == pytest.approx(69e9 * 2, rel=0.01)
+    assert fit(LLAMA_7B, None).kv_bytes == 2 * GIB
+    assert fit(LLAMA_70B, None).kv_bytes == 1.25 * GIB
+    assert fit(LLAMA_7B, None, quantization="int4").weights_bytes < 4.4e9
+
+
+def test_what_fits_where() -> None:
+    assert fit(LLAMA_7B, 24).fits
+    assert not fit(LLAMA_7B, 12).fits
+    assert fit(LLAMA_7B, 12, quantization="int8").fits
+    assert not fit(LLAMA_70B, 80).fits
+    assert fit(LLAMA_70B, 80, devices=4).fits
+    assert fit(LLAMA_70B, 80, quantization="int4").fits
+
+
+def test_a_refusal_has_the_numbers_and_what_would_fit() -> None:
+    with pytest.raises(NotEnoughError, match="weights 12.55 GiB") as caught:
+        fit(LLAMA_7B, 12).require()
+    assert caught.value.exit_code == ExitCode.NOT_ENOUGH
+    assert "--quantize int8" in caught.value.hint
+    assert "--tensor-parallel 2" in caught.value.hint
+    assert "--context 512" not in caught.value.hint  # the weights alone are too large
+    with pytest.raises(NotEnoughError) as caught:
+        fit(LLAMA_70B, 1).require()
+    assert "no smaller setting" in caught.value.hint
+
+
+def test_every_alternative_would_fit() -> None:
+    tight = fit(LLAMA_7B, 15)
+    assert tight.alternatives()
+    assert "--context 2048" in tight.alternatives()
+    assert fit(LLAMA_7B, 15, context=2048).fits
+
+
+def test_the_cache_takes_what_is_left_and_never_less_than_a_context() -> None:
+    roomy = fit(LLAMA_7B, 100, max_batch=16)
+    assert roomy.cache_pages() == 16 * 256
+    tight = fit(LLAMA_7B, 17, max_batch=16)
+    assert 256 <= tight.cache_pages() < 16 * 256
+    assert tight.weights_bytes + tight.cache_pages() * tight.page_bytes <= 17 * GIB
+    assert roomy.cache_pages(kv_cache_bytes=1) == 256
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_the_arithmetic_meets_a_real_load(
+    model: Callable[..., Path], kernels: None, quantize: Any
+) -> None:
+    options = EngineOptions(max_batch=2, kernels="on", quantize=quantize, threads=1)
+    plan = make_plan(model("grouped", torch.bfloat16), options)
+    shard = load_shard(plan)
+    predicted = plan.fit.weights_bytes + plan.pages * plan.fit.page_bytes
+    assert shard.bytes == pytest.approx(predicted, rel=0.06)
+
+
+def test_an_engine_refuses_before_it_reads_weights(
+    model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_bytes((model() / "config.json").read_bytes())
+    monkeypatch.setattr(memory_fit, "free_memory", lambda device: 1 << 20)
+    with pytest.raises(NotEnoughError, match="does not fit"):
+        asyncio.run(TorchEngine(tmp_path).start())
+
+
+def test_free_memory_of_this_machine_is_plausible() -> None:
+    free = memory_fit.free_memory(torch.device("cpu"))
+    assert free is None or 1 << 20 < free < 1 << 50
