@@ -124,6 +124,8 @@ class Doing:
 
     def _make_fixed(self) -> Mapping[str, Any] | None:
         """Create it, or give it its tags if it is there."""
+        if self._step.action == "update" and self._only_tagged():
+            return None
         if self._step.kind == "model":
             self._prove_weights()
         wait_for(
@@ -134,6 +136,14 @@ class Doing:
             sleep=self._aws.sleep,
         )
         return None
+
+    def _only_tagged(self) -> bool:
+        """Whether it was there, so that new tags were all it needed."""
+        try:
+            self._tag(self._step.body["tags"])
+        except NotFoundError:
+            return False
+        return True
 
     def _created(self) -> bool | None:
         """``None`` while SageMaker may not assume the role yet, which passes for a new one."""
