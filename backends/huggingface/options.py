@@ -45,8 +45,11 @@ class Options(BaseModel):
                 "image is missing: run 'container' needs the address of the service's image "
                 "(llama-hub image write makes its context; run 'handler' needs none)"
             )
-        if self.run == "handler" and self.gated_repository:
-            raise ValueError("run 'handler' puts files beside the weights: not a gated_repository")
+        if self.gated_repository and self.run != "vllm":
+            raise ValueError(
+                "a gated_repository holds no llama-hub.json, which our service states as its "
+                "identity: serve it with run 'vllm', or leave it out to upload a private copy"
+            )
         return self
 
 

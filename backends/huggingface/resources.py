@@ -29,6 +29,7 @@ DIGEST = 10  # hexadecimal digits of the manifest's digest in a repository's nam
 MOUNT = "/repository"
 HEALTH = "/health"
 VLLM_PORT = 8000
+VLLM_IMAGE = "vllm/vllm-openai:v0.23.0"  # the one that huggingface-hub 2.4 names
 ACCESS = {"private": "private", "authenticated": "authenticated", "public": "public"}
 IDLE_MINUTES = 15  # until an idle endpoint stops its last replica, where the spec says nothing
 
@@ -128,7 +129,7 @@ def _image(target: Target, options: Options) -> dict[str, Any]:
     if options.run == "handler":
         return {"huggingface": {}}
     if options.run == "vllm":
-        image = options.image or "vllm/vllm-openai:latest"
+        image = options.image or VLLM_IMAGE
         parallel = max(target.offer.accelerators, 1)
         return {
             "vLLM": {

@@ -191,7 +191,8 @@ class TestGatedRepository:
     REPOSITORY = "meta-llama/Llama-2-7b-chat-hf"
 
     def wanted(self) -> DeploymentSpec:
-        return spec(options={"gated_repository": self.REPOSITORY, "revision": "a" * 40})
+        given = {"gated_repository": self.REPOSITORY, "revision": "a" * 40, "run": "vllm"}
+        return spec(options=given)
 
     def test_equal_digests_are_served_as_they_are(
         self, quick: Loopback, deployer: Deployer, demo: Artifact
