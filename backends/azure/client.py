@@ -1,4 +1,6 @@
-"""Calls to Azure Resource Manager and Azure ML: with ``upload`` the only importer of the SDK.
+"""Calls to Azure Resource Manager and Azure ML.
+
+Only this module, ``entities`` and ``upload`` import the SDK, inside their functions.
 
 Writes of models, environments, endpoints and deployments go through the SDK's
 own entities. Reads, and the few calls that the SDK has not, go through its
@@ -22,6 +24,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from llama_hub._version import __version__
+from llama_hub.backends.azure.entities import (
+    deployment_entity,
+    endpoint_entity,
+    environment_entity,
+    model_entity,
+)
 from llama_hub.backends.azure.errors import Refusal, explain, login_failed
 from llama_hub.backends.azure.resources import PROVIDER, Place
 from llama_hub.errors import LlamaHubError, MissingExtraError, ProvisioningError, TransientError
@@ -204,21 +212,8 @@ class Client:
 
     def put_model(self, name: str, body: Mapping[str, Any]) -> None:
         """Register ``name:version``."""
-        from azure.ai.ml.entities import Model
-
-        properties = body["properties"]
-        base, _, version = name.partition(":")
-        entity = Model(
-            name=base,
-            version=version,
-            path=properties["modelUri"],
-            type=properties["modelType"],
-            description=properties["description"],
-            tags=dict(properties["tags"]),
-            properties=dict(properties["properties"]),
-        )
         with self._quiet(f"register the model {name}"):
-            self._sdk.models.create_or_update(entity)
+            self._sdk.models.create_or_update(model_entity(name, body))
 
     def put_environment(self, name: str, body: Mapping[str, Any]) -> None:
         """Register ``name:version``."""
@@ -322,93 +317,6 @@ def transport(sleep: Callable[[float], None]) -> Any:
     made = RequestsTransport()
     made.sleep = sleep
     return made
-
-
-def endpoint_entity(name: str, body: Mapping[str, Any]) -> Any:
-    """A fresh entity: one that was read would write the service's own properties back."""
-    from azure.ai.ml.entities import (
-        IdentityConfiguration,
-        ManagedIdentityConfiguration,
-        ManagedOnlineEndpoint,
-    )
-
-    properties, given = body["properties"], body["identity"].get("userAssignedIdentities")
-    identity = IdentityConfiguration(
-        type="user_assigned" if given else "system_assigned",
-        user_assigned_identities=[ManagedIdentityConfiguration(resource_id=id_) for id_ in given]
-        if given
-        else None,
-    )
-    return ManagedOnlineEndpoint(
-        name=name,
-        description=properties["description"],
-        tags=dict(body["tags"]),
-        auth_mode={"Key": "key", "AADToken": "aad_token"}[properties["authMode"]],
-        public_network_access=properties["publicNetworkAccess"],
-        identity=identity,
-        traffic=dict(properties["traffic"]),
-        mirror_traffic=dict(properties["mirrorTraffic"]),
-    )
-
-
-def deployment_entity(name: str, body: Mapping[str, Any]) -> Any:
-    """A fresh entity for ``endpoint/deployment``."""
-    from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
-
-    from llama_hub.backends.azure.resources import seconds
-
-    def probe(settings: Mapping[str, Any]) -> Any:
-        return ProbeSettings(
-            failure_threshold=settings["failureThreshold"],
-            success_threshold=settings["successThreshold"],
-            timeout=int(seconds(settings["timeout"]) or 0),
-            period=int(seconds(settings["period"]) or 0),
-            initial_delay=int(seconds(settings["initialDelay"]) or 0),
-        )
-
-    endpoint, _, deployment = name.partition("/")
-    properties, requests = body["properties"], body["properties"]["requestSettings"]
-    return ManagedOnlineDeployment(
-        name=deployment,
-        endpoint_name=endpoint,
-        tags=dict(body["tags"]),
-        model=properties["model"],
-        environment=properties["environmentId"],
-        environment_variables=dict(properties["environmentVariables"]),
-        app_insights_enabled=properties["appInsightsEnabled"],
-        instance_type=properties["instanceType"],
-        instance_count=body["sku"]["capacity"],
-        request_settings=OnlineRequestSettings(
-            max_concurrent_requests_per_instance=requests["maxConcurrentRequestsPerInstance"],
-            request_timeout_ms=int((seconds(requests["requestTimeout"]) or 0) * 1000),
-        ),
-        liveness_probe=probe(properties["livenessProbe"]),
-        readiness_probe=probe(properties["readinessProbe"]),
-        egress_public_network_access=properties["egressPublicNetworkAccess"],
-    )
-
-
-def environment_entity(name: str, body: Mapping[str, Any]) -> Any:
-    """A fresh entity for ``name:version``."""
-    from azure.ai.ml.entities import BuildContext, Environment
-
-    properties = body["properties"]
-    build, routes = properties.get("build"), properties["inferenceConfig"]
-    base, _, version = name.partition(":")
-    return Environment(
-        name=base,
-        version=version,
-        image=properties.get("image"),
-        build=BuildContext(path=build["contextUri"], dockerfile_path=build["dockerfilePath"])
-        if build
-        else None,
-        tags=dict(properties["tags"]),
-        inference_config={
-            "liveness_route": routes["livenessRoute"],
-            "readiness_route": routes["readinessRoute"],
-            "scoring_route": routes["scoringRoute"],
-        },
-    )
 
 
 class _WithoutDots:

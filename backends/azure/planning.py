@@ -15,7 +15,8 @@ from typing import Any
 
 from llama_hub.backends.azure import resources
 from llama_hub.backends.azure.options import Options
-from llama_hub.backends.azure.resources import KEEP_WEIGHTS, Site, holds
+from llama_hub.backends.azure.resources import KEEP_WEIGHTS, Site
+from llama_hub.backends.azure.values import holds
 from llama_hub.deploy.backend import TAG_MANIFEST, Action, Observed, Resource, Step, Target
 from llama_hub.deploy.sizing import gib
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_hub.backends.azure import skus
+from llama_hub.backends.azure.values import duration
 from llama_hub.deploy.backend import (
     TAG_DEPLOYMENT,
     TAG_LICENSE,
@@ -43,7 +44,6 @@ OWN_TAGS = {
     for tag in (TAG_DEPLOYMENT, TAG_MANIFEST, TAG_SPEC, TAG_LICENSE, TAG_MODEL, TAG_TTL)
 }
 _BACK = {theirs: ours for ours, theirs in OWN_TAGS.items()}
-_DURATION = re.compile(r"P(?:(\d+)D)?T?(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?")
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,10 @@ def service_environment(target: Target) -> dict[str, str]:
         ours["LLAMA_HUB_QUANTIZE"] = spec.quantization
     if target.offer.accelerators > 1:
         ours["LLAMA_HUB_TENSOR_PARALLEL"] = str(target.offer.accelerators)
-    return dict(spec.environment) | ours
+    size = skus.find(target.offer.instance)
+    if size is not None and not size.bfloat16 and target.need.dtype == "bfloat16":
+        ours["LLAMA_HUB_DTYPE"] = "float16"
+    return ours | dict(spec.environment)
 
 
 def load_seconds(target: Target) -> int:
@@ -339,23 +342,6 @@ def _rule(id_: str, metric: str, operator: str, threshold: int, direction: str) 
     }
 
 
-def duration(seconds: int) -> str:
-    """ISO 8601 as the SDK writes it: ``PT3M``, ``PT1M30S``."""
-    hours, rest = divmod(seconds, 3600)
-    minutes, left = divmod(rest, 60)
-    parts = ((hours, "H"), (minutes, "M"), (left, "S"))
-    return "PT" + ("".join(f"{amount}{unit}" for amount, unit in parts if amount) or "0S")
-
-
-def seconds(text: str) -> float | None:
-    """Seconds of an ISO 8601 duration; ``None`` if it is none."""
-    match = _DURATION.fullmatch(text) if text.startswith("P") else None
-    if match is None:
-        return None
-    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
-    return days * 86400 + hours * 3600 + minutes * 60 + rest
-
-
 def routed_again(
     found: Mapping[str, Any], traffic: Mapping[str, int], mirror: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
@@ -388,21 +374,3 @@ def without(traffic: Mapping[str, int], name: str) -> dict[str, int]:
     shares = {known: share * 100 // total for known, share in others.items()}
     shares[next(iter(shares))] += 100 - sum(shares.values())
     return shares
-
-
-def holds(wanted: Any, found: Any) -> bool:
-    """Whether what was found has all that is wanted; the service adds keys and respells values.
-
-    Ids are compared without regard to case, durations by their length.
-    """
-    if isinstance(wanted, Mapping):
-        inner = found if isinstance(found, Mapping) else {}
-        return all(holds(value, inner.get(key)) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        same = isinstance(found, list) and len(found) == len(wanted)
-        return same and all(holds(*pair) for pair in zip(wanted, found, strict=True))
-    if isinstance(wanted, str) and isinstance(found, str):
-        return wanted.lower() == found.lower() or (
-            seconds(wanted) is not None and seconds(wanted) == seconds(found)
-        )
-    return bool(wanted == found)

@@ -33,6 +33,7 @@ class Size:
     price: float | None  # US dollars per hour
     price_source: str
     reserve: bool  # whether a fifth more counts against the quota
+    bfloat16: bool = True  # whether the accelerator computes in it
     note: str = ""
 
     def cores_for(self, instances: int) -> int:
@@ -73,6 +74,7 @@ def table() -> tuple[Size, ...]:
             price=entry.get("price"),
             price_source=source,
             reserve=entry["reserve"],
+            bfloat16=entry.get("bfloat16", True),
             note=entry.get("note", ""),
         )
         for entry in document["size"]

@@ -15,11 +15,11 @@ from llama_hub.backends.azure.planning import runs
 from llama_hub.backends.azure.resources import (
     CONTEXT_ROOT,
     from_cloud,
-    holds,
     routed_again,
     weights_prefix,
     without,
 )
+from llama_hub.backends.azure.values import holds
 from llama_hub.backends.azure.world import World
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Step
 from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, TransientError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from llama_hub.backends.azure import resources
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.backends.azure.resources import weights_name
+from llama_hub.backends.azure.values import seconds
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, TAG_MANIFEST, Artifact, Context, Step
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
+from llama_hub.hub.manifest import FileEntry
 from tests.backends.azure.conftest import Driver
 from tests.support.azure_plane import Plane
 from tests.support.azure_target import make_artifact
@@ -256,6 +260,43 @@ def test_revisions_older_than_the_previous_one_go(
         path.split("/")[2] for path in plane.blobs.blobs if path.startswith("llama-hub/models")
     }
     assert stored == set(kept)
+
+
+def test_the_service_is_told_what_the_spec_says(
+    plane: Plane, drive: Driver, artifact: Artifact
+) -> None:
+    spec = {"context": 128, "concurrency": 4, "quantization": "int8", "environment": {"LEVEL": "1"}}
+    drive.apply(drive.target(artifact, instance="Standard_NC48ads_A100_v4", **spec))
+    (online,) = plane.arm.deployments.values()
+    assert online.body["properties"]["environmentVariables"] == {
+        "LEVEL": "1",
+        "LLAMA_HUB_CONTEXT": "128",
+        "LLAMA_HUB_MAX_BATCH": "4",
+        "LLAMA_HUB_PLATFORM": "azureml",
+        "LLAMA_HUB_PORT": "8080",
+        "LLAMA_HUB_QUANTIZE": "int8",
+        "LLAMA_HUB_SERVED_NAME": "tiny-chat",
+        "LLAMA_HUB_TENSOR_PARALLEL": "2",
+    }
+    environment = next(body for key, body in plane.arm.assets.items() if key[0] == "environments")
+    assert environment["properties"]["build"]["dockerfilePath"] == "Dockerfile.cuda"
+
+
+def test_probes_wait_as_long_as_the_model_needs(
+    plane: Plane, drive: Driver, artifact: Artifact
+) -> None:
+    target = drive.target(artifact)
+    manifest = target.artifact.manifest
+    large = FileEntry("model-2.safetensors", 138 * 10**9, "0" * 64)
+    entries = dataclasses.replace(manifest, files=(*manifest.files, large))
+    big = dataclasses.replace(target, artifact=dataclasses.replace(artifact, manifest=entries))
+    patience = [
+        probe["failureThreshold"] * (seconds(probe["period"]) or 0)
+        for probe in (resources.readiness(target), resources.readiness(big))
+    ]
+    assert patience[0] >= 300
+    assert patience[1] >= 2 * 138e9 / 150e6
+    assert resources.liveness(big) == resources.liveness(target)  # the process answers at once
 
 
 def test_autoscale_follows_the_deployment(plane: Plane, drive: Driver, artifact: Artifact) -> None:
