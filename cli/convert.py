@@ -84,6 +84,10 @@ def convert(
         bool | None,
         typer.Option("--chat/--base", help="Whether it is made for dialogue.", show_default=False),
     ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option("--context", min=1, help="Its context in tokens, if it is not Llama 2's."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -107,7 +111,7 @@ def convert(
         if destination is None:
             made = _into_store(source, options)
         else:
-            given = {"model": name, "license": license, "chat": chat}
+            given = {"model": name, "license": license, "chat": chat, "context": context}
             made = _into_folder(source, destination, options | given)
         seconds = time.monotonic() - start
         quality = _perplexity(source, made.path, text, progress) if text else None

@@ -96,7 +96,7 @@ def added_pieces(subject: Subject) -> dict[int, Piece]:
     try:
         listed = json.loads(data) if data else {}
         return {int(token): Piece(str(text), 0.0, CONTROL) for text, token in listed.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"added_tokens.json cannot be read: {error}") from error
 
 

@@ -32,6 +32,7 @@ def origin_of(
     model: str | None = None,
     license: str | None = None,
     chat: bool | None = None,
+    context: int | None = None,
 ) -> Origin:
     """What the source's manifest, the catalogue and the caller say of the source.
 
@@ -50,7 +51,7 @@ def origin_of(
         model=name,
         license=stated or DEFAULT_LICENSE,
         manifest=known,
-        context=_context(known, listed),
+        context=context or _context(known, listed),
         is_chat=variant if chat is None else chat,
     )
 

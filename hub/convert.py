@@ -37,6 +37,7 @@ def convert(
     model: str | None = None,
     license: str | None = None,
     chat: bool | None = None,
+    context: int | None = None,
     verify: bool = False,
     dry_run: bool = False,
     progress: Progress = NO_PROGRESS,
@@ -46,7 +47,8 @@ def convert(
     """Convert the model in ``source`` into the new folder ``destination``.
 
     ``dtype``: of the output, by default the source's; for GGUF also a quantised type (``Q8_0`` …).
-    ``model``, ``license``, ``chat``: for a source without manifest. ``verify``: read the output
+    ``model``, ``license``, ``chat``, ``context`` (tokens, which Meta's params.json does not tell):
+    for a source without manifest. ``verify``: read the output
     again and prove that it holds the source's tensors. ``dry_run``: write nothing. Errors:
     ``LicenseError`` without a receipt, ``UsageError`` if the destination is not empty,
     ``DiskFullError`` before anything is written, ``IntegrityError`` if the source is unsound.
@@ -56,7 +58,7 @@ def convert(
     )
     wanted.check()
     check_destination(source, destination)
-    origin = origin_of(source, model=model, license=license, chat=chat)
+    origin = origin_of(source, model=model, license=license, chat=chat, context=context)
     task = Task(origin, wanted, verify, progress, gate or Gate(), workers)
     if dry_run:
         return conversion_run.preview(task, destination)

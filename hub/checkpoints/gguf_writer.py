@@ -26,6 +26,7 @@ from llama_hub.hub.companions import Subject, added_pieces, vocabulary
 from llama_hub.hub.sentencepiece_model import UNUSED, Piece, Vocabulary
 
 _FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_INFILL = {"fim_pre": "▁<PRE>", "fim_suf": "▁<SUF>", "fim_mid": "▁<MID>", "eot": "▁<EOT>"}
 _FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "BF16": 32,
 }  # fmt: skip
@@ -146,6 +147,10 @@ def _tokenizer_pairs(subject: Subject) -> list[Pair]:
     ):
         if token >= 0:
             pairs.append((f"tokenizer.ggml.{key}_token_id", gguf.U32, token))
+    texts = {piece.text: token for token, piece in enumerate(pieces)}
+    for key, text in _INFILL.items():  # Code Llama's
+        if text in texts:
+            pairs.append((f"tokenizer.ggml.{key}_token_id", gguf.U32, texts[text]))
     if subject.is_chat:
         pairs.append(("tokenizer.chat_template", gguf.STRING, CHAT_TEMPLATE))
     return pairs

@@ -8,6 +8,7 @@ that was killed goes on after the last whole tensor.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -128,8 +129,13 @@ class _Outputs:
 def reserve(descriptor: int, size: int) -> None:
     """Give a file its size and, where the system can, its disk space."""
     os.ftruncate(descriptor, size)
-    if hasattr(os, "posix_fallocate") and size:
+    if not hasattr(os, "posix_fallocate") or not size:
+        return
+    try:
         os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 def write_at(descriptor: int, data: Any, offset: int) -> None:

@@ -254,6 +254,16 @@ def test_configuration_suits_old_and_new_transformers(tmp_path: Path) -> None:
     assert (generation["temperature"], generation["top_p"]) == (0.6, 0.9)
 
 
+def test_the_context_that_params_json_cannot_tell_survives_every_format(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "in", TINY)
+    to(source, tmp_path / "a", "hf", context=2048)
+    for start, end, fmt in (("a", "b", "meta"), ("b", "c", "gguf"), ("c", "d", "meta")):
+        to(tmp_path / start, tmp_path / end, fmt)
+    to(tmp_path / "d", tmp_path / "e", "hf")
+    config = json.loads((tmp_path / "e/config.json").read_text())
+    assert config["max_position_embeddings"] == 2048
+
+
 def test_a_base_model_gets_no_chat_template(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "acme", TINY)
     to(source, tmp_path / "base", "hf")
