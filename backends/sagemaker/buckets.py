@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_hub.backends.sagemaker.resources import ROOT, marker_prefix
 from llama_hub.backends.sagemaker.world import World
-from llama_hub.errors import AccessError, NotFoundError
+from llama_hub.errors import AccessError
 
 RULE = "llama-hub-unfinished-uploads"
 DAYS = 7
@@ -29,11 +29,17 @@ def ensure(world: World) -> None:
     if aws.find("s3", "head_bucket", Bucket=name) is None:
         where = {"CreateBucketConfiguration": {"LocationConstraint": world.site.region}}
         aws.call("s3", "create_bucket", Bucket=name, **(where if _names_region(world) else {}))
-        aws.call(
-            "s3", "put_public_access_block", Bucket=name, PublicAccessBlockConfiguration=CLOSED
-        )
-        aws.call("s3", "put_bucket_tagging", Bucket=name, Tagging={"TagSet": [OURS]})
+        _claim(world)
+    elif world.has_default_bucket and not world.bucket.keys("") and not _tags(world):
+        _claim(world)  # a run that was cut off here has made it
     _ensure_rule(world)
+
+
+def _claim(world: World) -> None:
+    """Close the bucket, and say that it is ours."""
+    name, aws = world.site.bucket, world.aws
+    aws.call("s3", "put_public_access_block", Bucket=name, PublicAccessBlockConfiguration=CLOSED)
+    aws.call("s3", "put_bucket_tagging", Bucket=name, Tagging={"TagSet": [OURS]})
 
 
 def _names_region(world: World) -> bool:
@@ -74,7 +80,7 @@ def release(world: World) -> None:
     name, aws = world.site.bucket, world.aws
     if aws.find("s3", "head_bucket", Bucket=name) is None or world.bucket.keys(marker_prefix()):
         return
-    if _is_ours(world) and not world.bucket.keys("") and not world.bucket.uploads(""):
+    if is_ours(world) and not world.bucket.keys("") and not world.bucket.uploads(""):
         aws.find("s3", "delete_bucket", Bucket=name)
         return
     others = [rule for rule in _rules(world) if rule.get("ID") != RULE]
@@ -84,9 +90,14 @@ def release(world: World) -> None:
         aws.find("s3", "delete_bucket_lifecycle", Bucket=name)
 
 
-def _is_ours(world: World) -> bool:
+def is_ours(world: World) -> bool:
+    """Whether we made the bucket."""
     try:
-        found = world.aws.find("s3", "get_bucket_tagging", Bucket=world.site.bucket)
-    except (AccessError, NotFoundError):
+        return OURS in _tags(world)
+    except AccessError:
         return False
-    return OURS in (found or {}).get("TagSet", [])
+
+
+def _tags(world: World) -> list[dict[str, str]]:
+    found = world.aws.find("s3", "get_bucket_tagging", Bucket=world.site.bucket)
+    return list((found or {}).get("TagSet", []))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -88,7 +87,7 @@ def read(spec: DeploymentSpec) -> Options:
     return options
 
 
-def _problems(spec: DeploymentSpec, options: Options) -> Mapping[str, bool]:
+def _problems(spec: DeploymentSpec, options: Options) -> dict[str, bool]:
     idle = spec.scale_to_zero or spec.replicas_min == 0
     gradual = options.update != "all-at-once"
     return {
@@ -103,7 +102,7 @@ def _problems(spec: DeploymentSpec, options: Options) -> Mapping[str, bool]:
     }
 
 
-def _text_problems(spec: DeploymentSpec) -> Mapping[str, bool]:
+def _text_problems(spec: DeploymentSpec) -> dict[str, bool]:
     secrets = [key for key in spec.environment if SECRET.search(key)]
     size = sum(len(f"{key}{value}".encode()) for key, value in spec.environment.items())
     return {

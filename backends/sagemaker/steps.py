@@ -80,7 +80,7 @@ class Doing:
             "model": self._remove_fixed,
             "weights": self._remove_weights,
             "image": self._remove_image,
-            "role": lambda: remove_role(self._world, self._step.name),
+            "role": self._remove_role,
             "capacity": dict,  # not a thing of the platform
         }
 
@@ -472,6 +472,11 @@ class Doing:
         bucket.delete(f"{resources.marker_prefix()}{self._step.name}.json")
         buckets.release(self._world)
         return {"objects": gone, "used_by": sorted(others)}
+
+    def _remove_role(self) -> None:
+        """The last thing to go: with it the bucket, where a cut-off run has left it empty."""
+        remove_role(self._world, self._step.name)
+        buckets.release(self._world)
 
     def _remove_image(self) -> None:
         from llama_hub.backends.sagemaker.image import Builder

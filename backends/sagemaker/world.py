@@ -44,6 +44,11 @@ class World:
         bucket = self._bucket or f"sagemaker-{region}-{account}"
         return Site(account, region, self.aws.partition, bucket)
 
+    @property
+    def has_default_bucket(self) -> bool:
+        """Whether nobody has named another one."""
+        return self._bucket is None
+
     @cached_property
     def bucket(self) -> Bucket:
         """Where the weights are."""
@@ -282,6 +287,15 @@ class World:
         marked = {place_of(key)[1] for key in self.bucket.keys(resources.marker_prefix())}
         for digest in sorted({key.removeprefix(start).partition("/")[0] for key in keys} - marked):
             yield Resource("weights", f"-/{digest}", "unmarked", {}, {})
+        if not marked and self._has_empty_bucket():
+            yield Resource("weights", "-/none", "empty bucket", {}, {})
+
+    def _has_empty_bucket(self) -> bool:
+        """Whether the bucket is one that we made, and empty."""
+        from llama_hub.backends.sagemaker import buckets
+
+        there = self.aws.find("s3", "head_bucket", Bucket=self.site.bucket) is not None
+        return there and not self.bucket.keys("") and buckets.is_ours(self)
 
 
 def place_of(marker: str) -> tuple[str, str]:

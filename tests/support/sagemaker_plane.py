@@ -297,6 +297,8 @@ class Plane:
         """Answer one request; a mistake of the fake itself fails the test."""
         try:
             return self.handle(request, scope)
+        except ConnectionError:  # the caller went away in the middle of a body
+            return s3.Reply(500)
         except Exception:
             self.problems.append(f"the fake broke: {traceback.format_exc()}")
             return s3.Reply(500)
@@ -312,8 +314,8 @@ class Plane:
         call = Call(service, self._operation(request, service))
         call.write = not READS.match(call.operation)
         self.calls.append(call)
-        self._kill(call, after=False)
         try:
+            self._kill(call, after=False)
             self._refuse(call, request, after=False)
             reply = self._answer(call, request)
             self._kill(call, after=True)
@@ -422,6 +424,8 @@ class Plane:
         if len(self.writes()) == number and late == after:
             self.kill_at = None
             os.kill(self.kill_pid, signal.SIGKILL)
+            if not after:
+                raise ApiError("Killed", "the caller is gone before this was done", 500)
 
 
 def _error(service: str, kind: str, message: str, status: int) -> Exception:
@@ -482,6 +486,9 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, plane: Plane) -> None:
         self.plane = plane
         super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that went away is no news; the plane's own mistakes are kept elsewhere."""
 
 
 class _Handler(BaseHTTPRequestHandler):
