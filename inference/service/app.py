@@ -44,7 +44,11 @@ if TYPE_CHECKING:
 
 CLIENT_CLOSED = 499  # nginx's number; only the log sees it
 PAGE = files("llama_hub.inference.service.page")
-PAGE_POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # noqa: E501
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 _log = logging.getLogger("llama_hub.service")
 
 Endpoint = Callable[[Request], Awaitable[Response]]

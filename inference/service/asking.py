@@ -20,6 +20,7 @@ from llama_hub.inference.service.schemas import (
 from llama_hub.inference.service.service import Service
 
 IN_THREAD = 4096  # characters above which text is tokenised beside the event loop
+MAX_SCHEMA = 1 << 16  # characters of a JSON schema, whose compilation holds everybody up
 ANY_OBJECT = {"type": "object"}
 
 
@@ -189,7 +190,13 @@ def grammar_of(wanted: ResponseFormat | None) -> str | None:
         raise invalid(
             "response_format of type json_schema needs its json_schema", "response_format"
         )
-    return json.dumps(wanted.json_schema.schema_)
+    text = json.dumps(wanted.json_schema.schema_)
+    if len(text) > MAX_SCHEMA:
+        raise invalid(
+            f"the JSON schema has {len(text)} characters; at most {MAX_SCHEMA} may be asked for",
+            "response_format",
+        )
+    return text
 
 
 def stops_of(given: Any) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ def usage(prompt_tokens: int, generated: int, cached: int) -> Document:
     }
 
 
-class _Call:
+class _Call(ABC):
     """What every document of one call repeats."""
 
     object_whole: str
@@ -59,13 +60,13 @@ class _Call:
         counts = usage(prompt_tokens, generated, cached)
         return self.envelope(self.object_whole, choices) | {"usage": counts}
 
+    @abstractmethod
     def choice(self, index: int, answer: Answer) -> Document:
         """One whole choice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def chunks(self, piece: Piece) -> Iterator[Document]:
         """The chunks that ``piece`` makes."""
-        raise NotImplementedError
 
 
 class Chat(_Call):

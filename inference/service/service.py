@@ -107,6 +107,8 @@ class Service:
         passage = Passage("input", text, request_id)
         verdict = await judge(self.settings.moderators, passage)
         if verdict is not None:
-            raise invalid(f"the content filter refused the prompt: {verdict}", "prompt", "content_filter")  # fmt: skip  # noqa: E501
+            raise invalid(
+                f"the content filter refused the prompt: {verdict}", "prompt", "content_filter"
+            )
         if self.settings.log_prompts:
             _log.info("prompt of %s: %r", request_id, text)

@@ -270,16 +270,17 @@ class Terminal:
         )
         os.close(slave)
         self.seen = ""
+        self._unread = ""
 
     def until(self, text: str, timeout: float = 60) -> None:
-        """Read until ``text`` has been shown since the last call."""
+        """Read on until ``text`` has been shown; what comes after it is left for the next call."""
         end = time.monotonic() + timeout
-        fresh = ""
-        while text not in fresh:
-            assert time.monotonic() < end, self.seen + fresh
+        while text not in self._unread:
+            assert time.monotonic() < end, self.seen + self._unread
             if select.select([self._master], [], [], 0.2)[0]:
-                fresh += os.read(self._master, 4096).decode(errors="replace")
-        self.seen += fresh
+                self._unread += os.read(self._master, 4096).decode(errors="replace")
+        before, _, self._unread = self._unread.partition(text)
+        self.seen += before + text
 
     def type(self, text: str) -> None:
         """Send keys."""

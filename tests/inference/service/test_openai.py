@@ -228,6 +228,15 @@ def test_json_object_asks_for_an_object(client: httpx.Client, running: Running) 
     assert json.loads(running.engine.seen[-1].sampling.grammar) == {"type": "object"}
 
 
+def test_schemas_have_a_limit(client: httpx.Client) -> None:
+    schema = {"enum": ["x" * 100 for _ in range(1000)]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    body = {"messages": USER, "max_tokens": 1, "response_format": wanted}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert "65536" in response.json()["error"]["message"]
+
+
 def test_chat_without_max_tokens_fills_the_context(client: httpx.Client, running: Running) -> None:
     answer = client.post("/v1/chat/completions", json={"messages": USER}).json()
     assert answer["usage"]["total_tokens"] == running.engine.info.context
