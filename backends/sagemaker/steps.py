@@ -195,6 +195,8 @@ class Doing:
         self._aws.call("sagemaker", "add_tags", ResourceArn=arn, Tags=listed(tags))
 
     def _remove_fixed(self) -> None:
+        if self._step.kind == "model" and self._state() is None:
+            self._remove_traces()  # of an endpoint whose removal was cut off
         operation, key = DELETE[self._step.kind]
         self._aws.find("sagemaker", operation, **{key: self._step.name})
 
@@ -350,6 +352,10 @@ class Doing:
 
     def _remove_endpoint(self) -> None:
         self._delete_endpoint()
+        self._remove_traces()
+
+    def _remove_traces(self) -> None:
+        """What nobody but the endpoint has made: its log, questions and answers in S3."""
         self._remove_log(f"{logs.ENDPOINTS}{self._name}")
         self._world.bucket.delete(resources.async_prefix(self._name))
 
@@ -485,4 +491,4 @@ class Doing:
 
 
 def _is_good(found: Mapping[str, Any], wanted: str) -> bool:
-    return found["EndpointStatus"] == "InService" and found["EndpointConfigName"] == wanted
+    return bool(found["EndpointStatus"] == "InService" and found["EndpointConfigName"] == wanted)

@@ -14,9 +14,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_hub.inference.batch import Piece
 from llama_hub.inference.config import PAGE, EngineOptions
-from llama_hub.inference.engine import Delta, GenerationRequest, SamplingParams, TokenLogprob
+from llama_hub.inference.engine import (
+    Delta,
+    Engine,
+    GenerationRequest,
+    SamplingParams,
+    TokenLogprob,
+)
 from llama_hub.inference.loading import load_shard, make_plan
-from llama_hub.inference.torch_engine import TorchEngine
 from tests.support.make_checkpoint import tokenizer
 
 VOCABULARY = 288  # of the tokenizer that lies beside the weights
@@ -70,7 +75,9 @@ def judge(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 @torch.inference_mode()
-def judged_logits(folder: Path, tokens: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+def judged_logits(
+    folder: Path, tokens: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
     """transformers' logits of every position ``[T, vocab]``, in float32."""
     logits: Tensor = judge(folder, dtype)(torch.tensor([list(tokens)])).logits
     return logits[0].float()
@@ -121,7 +128,7 @@ def put_together(deltas: Sequence[Delta]) -> Answer:
     )
 
 
-async def ask(engine: TorchEngine, tokens: Sequence[int], name: str = "a", **sampling: Any) -> Answer:
+async def ask(engine: Engine, tokens: Sequence[int], name: str = "a", **sampling: Any) -> Answer:
     """One request, greedy and without an end token unless said otherwise."""
     known = {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True, **sampling}
     request = GenerationRequest(name, tuple(tokens), SamplingParams(**known))

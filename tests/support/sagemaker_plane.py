@@ -421,7 +421,7 @@ class Plane:
         if self.kill_at is None or not call.write or not call.operation:
             return
         number, late = self.kill_at
-        if len(self.writes()) == number and late == after:
+        if len(self.writes()) >= number and late == after:
             self.kill_at = None
             os.kill(self.kill_pid, signal.SIGKILL)
             if not after:
