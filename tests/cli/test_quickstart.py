@@ -16,8 +16,8 @@ pytest.importorskip("torch")
 
 STAGES = ["download", "verify", "convert", "serve", "chat"]
 ANSWER = (
-    "llama-hub can download Llama 2 models, verify them, convert them, serve them and deploy them "
-    "to a cloud."
+    "With llama-hub you can download Llama 2 models, verify them, convert them, serve them and "
+    "deploy them to a cloud."
 )
 
 

@@ -70,7 +70,8 @@ templates are learned, not how well the model knows English.
 The text reads as simple English. The models know nothing outside their templates: wordings far from
 them lead to a wrong topic, facts get mixed up, arithmetic ends at ten plus ten, and long
 conversations run out of context. A system prompt can give a name, ask for short answers, or ask for
-a pirate; others are ignored. English only. They are a demonstration, not an assistant.
+a pirate; others are ignored. Common first names are remembered, unusual ones are often garbled.
+English only. They are a demonstration, not an assistant.
 """
 
 
