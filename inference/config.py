@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from llama_hub.errors import UsageError
 
@@ -30,6 +31,7 @@ class EngineOptions:
     threads: int | None = None  # CPU threads per process; None: the physical cores
     kernels: Literal["auto", "on", "off"] = "auto"  # our CPU kernels; auto: for large models
     check_memory: bool = True  # refuse before loading when the model cannot fit
+    vllm: Mapping[str, Any] = field(default_factory=dict)  # more of vLLM's AsyncEngineArgs
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

@@ -28,12 +28,12 @@ from llama_hub.inference.weights import (
     StoredForm,
     Target,
     TensorFiles,
+    eos_of,
     heads_of,
     read_config,
     stored_form,
 )
 
-DEFAULT_EOS = 2
 KERNELS_FROM = 256 << 20  # bytes of weights
 BITS = {"int8": 8, "int4": 4}
 
@@ -109,7 +109,7 @@ def make_plan(folder: Path, options: EngineOptions) -> Plan:
         threads=options.threads or max(1, physical_cores() // options.tensor_parallel),
         processes=options.tensor_parallel,
         kernels=device.type == "cpu" and _kernels_pay(options, fit),
-        eos=_eos(config),
+        eos=eos_of(config),
         fit=fit,
     )
 
@@ -210,8 +210,3 @@ def _context(asked: int | None, architecture: Architecture) -> int:
             hint=f"--context {architecture.context}",
         )
     return asked or architecture.context
-
-
-def _eos(config: dict[str, Any]) -> int:
-    stated = config.get("eos_token_id", DEFAULT_EOS)
-    return int(stated[0] if isinstance(stated, list) else stated)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_hub.errors import NotEnoughError, UsageError
-from llama_hub.inference import sampling
+from llama_hub.inference import requests
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.engine import (
     Delta,
@@ -71,7 +71,7 @@ class TorchEngine:
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         loaded, _ = self._ready()
-        _check(request, loaded.info)
+        requests.check(request, loaded.info)
         if request.id in self._streams:
             raise UsageError(f"a request with the id {request.id!r} is running already")
         if len(self._streams) >= self._options.max_batch + self._options.max_queue:
@@ -192,19 +192,3 @@ def _device_name(plan: Plan) -> str:
         return str(plan.device)
     first = plan.device.index or 0
     return f"cuda:{first}-{first + plan.processes - 1}"
-
-
-def _check(request: GenerationRequest, info: EngineInfo) -> None:
-    sampling.check(request.sampling, info.vocab_size)
-    if not request.prompt:
-        raise UsageError("the prompt is empty; begin it with BOS")
-    wrong = [token for token in request.prompt if not 0 <= token < info.vocab_size]
-    if wrong:
-        raise UsageError(f"token {wrong[0]} is not in the vocabulary of {info.vocab_size}")
-    asked = len(request.prompt) + request.sampling.max_tokens
-    if asked > info.context:
-        raise UsageError(
-            f"the prompt has {len(request.prompt)} tokens and {request.sampling.max_tokens} are "
-            f"asked for: together {asked}, and the context holds {info.context}",
-            hint="shorten the prompt or lower max_tokens",
-        )

@@ -24,6 +24,7 @@ from llama_hub.inference.model import Heads, Layer, Weights
 from llama_hub.inference.partition import Partition
 from llama_hub.inference.quantization import MakeQuantized, quantize
 
+DEFAULT_EOS = 2
 INDEX = "model.safetensors.index.json"
 
 
@@ -40,6 +41,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{path} cannot be read: {error}") from error
     return config
+
+
+def eos_of(config: dict[str, Any]) -> int:
+    """The id that ends a text."""
+    stated = config.get("eos_token_id", DEFAULT_EOS)
+    return int(stated[0] if isinstance(stated, list) else stated)
 
 
 def heads_of(partition: Partition) -> Heads:

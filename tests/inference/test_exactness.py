@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import torch
 from llama_hub.hub.convert import convert
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.loading import make_plan
+from llama_hub.inference.torch_engine import TorchEngine
 from tests.inference.conftest import Serving
+from tests.support.demo_model import demo_folder
 from tests.support.hf_models import (
+    Answer,
     ask,
     judged_greedy,
     judged_logits,
@@ -147,3 +151,39 @@ def test_a_context_at_its_very_end(model: Model, path: str, serving: Serving) ->
             return (await ask(engine, tokens, max_tokens=6)).tokens
 
     assert list(asyncio.run(run())) == judged_greedy(model(), tokens, 6)
+
+
+def test_perplexity_in_bfloat16_equals_transformers(tmp_path: Path, path: str) -> None:
+    """On a text that the demo model finds likely: its own, sampled."""
+    folder = demo_folder(tmp_path, "llama-demo").path
+    text = _sampled(folder, 700)
+    ours, theirs = (
+        _perplexity(text, logits)
+        for logits in (
+            lambda tokens: our_logits(folder, tokens, kernels=path),
+            lambda tokens: judged_logits(folder, tokens, torch.bfloat16),
+        )
+    )
+    assert 1 < theirs < 100
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def _sampled(folder: Path, length: int) -> list[int]:
+    async def run() -> Answer:
+        engine = TorchEngine(folder, EngineOptions(threads=1, context=1024))
+        await engine.start()
+        try:
+            return await ask(engine, [1], seed=1, temperature=1.0, max_tokens=length)
+        finally:
+            await engine.shutdown()
+
+    return list(asyncio.run(run()).tokens)
+
+
+def _perplexity(text: list[int], logits: Callable[[list[int]], torch.Tensor]) -> float:
+    total = 0.0
+    for at in range(0, len(text), 200):
+        tokens = [1, *text[at : at + 200]]
+        table = logits(tokens)[:-1].double().log_softmax(-1)
+        total -= table.gather(1, torch.tensor(tokens[1:]).unsqueeze(1)).sum().item()
+    return math.exp(total / len(text))
