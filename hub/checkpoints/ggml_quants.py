@@ -10,8 +10,11 @@ Q5_0  float16 d; 32 high bits; 16 bytes of nibbles      weight = d (q - 16)
 Q5_1  float16 d, m; 32 high bits; 16 bytes of nibbles   weight = d q + m
 ====  =======================================================================================
 
-Nibble byte i holds weight i (low) and weight i + 16 (high). Work goes in slices that fit the
-second-level cache; numpy releases the interpreter's lock, so several threads scale.
+Nibble byte i holds weight i (low) and weight i + 16 (high).
+
+numpy is slow along rows of 32, so n blocks are worked on as *lanes*, [8, 4 n]: lane g holds weights
+4g to 4g + 3 of every block. What belongs to a block is then repeated four times, [4 n]. Work goes
+in slices that fit the second-level cache; numpy releases the interpreter's lock, so threads scale.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from llama_hub.hub.checkpoints.numeric import Bits, Floats
 
 BLOCK = 32  # weights
 BLOCK_BYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24}
-_AT_ONCE = 1 << 11  # blocks: 256 KiB as float32
+_AT_ONCE = 1 << 12  # blocks: 512 KiB as float32
+_QUAD = 4  # weights of a block that stay together in a lane
 _BELOW_HALF = np.float32(0.49999997).view(np.uint32)  # the float32 before 0.5, see _away
-_LOW_NIBBLES = np.uint64(0x0F0F0F0F0F0F0F0F)
 _SIGN = np.uint32(1 << 31)
+_FOUR_BITS = np.uint32(1 << 24 | 1 << 17 | 1 << 10 | 1 << 3)  # see _high_bits
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -50,26 +54,46 @@ def encoder(kind: str, dtype: str) -> Callable[[Bits], tuple[Bytes]]:
     return encode
 
 
-def _inverse(scale: Floats) -> Floats:
-    """1 / scale, and 0 where that is no number."""
+def _lanes(blocks: Floats) -> Floats:
+    """[n, 32] to lanes [8, 4 n]: a transposition of quads, each 16 bytes."""
+    quads = np.ascontiguousarray(blocks).view(np.complex128)
+    return np.ascontiguousarray(quads.T).view(np.float32)
+
+
+def _store(lanes: Bytes, out: Bytes) -> None:
+    """Lanes of bytes [g, 4 n] to blocks [n, 4 g]."""
+    out.view(np.uint32)[:] = lanes.view(np.uint32).T
+
+
+def _over_block(combine: np.ufunc, lanes: Floats) -> Floats:
+    """``combine`` over the 32 weights of each block, [n]."""
+    quads = combine.reduce(lanes, axis=0).reshape(-1, _QUAD)
+    combined: Floats = combine(combine(quads[:, 0], quads[:, 1]), combine(quads[:, 2], quads[:, 3]))
+    return combined
+
+
+def _scaled(lanes: Floats, scale: Floats) -> Floats:
+    """weights / scale, and 0 where 1 / scale is no number."""
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.float32(1) / scale
-    return np.where(np.isinf(inverse), np.float32(0), inverse)
+    inverse[np.isinf(inverse)] = 0
+    return lanes * np.repeat(inverse, _QUAD)
 
 
 def _half(values: Floats) -> Bytes:
-    """[n, 1] as the two bytes of float16, [n, 2]."""
+    """[n] as the two bytes of float16, [n, 2]."""
     with np.errstate(over="ignore"):
-        return values.astype("<f2").view(np.uint8)
+        return values.astype("<f2")[:, None].view(np.uint8)
 
 
 def _pack_q8_0(blocks: Floats, out: Bytes) -> None:
-    largest = _picked(blocks, np.abs(blocks).argmax(axis=1))
+    lanes = _lanes(blocks)
+    largest = np.maximum(_over_block(np.maximum, lanes), -_over_block(np.minimum, lanes))
     scale = (np.abs(largest) / np.float32(127)).astype(np.float32, copy=False)
-    values = blocks * _inverse(scale)
+    values = _scaled(lanes, scale)
     values += _away(values)
     out[:, :2] = _half(scale)
-    out[:, 2:] = values.astype(np.int8).view(np.uint8)
+    _store(values.astype(np.int8).view(np.uint8), out[:, 2:])
 
 
 def _away(values: Floats) -> Floats:
@@ -79,28 +103,27 @@ def _away(values: Floats) -> Floats:
     return bits.view(np.float32)
 
 
-def _picked(blocks: Floats, columns: npt.NDArray[np.intp]) -> Floats:
-    """One weight of each block, [n, 1]. (With argmax this is faster than max along short rows.)"""
-    columns += np.arange(0, blocks.size, BLOCK)
-    return blocks.reshape(-1)[columns][:, None]
-
-
 def _symmetric(blocks: Floats, levels: int) -> tuple[Bytes, Floats]:
-    """Whole numbers 0 … levels-1 around levels/2; the largest weight takes the lowest."""
-    half = levels // 2
-    scale = _picked(blocks, np.abs(blocks).argmax(axis=1)) / np.float32(-half)
-    values = blocks * _inverse(scale)
+    """Lanes of numbers 0 … levels-1 around levels/2; the largest weight takes the lowest."""
+    lanes, half = _lanes(blocks), levels // 2
+    most, least = _over_block(np.maximum, lanes), _over_block(np.minimum, lanes)
+    extreme = np.where(most > -least, most, least)
+    tied = np.flatnonzero(most == -least)  # the first of them decides
+    extreme[tied] = blocks[tied, np.abs(blocks[tied]).argmax(axis=1)]
+    scale = extreme / np.float32(-half)
+    values = _scaled(lanes, scale)
     values += np.float32(half + 0.5)
     return _truncated(values, levels), scale
 
 
 def _affine(blocks: Floats, levels: int) -> tuple[Bytes, Floats, Floats]:
-    """Whole numbers 0 … levels-1 between the smallest weight and the largest."""
-    least = _picked(blocks, blocks.argmin(axis=1))
-    most = _picked(blocks, blocks.argmax(axis=1))
+    """Lanes of numbers 0 … levels-1 between the smallest weight and the largest."""
+    lanes = _lanes(blocks)
+    most, least = _over_block(np.maximum, lanes), _over_block(np.minimum, lanes)
+    zero = np.flatnonzero(least == 0)  # of either sign
+    least[zero] = blocks[zero].min(axis=1)
     scale = (most - least) / np.float32(levels - 1)
-    values = blocks - least
-    values *= _inverse(scale)
+    values = _scaled(lanes - np.repeat(least, _QUAD), scale)
     values += np.float32(0.5)
     return _truncated(values, levels), scale, least
 
@@ -111,38 +134,40 @@ def _truncated(values: Floats, levels: int) -> Bytes:
 
 
 def _nibbles(chosen: Bytes) -> Bytes:
-    """Low nibbles of weights i and i + 16 in one byte, [n, 16]; eight bytes at a time."""
-    words = chosen.view(np.uint64)
-    packed = np.empty((len(chosen), 2), np.uint64)
-    for half in (0, 1):
-        high = (words[:, half + 2] & _LOW_NIBBLES) << np.uint64(4)
-        packed[:, half] = (words[:, half] & _LOW_NIBBLES) | high
-    return packed.view(np.uint8)
+    """Low nibbles of weights i and i + 16 in one byte: lanes [4, 4 n]."""
+    return (chosen[:4] & np.uint8(15)) | (chosen[4:] << np.uint8(4))
 
 
 def _high_bits(chosen: Bytes) -> Bytes:
-    """Bit 4 of each of the 32 numbers, [n, 4]."""
-    return np.packbits(chosen >> np.uint8(4), axis=1, bitorder="little")
+    """Bit 4 of each of the 32 numbers, [n, 4].
+
+    The product brings the lowest bits of a word's four bytes together in its bits 24 to 27.
+    """
+    words = (chosen >> np.uint8(4)).view(np.uint32)
+    bits = np.zeros(words.shape[1], np.uint32)
+    for lane, word in enumerate(words):
+        bits |= ((word * _FOUR_BITS) >> np.uint32(24) & np.uint32(15)) << np.uint32(_QUAD * lane)
+    return bits[:, None].view(np.uint8)
 
 
 def _pack_q4_0(blocks: Floats, out: Bytes) -> None:
     chosen, scale = _symmetric(blocks, 16)
     out[:, :2] = _half(scale)
-    out[:, 2:] = _nibbles(chosen)
+    _store(_nibbles(chosen), out[:, 2:])
 
 
 def _pack_q4_1(blocks: Floats, out: Bytes) -> None:
     chosen, scale, least = _affine(blocks, 16)
     out[:, :2] = _half(scale)
     out[:, 2:4] = _half(least)
-    out[:, 4:] = _nibbles(chosen)
+    _store(_nibbles(chosen), out[:, 4:])
 
 
 def _pack_q5_0(blocks: Floats, out: Bytes) -> None:
     chosen, scale = _symmetric(blocks, 32)
     out[:, :2] = _half(scale)
     out[:, 2:6] = _high_bits(chosen)
-    out[:, 6:] = _nibbles(chosen)
+    _store(_nibbles(chosen), out[:, 6:])
 
 
 def _pack_q5_1(blocks: Floats, out: Bytes) -> None:
@@ -150,7 +175,7 @@ def _pack_q5_1(blocks: Floats, out: Bytes) -> None:
     out[:, :2] = _half(scale)
     out[:, 2:4] = _half(least)
     out[:, 4:8] = _high_bits(chosen)
-    out[:, 8:] = _nibbles(chosen)
+    _store(_nibbles(chosen), out[:, 8:])
 
 
 _PACKERS: dict[str, Callable[[Floats, Bytes], None]] = {
