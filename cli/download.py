@@ -68,8 +68,8 @@ def download(
     entry = load(catalog).get(model)
     given = wanted(out, source, format, url, token, revision, allow_host)
     chosen, fmt = _choose(entry, given)
-    out.status(chosen.about)
     if dry_run:
+        out.status(chosen.about)
         with closing(chosen):
             _show_plan(out, model, fmt, chosen.plan(entry))
         return

@@ -89,6 +89,7 @@ def complete(job: Job, bring: Bring) -> Downloaded:
         if stored is not None:
             receipt = job.gate.ensure(license, _stored_texts(stored), job.accept)
             return _downloaded(stored, receipt.id, 0, begun, reused=True)
+        job.progress.say(job.source.about)
         receipt = job.gate.ensure(license, job.source.texts(job.model), job.accept)
         plan = job.source.plan(job.model)
         folder = job.store.partial_folder(job.model.id, job.format)

@@ -91,6 +91,12 @@ def test_another_etag_means_another_file(client: Client, server: Server) -> None
         client.open(f"{server.url}/file", 5, None, '"other"')
 
 
+def test_another_range_than_was_asked_for_is_not_taken(client: Client, server: Server) -> None:
+    server.fault("file", "shifted")
+    with pytest.raises(Transient, match="another range"):
+        client.open(f"{server.url}/file", 5, 10)
+
+
 def test_compression_that_nobody_asked_for_is_refused(client: Client, server: Server) -> None:
     def compress(handler: Any, seen: Seen) -> bool:
         handler.answer(200, b"\x1f\x8b", {"Content-Encoding": "gzip"})

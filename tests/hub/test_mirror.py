@@ -135,6 +135,11 @@ def test_a_missing_file_is_not_found(base: str, tmp_path: Path, missing: str) ->
     assert Store().all() == []
 
 
+def test_a_checklist_of_more_shards_stops_before_the_weights(base: str) -> None:
+    with pytest.raises(IntegrityError, match="names 2 shards, acme-7b has 1"):
+        fetch(base, replace(MODEL, shards=1))
+
+
 def test_a_gated_model_without_its_licence_is_refused(tmp_path: Path) -> None:
     files = {path: data for path, data in FILES.items() if path != "LICENSE"}
     with pytest.raises(NotFoundError, match="has no LICENSE"):

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import pytest
 
 from llama_hub.errors import AccessError, DiskFullError, IntegrityError, NotFoundError
 from llama_hub.hub import transfer
-from llama_hub.hub.journal import BLOCK
+from llama_hub.hub.journal import BLOCK, Journal
 from llama_hub.hub.receiving import Policy, TransferError
 from tests.support.http_server import Server
 from tests.support.models import MIB, noise
@@ -250,7 +249,16 @@ def test_retry_after_is_honoured_up_to_a_limit(target: Target, server: Server) -
 
 def _start(folder: Path, url: str, connections: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.transfers", str(folder), url, str(connections)],
+        [
+            sys.executable,
+            "-m",
+            "tests.support.killable",
+            str(folder),
+            url,
+            NAME,
+            DIGESTS["md5"],
+            str(connections),
+        ],  # fmt: skip
         cwd=Path(__file__).parents[2],
     )
 
@@ -259,31 +267,48 @@ def _start(folder: Path, url: str, connections: int) -> subprocess.Popen[bytes]:
 def test_sigkill_at_random_offsets_costs_at_most_one_block_each(
     tmp_path: Path, server: Server, connections: int
 ) -> None:
+    """Sixteen times: stall every connection somewhere, kill, go on, count what came twice."""
     chance = random.Random(connections)
-    kills = 18
-    for _ in range(kills):
-        stall = server.fault(
-            NAME, "stall", at=chance.randrange(1, 3 * MIB) // connections, times=connections
-        )
-        child = _start(tmp_path, server.url, connections)
-        reached = _wait_for(stall.reached, child)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    for number in range(16):
+        target = Target(tmp_path / str(number), server.url)
+        server.sent = 0
+        offset = chance.randrange(1, (SIZE if connections == 1 else BLOCK) - 1)
+        stall = server.fault(NAME, "stall", at=offset, times=connections)
+        with _start(target.path.parent, server.url, connections) as child:
+            sent = _wait_until_written_down(server, target, stall.reached)
+            child.kill()
         stall.times = 0
-        if not reached:  # everything was there already
-            break
+        fetched = target.fetch({"md5": DIGESTS["md5"]}, None)
+        target.assert_right()
+        assert sent + fetched.received <= SIZE + BLOCK
+        target.path.unlink()
+
+
+def test_kill_after_kill_adds_up(tmp_path: Path, server: Server) -> None:
+    """The same download killed again and again never begins anew."""
     target = Target(tmp_path, server.url)
+    for number in range(1, 5):
+        stall = server.fault(NAME, "stall", at=20 * MIB if number == 1 else 3 * MIB)
+        with _start(tmp_path, server.url, 1) as child:
+            _wait_until_written_down(server, target, stall.reached)
+            child.kill()
     fetched = target.fetch({"md5": DIGESTS["md5"]}, None)
     target.assert_right()
-    assert server.sent <= SIZE + kills * BLOCK
-    assert fetched.received <= SIZE
+    assert server.sent <= SIZE + 4 * BLOCK
+    assert fetched.received < SIZE - 4 * MIB
 
 
-def _wait_for(event: Any, child: subprocess.Popen[bytes]) -> bool:
-    while child.poll() is None:
-        if event.wait(0.01):
-            return True
-    return bool(event.is_set())
+def _wait_until_written_down(server: Server, target: Target, stalled: threading.Event) -> int:
+    """Until the journal has all that was sent but for one block; returns the bytes sent then."""
+    assert stalled.wait(60)
+    for _ in range(2000):
+        sent = server.sent
+        recorded = Journal(target.journal).read()
+        states = recorded.blocks.values() if recorded else ()
+        if sum(state.have for state in states) > sent - BLOCK:
+            return sent
+        threading.Event().wait(0.01)
+    raise AssertionError("the child has not written down what came")
 
 
 @pytest.mark.parametrize("seed", range(15))

@@ -1,9 +1,8 @@
-"""One file and where it is brought; as a module, a download that a test may kill."""
+"""One file and where it is brought."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -45,15 +44,3 @@ class Target:
 
     def assert_right(self) -> None:
         assert hashlib.sha256(self.path.read_bytes()).hexdigest() == DIGESTS["sha256"]
-
-
-def main() -> None:
-    """Bring the file; arguments: folder, URL, connections."""
-    connections = int(sys.argv[3])
-    span = None if connections == 1 else BLOCK
-    policy = Policy(connections=connections, span=span, ramp=0)
-    Target(Path(sys.argv[1]), sys.argv[2]).fetch({"md5": DIGESTS["md5"]}, None, policy)
-
-
-if __name__ == "__main__":
-    main()
