@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_hub.backends.azure import skus
+from llama_hub.backends.azure import resources, skus
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy import sizing
+from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.hub.architecture import Architecture
 from tests.support.azure_plane import Plane
 from tests.support.azure_rules import SIZES, reserved
+from tests.support.azure_target import make_target
 
 LLAMA_7B = Architecture(4096, 32, 32, 32, 11008, 32000)
 LLAMA_13B = Architecture(5120, 40, 40, 40, 13824, 32000)
@@ -93,3 +96,13 @@ def test_auto_takes_the_cheapest_gpu_that_holds_the_model(
         skus.offer(size, "eastus", {}) for size in skus.table() if size.accelerators and size.price
     ]
     assert sizing.choose(offers, spec, need).instance == instance
+
+
+def test_an_accelerator_without_bfloat16_is_told_to_use_float16(
+    plane: Plane, backend: AzureBackend, artifact: Artifact
+) -> None:
+    target = make_target(backend, artifact, instance="Standard_NC4as_T4_v3")
+    assert "LLAMA_HUB_DTYPE" not in resources.service_environment(target)  # float32 weights
+    need = dataclasses.replace(target.need, dtype="bfloat16")
+    told = resources.service_environment(dataclasses.replace(target, need=need))
+    assert told["LLAMA_HUB_DTYPE"] == "float16"
