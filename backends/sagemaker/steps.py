@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from llama_hub.backends.sagemaker import buckets, logs, resources, scaling
+from llama_hub.backends.sagemaker import buckets, logs, resources
 from llama_hub.backends.sagemaker.explain import ExistsError, failed
-from llama_hub.backends.sagemaker.planning import desired, holds, types_of
+from llama_hub.backends.sagemaker.planning import desired, types_of
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
+from llama_hub.backends.sagemaker.scaler import Scaler, listed
 from llama_hub.backends.sagemaker.world import World, wait_until_gone
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Resource, Step
 from llama_hub.deploy.waiting import wait_for
@@ -37,17 +38,13 @@ ARN_KIND = {
 }
 
 
-def listed(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Tags as most services want them."""
-    return [{"Key": key, "Value": value} for key, value in tags.items()]
-
-
 class Doing:
     """One step in one world."""
 
     def __init__(self, world: World, step: Step, context: Context) -> None:
         self._world, self._step, self._context = world, step, context
         self._aws = world.aws
+        self._scaler = Scaler(world.aws)
 
     def run(self) -> Mapping[str, Any]:
         """Do it; returns facts for the journal."""
@@ -228,7 +225,7 @@ class Doing:
         found = self._component()
         if found is None:
             return
-        self._deregister(f"inference-component/{name}")
+        self._scaler.deregister(f"inference-component/{name}")
         if found["InferenceComponentStatus"] != "Deleting":
             self._settled(self._component, "InferenceComponentStatus")
             self._aws.find("sagemaker", "delete_inference_component", InferenceComponentName=name)
@@ -301,7 +298,7 @@ class Doing:
         body = self._step.body
         old = types_of(self._world.config(str(found["EndpointConfigName"])))
         if old != types_of(self._world.config(str(body["request"]["EndpointConfigName"]))):
-            self._deregister(f"endpoint/{self._name}/variant/{resources.VARIANT}")
+            self._scaler.deregister(f"endpoint/{self._name}/variant/{resources.VARIANT}")
         deployment = {"DeploymentConfig": body["deployment"]} if body["deployment"] else {}
         self._aws.call(
             "sagemaker",
@@ -365,7 +362,7 @@ class Doing:
         if found is None:
             return
         self._must_be_ours(name)
-        self._deregister(f"endpoint/{name}/variant/{resources.VARIANT}")
+        self._scaler.deregister(f"endpoint/{name}/variant/{resources.VARIANT}")
         if found["EndpointStatus"] != "Deleting":
             if self._settled(self._state, "EndpointStatus") is None:
                 return
@@ -401,68 +398,15 @@ class Doing:
             self._poll(reached)
 
     def _scale(self) -> None:
-        """Range, policies, and the alarm that calls the policy which wakes."""
-        body, service = self._step.body, "application-autoscaling"
-        space = {"ServiceNamespace": scaling.SERVICE}
-        self._aws.call(service, "register_scalable_target", **space, **body["target"])
-        self._tag_target(str(body["target"]["ResourceId"]), body["tags"])
-        arns = {
-            policy["PolicyName"]: self._aws.call(service, "put_scaling_policy", **space, **policy)
-            for policy in body["policies"]
-        }
-        if "alarm" in body:
-            wakes = str(arns["llama-hub-wake"]["PolicyARN"])
-            self._alarm(body["alarm"] | {"AlarmActions": [wakes]}, body["tags"])
-
-    def _tag_target(self, resource: str, tags: Mapping[str, str]) -> None:
-        found = self._aws.call(
-            "application-autoscaling",
-            "describe_scalable_targets",
-            ServiceNamespace=scaling.SERVICE,
-            ResourceIds=[resource],
-        )
-        arn = str(found["ScalableTargets"][0]["ScalableTargetARN"])
-        self._retag("application-autoscaling", arn, tags, dict(tags))
+        self._scaler.scale(self._step.body)
 
     def _remove_scaling(self) -> None:
-        self._deregister(self._step.name)
-
-    def _deregister(self, resource: str) -> None:
-        """Take a target away, with its policies."""
-        self._aws.find(
-            "application-autoscaling",
-            "deregister_scalable_target",
-            ServiceNamespace=scaling.SERVICE,
-            ResourceId=resource,
-            ScalableDimension=scaling.dimension_of(resource),
-        )
+        self._scaler.deregister(self._step.name)
 
     def _put_alarm(self) -> None:
         body = self._step.body
-        self._alarm({"AlarmName": self._step.name} | dict(body["request"]), body["tags"])
-
-    def _alarm(self, request: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Put it unless it is so already; one that is put again keeps its old tags."""
-        name = request["AlarmName"]
-        found = self._find_alarm(name)
-        if found is None or not holds(request, found):
-            self._aws.call("cloudwatch", "put_metric_alarm", **request, Tags=listed(tags))
-            found = self._find_alarm(name)
-        if found is not None:
-            self._retag("cloudwatch", str(found["AlarmArn"]), tags, listed(tags))
-
-    def _find_alarm(self, name: str) -> Mapping[str, Any] | None:
-        found = self._aws.call("cloudwatch", "describe_alarms", AlarmNames=[name])
-        return next(iter(found.get("MetricAlarms", [])), None)
-
-    def _retag(self, service: str, arn: str, tags: Mapping[str, str], form: Any) -> None:
-        """Give a resource these tags and no others; ``form`` is how the service writes them."""
-        known = self._aws.call(service, "list_tags_for_resource", ResourceARN=arn)["Tags"]
-        there = known if isinstance(known, dict) else {one["Key"] for one in known}
-        stale = sorted(set(there) - set(tags))
-        if stale:
-            self._aws.call(service, "untag_resource", ResourceARN=arn, TagKeys=stale)
-        self._aws.call(service, "tag_resource", ResourceARN=arn, Tags=form)
+        request = {"AlarmName": self._step.name} | dict(body["request"])
+        self._scaler.put_alarm(request, body["tags"])
 
     def _remove_alarm(self) -> None:
         self._aws.find("cloudwatch", "delete_alarms", AlarmNames=[self._step.name])
