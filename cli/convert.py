@@ -91,7 +91,7 @@ def convert(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert a model between Meta's, Hugging Face's and GGUF's form; --quantize makes it small."""
+    """Convert between Meta's, Hugging Face's and GGUF's form; --quantize makes a model small."""
     out = output(json, quiet)
     text = _text_to_evaluate(evaluate, quantize, dry_run)
     start = time.monotonic()

@@ -49,7 +49,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "convert": Entry(
         "llama_hub.cli.convert:app",
-        "Convert a model between Meta's, Hugging Face's and GGUF's form; --quantize makes it small.",
+        "Convert between Meta's, Hugging Face's and GGUF's form; --quantize makes a model small.",
     ),
     "import": Entry(
         "llama_hub.cli.store:import_app",
@@ -64,7 +64,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "serve": Entry(
         "llama_hub.cli.serve:app",
-        "Serve a model over HTTP: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.",
+        "Serve a model: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.",
     ),
     "chat": Entry(
         "llama_hub.cli.chat:app", "Chat with a model, a folder, a server or a deployment."

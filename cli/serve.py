@@ -199,7 +199,7 @@ def serve(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Serve a model over HTTP: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.
+    """Serve a model: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.
 
     Without MODEL it serves what a cloud mounted (/opt/ml/model, AZUREML_MODEL_DIR, /repository,
     or LLAMA_HUB_MODEL_DIR). In a container, options are set by variables of the same name:

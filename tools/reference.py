@@ -46,8 +46,7 @@ def _command(path: str, command: Any) -> Iterator[str]:
 
 def _row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        name = f"`{parameter.make_metavar_name()}`" if hasattr(parameter, "make_metavar_name") else ""
-        name = name or f"`{(parameter.metavar or parameter.name or '').upper()}`"
+        name = f"`{parameter.metavar or (parameter.name or '').upper()}`"
     else:
         name = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
     return f"| {name} | {_text(parameter.help).replace('|', chr(92) + '|')} |"
