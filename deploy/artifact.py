@@ -22,7 +22,7 @@ def find(spec: DeploymentSpec) -> Artifact:
     ``NotFoundError`` names the command that makes it; ``LicenseError`` without a valid receipt.
     """
     store = Store()
-    stored = _quantised(store, spec) if spec.quantization else store.find(spec.model, "hf")
+    stored = _quantised(store, spec) if spec.quantization else _plain(store, spec.model)
     if stored.manifest.format != "hf" or quantization(stored.manifest) != spec.quantization:
         raise NotFoundError(
             f"{spec.model} is here, but not in the form that is served: "
@@ -48,6 +48,18 @@ def prepare(spec: DeploymentSpec, progress: Progress = NO_PROGRESS) -> Artifact:
         shutil.rmtree(folder, ignore_errors=True)
         convert(source.path, folder, to="hf", quantize=spec.quantization, progress=progress)
     return find(spec)
+
+
+def _plain(store: Store, model: str) -> Stored:
+    """The served folder in the model's own type; says so if only the download is there."""
+    try:
+        return store.find(model, "hf")
+    except NotFoundError:
+        here = store.find(model)
+    raise NotFoundError(
+        f"{model} is here in the format {here.manifest.format}; what is served is not made yet",
+        hint=f"llama-hub convert {model}   (deploy without --plan does it by itself)",
+    )
 
 
 def _quantised(store: Store, spec: DeploymentSpec) -> Stored:
