@@ -87,6 +87,10 @@ COMMANDS: dict[str, Entry] = {
     "delete": Entry(
         "llama_hub.cli.delete:app", "Remove a deployment and everything that was made for it."
     ),
+    "export": Entry(
+        "llama_hub.cli.export:app",
+        "Write a saved plan in the platform's own language: az YAML, Bicep, CloudFormation.",
+    ),
     "gc": Entry(
         "llama_hub.cli.gc:app",
         "Find what is left over, and remove it with --yes; without, exit 9 if there is any.",

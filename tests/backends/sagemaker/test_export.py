@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from llama_hub.backends.sagemaker.backend import SageMakerBackend
+from llama_hub.deploy.plan import write
 from llama_hub.errors import UsageError
+from tests.support.command import run
 from tests.support.sagemaker_bench import Bench
 from tests.support.sagemaker_plane import Plane
 
@@ -61,3 +64,17 @@ def test_what_must_be_there_first_is_said(bench: Bench) -> None:
 def test_other_forms_are_refused(bench: Bench) -> None:
     with pytest.raises(UsageError, match="cloudformation"):
         SageMakerBackend(aws=bench.aws).export((), "bicep")
+
+
+def test_the_command_writes_a_saved_plan_as_a_template(
+    plane: Plane, bench: Bench, tmp_path: Path
+) -> None:
+    write(bench.plan(), tmp_path / "plan.json")
+    folder = tmp_path / "stack"
+    done = run("export", str(tmp_path / "plan.json"), "cloudformation", str(folder), "--json")
+    assert done.code == 0, done.stderr
+    assert str(folder / "template.json") in done.json["files"]
+    assert "Resources" in json.loads((folder / "template.json").read_text())
+    assert plane.writes() == []
+    again = run("export", str(tmp_path / "plan.json"), "cloudformation", str(folder), "--json")
+    assert again.code == 2
