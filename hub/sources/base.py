@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llama_hub.errors import NotFoundError
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.manifest import Format
 from llama_hub.hub.origins import RemoteFile, Request, read_all
@@ -58,6 +58,7 @@ class Place(Protocol):
 
     policy: Policy
     small: dict[str, bytes | None]  # small files that were read: what was shown is what is stored
+    refusals: list[AccessError] | None  # S3 says 403 for "not there" too; None: 403 is final
 
     @property
     def where(self) -> str:
@@ -82,6 +83,11 @@ def read_small(place: Place, path: str) -> bytes | None:
             place.small[path] = tries.until_done(lambda: read_all(request, SMALL))
         except NotFoundError:
             place.small[path] = None
+        except AccessError as error:
+            if place.refusals is None:
+                raise
+            place.refusals.append(error)
+            place.small[path] = None
     return place.small[path]
 
 
@@ -92,3 +98,8 @@ def read_first(place: Place, paths: list[str]) -> tuple[str, bytes] | None:
         if data is not None:
             return path, data
     return None
+
+
+def missing(place: Place, error: NotFoundError) -> LlamaHubError:
+    """What to say about a file that has to be there: where access was refused, rather that."""
+    return place.refusals[0] if place.refusals else error

@@ -69,6 +69,7 @@ class HuggingFace:
 
         self.policy = policy
         self.small: dict[str, bytes | None] = {}
+        self.refusals: list[AccessError] | None = None
         self.client = Client(timeout=policy.stall_seconds)
         self.repository = repository
         self.token = token or huggingface_hub.get_token()

@@ -17,7 +17,7 @@ from llama_hub.hub import checklist, digests
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.manifest import MANIFEST_NAME, Format, parse
 from llama_hub.hub.origins import BytesRequest, RemoteFile
-from llama_hub.hub.sources.base import FetchPlan, Place, read_first, read_small
+from llama_hub.hub.sources.base import FetchPlan, Place, missing, read_first, read_small
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Texts
 
@@ -59,11 +59,12 @@ class Finder:
         mark = "params.json" if self.fmt == "meta" else "config.json"
         found = self.find(mark)
         if found is None:
-            raise NotFoundError(
+            error = NotFoundError(
                 f"{self.place.where} has no {self.model.folder}/{mark}",
                 hint=f"{self.model.id} is expected there in the layout {self.fmt!r}; see "
                 "`folder` and `layout` in the catalogue, and --format",
             )
+            raise missing(self.place, error)
         return found[0].removesuffix(mark)
 
 
@@ -72,11 +73,12 @@ def texts(place: Place, model: Model, fmt: Format, source: Mapping[str, str]) ->
     finder = Finder(place, model, fmt)
     license, policy = finder.find(*LICENSE_NAMES), finder.find(*POLICY_NAMES)
     if license is None and terms.load(model.license).gated:
-        raise NotFoundError(
+        error = NotFoundError(
             f"{place.where} has no LICENSE for {model.id}, which has to be read and accepted",
-            hint=f"put Meta's LICENSE and USE_POLICY.md beside the model (text: "
-            f"{terms.load(model.license).url or 'from the licensor'})",
+            hint="put the LICENSE and USE_POLICY.md that came with the model beside it "
+            f"({terms.load(model.license).url})",
         )
+        raise missing(place, error)
     return Texts(_text(license), _text(policy) if policy else None, source)
 
 
@@ -139,10 +141,11 @@ def _small_files(finder: Finder) -> dict[str, bytes]:
         if hit is not None:
             found[name] = hit[1]
     if not {"tokenizer.model", "tokenizer.json"} & set(found):
-        raise NotFoundError(
+        error = NotFoundError(
             f"{finder.place.where} has no tokenizer.model for {finder.model.id}",
             hint="Meta's download has it one level above the model's folder",
         )
+        raise missing(finder.place, error)
     return found
 
 

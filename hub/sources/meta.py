@@ -50,6 +50,7 @@ class MetaSource:
     ) -> None:
         self.policy = policy
         self.small: dict[str, bytes | None] = {}
+        self.refusals: list[AccessError] | None = None
         self.client = Client(timeout=policy.stall_seconds, follow=partial(_is_metas, allow_hosts))
         self._allow_hosts = allow_hosts
         self._ask = ask

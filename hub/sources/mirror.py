@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.errors import AccessError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.manifest import Format
 from llama_hub.hub.origins import FolderRequest, Request
@@ -26,6 +26,7 @@ class FolderPlace:
     root: Path
     policy: Policy = FOLDER_POLICY
     small: dict[str, bytes | None] = field(default_factory=dict)
+    refusals: list[AccessError] | None = None
 
     @property
     def where(self) -> str:

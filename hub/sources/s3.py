@@ -26,6 +26,7 @@ class S3Place:
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
         self.policy = Policy()
         self.small: dict[str, bytes | None] = {}
+        self.refusals: list[AccessError] | None = []
         self._client = client
         self._bucket = bucket
         self._prefix = prefix

@@ -17,6 +17,7 @@ class HttpPlace:
     def __init__(self, base: str, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
         self.small: dict[str, bytes | None] = {}
+        self.refusals: list[AccessError] | None = []
         self._base = base
         self._client = Client(timeout=self.policy.stall_seconds)
 

@@ -16,6 +16,7 @@ import pytest
 from llama_hub.hub.store import Store
 from tests.support import models
 from tests.support.command import Outcome, run, spawn
+from tests.support.fake_hub import FakeHub
 from tests.support.http_server import Server
 from tests.support.licences import write_terms
 from tests.support.signed_urls import MetaServer
@@ -226,6 +227,33 @@ def test_on_a_terminal_a_fresh_url_is_asked_for(
 def _text(folder: Path, name: str) -> str:
     (folder / name).write_bytes(FILES[name])
     return str(folder / name)
+
+
+# Hugging Face
+
+
+@pytest.mark.parametrize(
+    ("account", "code"), [("granted", 0), ("pending", 4), ("stranger", 4), ("unknown", 4)]
+)
+def test_the_hub_from_the_command_line(
+    account: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(tmp_path, monkeypatch, models.gated_model(shards=2))
+    token = tmp_path / "token"
+    token.write_text(f"hf_{account}0000\n")
+    with FakeHub("acme/acme-7b-hf", models.hf_files()) as hub:
+        outcome = spawn(
+            ["download", "acme-7b", "--source", "huggingface", "--token", f"@{token}", *ACCEPT,
+             "--json"],
+            environment={"HF_ENDPOINT": hub.url},
+        )  # fmt: skip
+        assert hub.leaks == []
+    assert outcome.code == code, outcome.stderr
+    assert f"hf_{account}" not in outcome.stdout + outcome.stderr
+    if code:
+        assert "acme/acme-7b-hf" in json.dumps(outcome.json) or "settings/tokens" in outcome.stdout
+    else:
+        assert outcome.json["format"] == "hf"
 
 
 # Interruptions and neighbours

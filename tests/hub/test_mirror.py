@@ -135,6 +135,26 @@ def test_a_missing_file_is_not_found(base: str, tmp_path: Path, missing: str) ->
     assert Store().all() == []
 
 
+def test_a_server_that_refuses_what_is_not_there(tmp_path: Path) -> None:
+    """As S3 does for whoever may not list the bucket."""
+
+    def refuse_missing(handler: Any, seen: Seen) -> bool:
+        if seen.path.lstrip("/") in FILES:
+            return False
+        handler.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+        return True
+
+    with Server(FILES, handler=refuse_missing) as server:
+        assert fetch(server.url).manifest.model == "acme-7b"
+
+
+def test_a_server_that_refuses_everything_is_an_access_error() -> None:
+    with Server({}) as server:
+        server.fault("", "status", status=403, times=99)
+        with pytest.raises(AccessError, match="refused: 403"):
+            fetch(server.url)
+
+
 def test_a_checklist_of_more_shards_stops_before_the_weights(base: str) -> None:
     with pytest.raises(IntegrityError, match="names 2 shards, acme-7b has 1"):
         fetch(base, replace(MODEL, shards=1))
