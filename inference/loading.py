@@ -50,6 +50,7 @@ class Plan:
     stored: StoredForm | None  # in the folder
     context: int
     pages: int
+    max_batch: int
     threads: int
     processes: int
     kernels: bool  # whether our CPU kernels are wanted
@@ -106,6 +107,7 @@ def make_plan(folder: Path, options: EngineOptions) -> Plan:
         stored=stored,
         context=context,
         pages=fit.cache_pages(options.kv_cache_bytes),
+        max_batch=options.max_batch,
         threads=options.threads or max(1, physical_cores() // options.tensor_parallel),
         processes=options.tensor_parallel,
         kernels=device.type == "cpu" and _kernels_pay(options, fit),
@@ -138,10 +140,24 @@ def load_shard(plan: Plan, rank: int = 0, collective: Collective | None = None) 
         )
         forward = partial(native.forward, cache=paged)
     else:
-        flat = cache = KVCache(layers, plan.pages, heads.keys, heads.width, plan.dtype, device)
+        spare = 1 if device.type == "cuda" else 0  # a page for rows of a graph that are not used
+        flat = cache = KVCache(
+            layers, plan.pages + spare, heads.keys, heads.width, plan.dtype, device
+        )
         model = Llama(plan.architecture, heads, weights, rope, collective)
-        forward = partial(model.forward, cache=flat)
+        forward = _torch_forward(plan, model, flat)
     return Shard(LocalExecutor(forward, device), weights.bytes + cache.bytes)
+
+
+def _torch_forward(plan: Plan, model: Llama, cache: KVCache) -> Forward:
+    if plan.device.type != "cuda":
+        return partial(model.forward, cache=cache)
+    from llama_hub.inference.cuda_decode import CudaForward
+
+    forward = CudaForward(model, cache, plan.context, plan.max_batch)
+    with torch.inference_mode():
+        forward.prepare()
+    return forward
 
 
 def warm_up(executor: Executor) -> None:

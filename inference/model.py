@@ -79,16 +79,16 @@ class Llama:
         self.heads = heads
         self.weights = weights
         self.rope = rope
-        self._collective = collective
+        self.collective = collective
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Logits in float32 of the wanted rows ``[R, vocab]``; fills the cache on the way."""
         x = self.weights.embedding[batch.tokens]
         for index, layer in enumerate(self.weights.layers):
-            x = x + self._attention(index, layer, self._norm(x, layer.attention_norm), batch, cache)
-            x = x + self._feed_forward(layer, self._norm(x, layer.ffn_norm))
-        logits = self.weights.head(self._norm(x[batch.wanted], self.weights.norm))
-        return self._collective.gather(logits.float())
+            x = x + self._attention(index, layer, self.norm(x, layer.attention_norm), batch, cache)
+            x = x + self.feed_forward(layer, self.norm(x, layer.ffn_norm))
+        logits = self.weights.head(self.norm(x[batch.wanted], self.weights.norm))
+        return self.collective.gather(logits.float())
 
     def _attention(
         self, index: int, layer: Layer, x: Tensor, batch: Batch, cache: KVCache
@@ -97,13 +97,14 @@ class Llama:
         q, k, v = (each.view(len(x), -1, self.heads.width) for each in (query, key, value))
         cache.write(index, batch.slots, self.rope.rotate(k, batch.positions), v)
         mixed = attend(self.rope.rotate(q, batch.positions), cache, index, batch)
-        return self._collective.sum(layer.out(mixed.flatten(1)))
+        return self.collective.sum(layer.out(mixed.flatten(1)))
 
-    def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
+    def feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
+        """SwiGLU, summed over the processes."""
         gate, up = layer.gate_up(x).chunk(2, dim=-1)
-        return self._collective.sum(layer.down(F.silu(gate) * up))
+        return self.collective.sum(layer.down(F.silu(gate) * up))
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm in float32, scaled in the computing type, as the reference does."""
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.architecture.norm_eps)
