@@ -33,16 +33,18 @@ def written(text: str, stops: list[str], sizes: list[int]) -> list[Piece]:
     return pieces
 
 
-def end_of(text: str, stops: list[str]) -> int | None:
-    """Where ``text`` is cut: when the first token completes a stop string, at the earliest one."""
+def end_of(text: str, stops: list[str]) -> tuple[int | None, int]:
+    """Where ``text`` is cut (at the earliest stop string that is whole when the first one is), and
+    how many tokens that takes."""
     detokenizer = Detokenizer(TOKENIZER)
     shown = ""
-    for token in TOKENIZER.encode(text):
+    tokens = TOKENIZER.encode(text)
+    for count, token in enumerate(tokens, 1):
         shown += detokenizer.push([token])
         found = [shown.find(stop) for stop in stops if stop in shown]
         if found:
-            return min(found)
-    return None
+            return min(found), count
+    return None, len(tokens)
 
 
 @given(TEXT, st.lists(TEXT, max_size=3), st.lists(st.integers(1, 4), max_size=30))
@@ -51,7 +53,8 @@ def test_text_ends_before_the_first_stop_string(
 ) -> None:
     pieces = written(text, stops, sizes)
     shown = "".join(piece.text for piece in pieces)
-    end = end_of(text, stops)
+    end, tokens = end_of(text, stops)
+    assert pieces[-1].generated == tokens
     assert shown == text[:end]
     assert pieces[-1].finish == "stop"
     assert (pieces[-1].stopped_by is not None) == (end is not None)
