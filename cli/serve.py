@@ -300,19 +300,12 @@ def _moderators(out: Output) -> tuple[Any, ...]:
 def make_engine(name: str, folder: Path, options: EngineOptions) -> Engine:
     """The engine called ``name`` (torch or vllm) for ``folder``, not started yet."""
     if name == "vllm":
-        return _vllm_engine(folder, options)
+        from llama_hub.inference.vllm_engine import VllmEngine
+
+        return VllmEngine(folder, options)
     from llama_hub.inference.torch_engine import TorchEngine
 
     return TorchEngine(folder, options)
-
-
-def _vllm_engine(folder: Path, options: EngineOptions) -> Engine:
-    import importlib
-
-    # Not imported by name: its own package is an extra that most machines do not have.
-    module = importlib.import_module("llama_hub.inference.vllm_engine")
-    engine: Engine = module.VllmEngine(folder, options)
-    return engine
 
 
 def _run(out: Output, what: Servable, engine: Engine, settings: Any, door: Door) -> None:
