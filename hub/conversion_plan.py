@@ -77,20 +77,20 @@ def plan(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
 
 
 def _plan_hf(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
-    from llama_hub.hub.checkpoints import safetensors
+    from llama_hub.hub.checkpoints import hf_writer
 
     head_dim = source.architecture.head_dim
     dtypes = canonical_dtypes(source, wanted.dtype)
     extra: Mapping[str, Any] = {}
     if wanted.quantize is None:
-        forms = [safetensors.plain_form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
+        forms = [hf_writer.plain_form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
     else:
         from llama_hub.hub import quantize
 
         scheme = quantize.scheme(wanted.quantize, wanted.group_size)
         forms = [scheme.form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
         extra = {"quantization_config": scheme.config(source.specs)}
-    made = safetensors.plan(forms, wanted.max_shard_size)
+    made = hf_writer.plan(forms, wanted.max_shard_size)
     matrices = dtypes["layers.0.attention.wq.weight"]
     papers = companions.for_hf(subject, matrices, extra)
     return replace(made, documents=dict(made.documents) | papers)

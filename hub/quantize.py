@@ -35,9 +35,9 @@ import numpy.typing as npt
 
 from llama_hub.errors import UsageError
 from llama_hub.hub.checkpoints import layout, numeric
+from llama_hub.hub.checkpoints.hf_writer import Form, Stored, plain_form
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.numeric import Bits, Floats
-from llama_hub.hub.checkpoints.safetensors import Form, Stored, plain_form
 
 DEFAULT_GROUP = {"int8": 0, "int4": 64}  # 0: one scale per row
 _WIDTHS = {4: (0.72, 0.8, 0.88, 0.96, 1.04), 8: (0.92, 0.96, 1.0)}  # of the grid, tried in turn

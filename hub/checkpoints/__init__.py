@@ -20,14 +20,14 @@ def open_checkpoint(
     model is an ``IntegrityError`` unless ``quantised``, since its weights are gone.
     """
     # Imported here: numpy is in the extra [serve], and listing models does not need it.
-    from llama_hub.hub.checkpoints import gguf, meta, safetensors
+    from llama_hub.hub.checkpoints import gguf, hf_reader, meta
 
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is not a folder")
     if meta.is_meta(folder):
         return meta.open_meta(folder, context=context)
-    if safetensors.is_hf(folder):
-        return safetensors.open_hf(folder, quantised=quantised)
+    if hf_reader.is_hf(folder):
+        return hf_reader.open_hf(folder, quantised=quantised)
     if gguf.is_gguf(folder):
         return gguf.open_gguf(folder, quantised=quantised)
     raise NotFoundError(

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from llama_hub.hub.checkpoints import open_checkpoint
 from llama_hub.hub.checkpoints.layout import TensorSpec
+from llama_hub.hub.checkpoints.parallel import worker_count
 from llama_hub.hub.checkpoints.source import Checkpoint, StoredRun
-from llama_hub.hub.checkpoints.transcribe import source_bytes, worker_count
+from llama_hub.hub.checkpoints.transcribe import source_bytes
 from llama_hub.hub.manifest import TensorEntry
 from llama_hub.progress import NO_PROGRESS, Progress
 

@@ -110,7 +110,7 @@ def _symmetric(blocks: Floats, levels: int) -> tuple[Bytes, Floats]:
     extreme = np.where(most > -least, most, least)
     tied = np.flatnonzero(most == -least)  # the first of them decides
     extreme[tied] = blocks[tied, np.abs(blocks[tied]).argmax(axis=1)]
-    scale = extreme / np.float32(-half)
+    scale = (extreme / np.float32(-half)).astype(np.float32, copy=False)
     values = _scaled(lanes, scale)
     values += np.float32(half + 0.5)
     return _truncated(values, levels), scale

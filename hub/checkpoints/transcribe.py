@@ -8,26 +8,22 @@ that was killed goes on after the last whole tensor.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import threading
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK
 from llama_hub.hub.checkpoints import numeric
-from llama_hub.hub.checkpoints.blueprint import Blueprint, FilePlan, Place, Portion, TensorPlan
+from llama_hub.hub.checkpoints.blueprint import Blueprint, Place, Portion, TensorPlan
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.numeric import Bits
+from llama_hub.hub.checkpoints.outputs import Follower, Outputs, Sum, read_at, seal, write_at
+from llama_hub.hub.checkpoints.parallel import in_parallel, worker_count
 from llama_hub.hub.checkpoints.source import Checkpoint
 from llama_hub.hub.checkpoints.work_journal import Done, WorkJournal
 from llama_hub.progress import Progress
@@ -45,11 +41,6 @@ class Outcome:
     resumed: int = 0  # tensors that an earlier run had written
 
 
-def worker_count() -> int:
-    """Workers worth having: one per core that this process may use, at most eight."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
-
-
 def transcribe(
     source: Checkpoint,
     blueprint: Blueprint,
@@ -64,86 +55,16 @@ def transcribe(
 
     ``IntegrityError`` for NaN or infinite values, unless they are allowed and the source's own.
     """
-    with _Outputs(blueprint.files, folder) as outputs:
+    with Outputs(blueprint.files, folder) as outputs:
         job = _Job(source, blueprint, outputs, journal, progress)
         job.allow_non_finite = allow_non_finite
         job.resume()
         progress.start(TASK, job.total, done=job.total - job.left)
-        _in_parallel(job.work, workers or worker_count())
+        in_parallel(job.work, workers or worker_count())
         outputs.write_trailers({name: done.crc for name, done in job.outcome.done.items()})
-        _in_parallel(job.hash_rest, workers or worker_count())
+        in_parallel(job.hash_rest, workers or worker_count())
         outputs.sync()
-    return job.outcome
-
-
-def _in_parallel(work: Callable[[threading.Event], None], workers: int) -> None:
-    """Run ``work`` in so many threads; the first failure stops the others and is raised."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool:
-        futures = [pool.submit(work, stop) for _ in range(workers)]
-        try:
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            stop.set()
-    for future in finished:
-        future.result()
-    for future in futures:
-        future.result()
-
-
-class _Outputs:
-    """The output files, made at their full size so that a full disk is met at once."""
-
-    def __init__(self, files: Sequence[FilePlan], folder: Path) -> None:
-        self.files = files
-        self.folder = folder
-        self.descriptors: list[int] = []
-
-    def __enter__(self) -> _Outputs:
-        for file in self.files:
-            path = self.folder / file.name
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self.descriptors.append(descriptor)
-            reserve(descriptor, file.size)
-            for offset, content in file.fixed:
-                write_at(descriptor, content, offset)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-
-    def write_trailers(self, crcs: dict[str, tuple[int, ...]]) -> None:
-        """The last bytes of files that state checksums of their tensors."""
-        for number, file in enumerate(self.files):
-            if file.trailer is not None and file.trailer_at is not None:
-                content = file.trailer({name: crc[number] for name, crc in crcs.items()})
-                write_at(self.descriptors[number], content, file.trailer_at)
-
-    def sync(self) -> None:
-        """Flush everything to the disk."""
-        for descriptor in self.descriptors:
-            os.fsync(descriptor)
-
-
-def reserve(descriptor: int, size: int) -> None:
-    """Give a file its size and, where the system can, its disk space."""
-    os.ftruncate(descriptor, size)
-    if not hasattr(os, "posix_fallocate") or not size:
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-
-
-def write_at(descriptor: int, data: Any, offset: int) -> None:
-    """Write all of ``data`` at ``offset``."""
-    view = memoryview(data).cast("B")
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
+        return job.finished()
 
 
 class _Job:
@@ -153,7 +74,7 @@ class _Job:
         self,
         source: Checkpoint,
         blueprint: Blueprint,
-        outputs: _Outputs,
+        outputs: Outputs,
         journal: WorkJournal,
         progress: Progress,
     ) -> None:
@@ -168,14 +89,17 @@ class _Job:
         self.left = self.total
         self._queue = list(blueprint.tensors)
         self._lock = threading.Lock()
-        self._followers = [_Follower(self, number) for number in range(len(blueprint.files))]
+        self._followers = [
+            Follower(blueprint, number, outputs, self.is_done)
+            for number in range(len(blueprint.files))
+        ]
 
     def resume(self) -> None:
         """Take over what the journal says is written and what really is so in the files."""
         noted = self.journal.done
         known = [plan for plan in self._queue if plan.spec.name in noted]
         checked = _Checks(known, noted, self.outputs)
-        _in_parallel(checked.work, worker_count())
+        in_parallel(checked.work, worker_count())
         for plan in checked.sound:
             self._queue.remove(plan)
             self.outcome.done[plan.spec.name] = noted[plan.spec.name]
@@ -203,6 +127,14 @@ class _Job:
         """Hash what is left of the files, each by one worker."""
         for follower in self._followers:
             follower.advance(stop, to_the_end=True)
+
+    def finished(self) -> Outcome:
+        """What was found, file digests included."""
+        for file, follower in zip(self.blueprint.files, self._followers, strict=True):
+            self.outcome.sha256[file.name] = follower.sha256
+            if follower.md5 is not None:
+                self.outcome.md5[file.name] = follower.md5
+        return self.outcome
 
     def is_done(self, name: str) -> bool:
         """Whether the tensor is written."""
@@ -239,7 +171,7 @@ def source_bytes(source: Checkpoint, spec: TensorSpec) -> int:
 class _TensorWriter:
     """Takes one tensor's blocks from first row to last."""
 
-    def __init__(self, plan: TensorPlan, outputs: _Outputs) -> None:
+    def __init__(self, plan: TensorPlan, outputs: Outputs) -> None:
         self.plan = plan
         self.outputs = outputs
         self.digests = [hashlib.sha256() for _ in plan.stored or (plan,)]
@@ -296,33 +228,11 @@ class _TensorWriter:
         )
 
 
-class Sum:
-    """A checksum of what was written to a place, however it was cut into blocks.
-
-    The sum of its machine words modulo 2**64 (many times faster than a hash, enough to notice
-    pages that never reached the disk), and the CRC-32 where the file format wants one.
-    """
-
-    def __init__(self, place: Place) -> None:
-        self.total = 0
-        self.crc = 0
-        self._seal = place.seal is not None
-        width = next(width for width in (8, 4, 2, 1) if place.row_bytes % width == 0)
-        self._word = np.dtype(f"<u{width}")
-
-    def add(self, data: npt.NDArray[Any]) -> None:
-        """Whole rows."""
-        words = data.reshape(-1).view(np.uint8).view(self._word)
-        self.total = (self.total + int(np.add.reduce(words, dtype=np.uint64))) % (1 << 64)
-        if self._seal:
-            self.crc = zlib.crc32(data.data, self.crc)
-
-
 class _Checks:
     """Compares what a journal says with what is in the files."""
 
     def __init__(
-        self, plans: Iterable[TensorPlan], noted: Mapping[str, Done], outputs: _Outputs
+        self, plans: Iterable[TensorPlan], noted: Mapping[str, Done], outputs: Outputs
     ) -> None:
         self.sound: list[TensorPlan] = []
         self._todo = list(plans)
@@ -364,75 +274,3 @@ class _Checks:
             )
             found.add(buffer)
         return found.total
-
-
-def seal(place: Place, crc: int, outputs: _Outputs) -> None:
-    """Write what depends on the checksum of a place."""
-    if place.seal is not None:
-        offset, content = place.seal(crc)
-        write_at(outputs.descriptors[place.file], content, offset)
-
-
-def read_at(descriptor: int, into: npt.NDArray[np.uint8], offset: int) -> None:
-    """Fill ``into`` from ``offset``; the file has its full size."""
-    view = into.data
-    while view:
-        count = os.preadv(descriptor, [view], offset)
-        if count == 0:
-            raise IntegrityError("an output file was cut short by somebody else")
-        view, offset = view[count:], offset + count
-
-
-class _Follower:
-    """Hashes one output file, as far as its tensors are complete."""
-
-    def __init__(self, job: _Job, number: int) -> None:
-        self._job = job
-        self._number = number
-        self._plan = job.blueprint.files[number]
-        self._hashes = [hashlib.sha256()]
-        if job.blueprint.md5:
-            self._hashes.append(hashlib.md5(usedforsecurity=False))
-        self._spans = self._sorted_spans()  # (end, tensor), by offset
-        self._at = 0
-        self._lock = threading.Lock()
-
-    def _sorted_spans(self) -> list[tuple[int, str]]:
-        return sorted(
-            (place.offset + portion.rows * place.row_bytes, plan.spec.name)
-            for plan in self._job.blueprint.tensors
-            for portion in plan.portions
-            for place in portion.places
-            if place.file == self._number
-        )[::-1]
-
-    def advance(self, stop: threading.Event, *, to_the_end: bool) -> None:
-        """Hash on, unless another worker is at it."""
-        if not self._lock.acquire(blocking=False):
-            return
-        try:
-            while self._spans and self._job.is_done(self._spans[-1][1]):
-                end, _ = self._spans.pop()
-                self._hash_to(end, stop)
-            if to_the_end and not stop.is_set() and self._at <= self._plan.size:
-                self._hash_to(self._plan.size, stop)
-                self._publish()
-        finally:
-            self._lock.release()
-
-    def _hash_to(self, end: int, stop: threading.Event) -> None:
-        buffer = np.empty(CHUNK, np.uint8)
-        descriptor = self._job.outputs.descriptors[self._number]
-        while self._at < end and not stop.is_set():
-            piece = buffer[: min(CHUNK, end - self._at)]
-            read_at(descriptor, piece, self._at)
-            for one in self._hashes:
-                one.update(piece.data)
-            self._at += len(piece)
-
-    def _publish(self) -> None:
-        name = self._plan.name
-        if name not in self._job.outcome.sha256:
-            self._job.outcome.sha256[name] = self._hashes[0].hexdigest()
-            if len(self._hashes) > 1:
-                self._job.outcome.md5[name] = self._hashes[1].hexdigest()

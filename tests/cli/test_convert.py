@@ -92,7 +92,7 @@ def test_perplexity_before_and_after(tmp_path: Path) -> None:
     assert done.code == 0, done.stderr
     found = done.json["perplexity"]
     assert found["tokens"] > 40
-    assert 1 < found["before"] < 1000
+    assert found["before"] > 1
     assert found["after"] == pytest.approx(found["before"], rel=0.05)
     assert found["difference"] == pytest.approx(found["after"] - found["before"], abs=1e-3)
     assert len(done.json["relative_errors"]) == 35

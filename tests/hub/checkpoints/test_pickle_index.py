@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_hub.errors import IntegrityError, UnsafePickleError
-from llama_hub.hub.checkpoints.pickle_index import StoredTensor, read_index, read_pickle
+from llama_hub.hub.checkpoints.pickle_index import StoredTensor, read_index
+from llama_hub.hub.checkpoints.pickle_machine import read_pickle
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 

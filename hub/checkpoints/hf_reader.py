@@ -1,0 +1,172 @@
+"""Reading a Hugging Face folder: ``config.json`` and safetensors, or the older ``.bin`` files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_hub.errors import IntegrityError, NotFoundError
+from llama_hub.hub.architecture import from_config
+from llama_hub.hub.checkpoints import layout, numeric
+from llama_hub.hub.checkpoints.meta import segment
+from llama_hub.hub.checkpoints.pickle_index import read_index
+from llama_hub.hub.checkpoints.safetensors import ITEM_BYTES, Entry, read_header
+from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
+
+INDEX_NAME = "model.safetensors.index.json"
+_QUANTISED = (".weight_packed", ".weight_scale", ".weight_shape")
+
+
+def is_hf(folder: Path) -> bool:
+    """Whether the folder looks like a Hugging Face model."""
+    return (folder / "config.json").is_file()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's ``config.json``."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{folder} has no config.json") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise IntegrityError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise IntegrityError(f"{path} is not a JSON object")
+    return config
+
+
+def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
+    """The checkpoint in ``folder``: safetensors, or the older ``pytorch_model*.bin``.
+
+    ``IntegrityError`` if files are missing or tensors do not have the shapes of config.json, or
+    for a quantised model unless ``quantised``: then only its unquantised tensors can be read, and
+    ``stored`` says where the bytes of the others are.
+    """
+    config = read_config(folder)
+    architecture = from_config(config)
+    segments = _segments(folder)
+    stored = _take_quantised(folder, segments)
+    if stored and not quantised:
+        raise IntegrityError(
+            f"{folder} is quantised: the original weights cannot be had from it",
+            hint="convert from the original or the unquantised folder",
+        )
+    tied = "lm_head.weight" not in segments and config.get("tie_word_embeddings", False)
+    if tied and "model.embed_tokens.weight" in segments:
+        segments["lm_head.weight"] = segments["model.embed_tokens.weight"]
+    expected = [
+        spec for spec in layout.specs(architecture) if spec.name not in {n for n, _ in stored}
+    ]
+    _check_names(folder, set(segments), expected)
+    locations = {
+        spec.name: _location(folder, spec, segments[layout.hf_name(spec.name)]) for spec in expected
+    }
+    runs = tuple(run for _, run in stored)
+    return Checkpoint(folder, "hf", architecture, locations, stored=runs)
+
+
+def _take_quantised(folder: Path, segments: dict[str, Found]) -> list[tuple[str, StoredRun]]:
+    """Take quantised tensors out of ``segments``: (canonical name of the weight, stored bytes)."""
+    found = []
+    for name in [name for name in segments if name.endswith(_QUANTISED)]:
+        dtype, shape, where = segments.pop(name)
+        stem, _, ending = name.rpartition(".")
+        try:
+            canonical = layout.canonical_of_hf(f"{stem}.weight")
+        except KeyError as error:
+            raise IntegrityError(f"{folder} does not fit its config.json: {name}") from error
+        if ending != "weight_shape":
+            size = where.rows * where.row_step
+            run = f"{canonical.removesuffix('weight')}{ending}"
+            found.append((canonical, StoredRun(run, dtype, shape, where.path, where.offset, size)))
+    return found
+
+
+Found = tuple[str, tuple[int, ...], Segment]  # dtype, shape, where
+
+
+def _segments(folder: Path) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    for path in _weight_files(folder):
+        for name, one in _file_segments(path).items():
+            if name in found:
+                raise IntegrityError(f"the tensor {name} is in two files of {folder}")
+            found[name] = one
+    return found
+
+
+def _file_segments(path: Path) -> dict[str, Found]:
+    if path.suffix == ".safetensors":
+        return {
+            name: (entry.dtype, entry.shape, _segment(entry))
+            for name, entry in read_header(path)[0].items()
+        }
+    return {
+        name: (tensor.dtype, tensor.shape, segment(tensor))
+        for name, tensor in read_index(path).items()
+        if tensor.shape
+    }
+
+
+def _segment(entry: Entry) -> Segment:
+    item = ITEM_BYTES[entry.code]
+    columns = entry.shape[-1] if entry.shape else 1
+    rows = entry.shape[0] if len(entry.shape) == 2 else 1
+    return Segment(entry.path, entry.offset, rows, columns, columns * item, item)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for name, pattern in (
+        (INDEX_NAME, "model*.safetensors"),
+        ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
+    ):
+        index = folder / name
+        paths = _indexed(index) if index.is_file() else sorted(folder.glob(pattern))
+        if paths:
+            return paths
+    raise NotFoundError(
+        f"{folder} holds no model*.safetensors", hint="the weights belong beside config.json"
+    )
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{index} cannot be read: {error!r}") from error
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise IntegrityError(f"{index} names a file outside its folder: {name!r}")
+        if not (index.parent / name).is_file():
+            raise IntegrityError(
+                f"{index} names {name}, which is missing", hint="download it into the same folder"
+            )
+    return [index.parent / name for name in names]
+
+
+def _check_names(folder: Path, found: set[str], specs: Sequence[layout.TensorSpec]) -> None:
+    expected = {layout.hf_name(spec.name) for spec in specs}
+    found = {name for name in found if not layout.ignored_in_hf(name)}
+    if found != expected:
+        odd = sorted(found ^ expected)[0]
+        state = "missing" if odd in expected else "unexpected"
+        raise IntegrityError(f"{folder} does not fit its config.json: {odd} is {state}")
+
+
+def _location(folder: Path, spec: layout.TensorSpec, found: Found) -> Location:
+    dtype, shape, where = found
+    if shape != spec.shape:
+        raise IntegrityError(
+            f"{layout.hf_name(spec.name)} in {folder} has shape {list(shape)}; config.json asks "
+            f"for {list(spec.shape)}"
+        )
+    if dtype not in numeric.DTYPES:
+        raise IntegrityError(
+            f"{layout.hf_name(spec.name)} in {folder} has the dtype {dtype}; supported are "
+            f"{', '.join(numeric.DTYPES)}"
+        )
+    return Location(dtype, (where,), hf_rows=spec.rotary_rows)

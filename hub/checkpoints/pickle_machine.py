@@ -1,0 +1,232 @@
+"""Reads the pickle of a checkpoint without executing it.
+
+The opcodes are read one by one and acted out on plain tuples: a *global* becomes a name, and the
+only calls that are understood are those that rebuild a tensor or a dictionary. Anything else is
+refused by name; no object is built, nothing is imported. (Subclassing ``pickle.Unpickler`` would
+run whatever slips through a filter.)
+"""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_hub.errors import IntegrityError, UnsafePickleError
+
+_STORAGES = {
+    "BFloat16Storage": ("bfloat16", 2), "HalfStorage": ("float16", 2),
+    "FloatStorage": ("float32", 4), "DoubleStorage": ("float64", 8), "LongStorage": ("int64", 8),
+    "IntStorage": ("int32", 4), "ShortStorage": ("int16", 2), "CharStorage": ("int8", 1),
+    "ByteStorage": ("uint8", 1), "BoolStorage": ("bool", 1),
+}  # fmt: skip
+_REBUILD = "torch._utils _rebuild_tensor_v2"
+_PARAMETER = "torch._utils _rebuild_parameter"
+_ORDERED = "collections OrderedDict"
+_ALLOWED = {_REBUILD, _PARAMETER, _ORDERED, *(f"torch {name}" for name in _STORAGES)}
+ITEM_BYTES = dict(_STORAGES.values())  # by dtype
+
+
+@dataclass(frozen=True)
+class _Global:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: str
+    count: int  # elements
+
+
+@dataclass(frozen=True)
+class View:
+    """What ``_rebuild_tensor_v2`` would have built."""
+
+    storage: _Storage
+    offset: int  # elements
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]  # elements
+
+
+def read_pickle(data: bytes, where: str) -> Any:
+    """The value that the pickle describes, with globals as names and tensors as views.
+
+    ``UnsafePickleError`` names what it asks for beyond tensors; ``IntegrityError`` if it is torn.
+    """
+    machine = _Machine(where)
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            machine.step(opcode.name, argument)
+            if opcode.name == "STOP":
+                return machine.result
+    except (UnsafePickleError, IntegrityError):
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error) as error:
+        raise IntegrityError(f"the pickle in {where} is damaged: {error!r}") from error
+    except (OverflowError, EOFError, UnicodeError, RecursionError, MemoryError) as error:
+        raise IntegrityError(f"the pickle in {where} is damaged: {error!r}") from error
+    raise IntegrityError(f"the pickle in {where} is torn")
+
+
+@dataclass
+class _Machine:
+    """A pickle machine that builds nothing but tuples, lists, dictionaries and views."""
+
+    where: str
+    stack: list[Any] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
+    result: Any = None
+
+    def step(self, name: str, argument: Any) -> None:
+        """Act out one opcode."""
+        if name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _LITERALS:
+            self.stack.append(argument)
+        elif name in _ACTIONS:
+            _ACTIONS[name](self, argument)
+        elif name not in _NOTHING:
+            raise self.unsafe(f"the opcode {name}")
+
+    def unsafe(self, what: str) -> UnsafePickleError:
+        """The refusal."""
+        return UnsafePickleError(
+            f"the pickle in {self.where} asks for {what[:200]}, which no checkpoint of a Llama "
+            "model needs; it was not run",
+            hint="do not trust this file; download the model from its origin",
+        )
+
+    def pop_to_mark(self) -> list[Any]:
+        """What was pushed since the last mark."""
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def global_(self, argument: str) -> None:
+        """A name, if it is one of the few that checkpoints need."""
+        if argument not in _ALLOWED:
+            raise self.unsafe(argument.replace(" ", "."))
+        self.stack.append(_Global(argument))
+
+    def stack_global(self, _: Any) -> None:
+        """The same with module and name on the stack."""
+        name, module = self.stack.pop(), self.stack.pop()
+        self.global_(f"{module!s} {name!s}")
+
+    def reduce(self, _: Any) -> None:
+        """A call, of which three are understood."""
+        arguments, called = self.stack.pop(), self.stack.pop()
+        known = _CALLS.get(called.name) if isinstance(called, _Global) else None
+        if known is None:
+            what = called.name if isinstance(called, _Global) else type(called).__name__
+            raise self.unsafe(f"a call of {what}")
+        self.stack.append(known(self, arguments))
+
+    def persistent_id(self, _: Any) -> None:
+        """``("storage", type, key, device, element count)``."""
+        kind, storage_type, key, _device, count = self.stack.pop()
+        known = _STORAGES.get(storage_type.name.removeprefix("torch "))
+        if kind != "storage" or known is None or not isinstance(key, str):
+            raise self.unsafe("a persistent object that is no storage")
+        self.stack.append(_Storage(key, known[0], _whole(count)))
+
+    def view(self, arguments: tuple[Any, ...]) -> View:
+        """``(storage, offset, size, stride, requires_grad, hooks, …)``."""
+        storage, offset, shape, stride = arguments[:4]
+        if not isinstance(storage, _Storage):
+            raise ValueError("a tensor without a storage")
+        return View(storage, _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, stride)))
+
+    def parameter(self, arguments: tuple[Any, ...]) -> Any:
+        """``(tensor, requires_grad, hooks)``."""
+        return arguments[0]
+
+    def ordered(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        """An ordered dictionary, empty: its items follow by SETITEMS."""
+        if arguments:
+            raise self.unsafe("a dictionary made from arguments")
+        return {}
+
+    def set_items(self, items: Sequence[Any]) -> None:
+        """Pairs into the dictionary on top."""
+        target = self.stack[-1]
+        if not isinstance(target, dict) or len(items) % 2:
+            raise ValueError("items for what is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str):
+                raise ValueError("a key that is no text")
+            target[key] = value
+
+    def extend(self, items: Sequence[Any]) -> None:
+        """Items onto the list on top."""
+        target = self.stack[-1]
+        if not isinstance(target, list):
+            raise ValueError("items for what is no list")
+        target.extend(items)
+
+    def build(self, _: Any) -> None:
+        """Attributes: a state dictionary carries ``_metadata``; nobody needs it here."""
+        self.stack.pop()
+        if not isinstance(self.stack[-1], dict):
+            raise self.unsafe("attributes of an object")
+
+    def tuple_of(self, count: int) -> None:
+        """The last ``count`` values as a tuple."""
+        if count > len(self.stack):
+            raise ValueError("too few values for a tuple")
+        items = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        self.stack.append(items)
+
+    def finish(self, _: Any) -> None:
+        """The end."""
+        self.result = self.stack.pop()
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not -(1 << 62) < value < 1 << 62:
+        raise ValueError(f"{type(value).__name__} where a size belongs")
+    return value
+
+
+_CALLS: dict[str, Callable[[_Machine, Any], Any]] = {
+    _REBUILD: _Machine.view,
+    _PARAMETER: _Machine.parameter,
+    _ORDERED: _Machine.ordered,
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_LITERALS = {
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
+    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+}  # fmt: skip
+_NOTHING = {"PROTO", "FRAME"}
+_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
+    "POP": lambda machine, _: machine.stack.__delitem__(-1),
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_to_mark())),
+    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "BINPUT": lambda machine, index: machine.memo.__setitem__(index, machine.stack[-1]),
+    "LONG_BINPUT": lambda machine, index: machine.memo.__setitem__(index, machine.stack[-1]),
+    "MEMOIZE": lambda machine, _: machine.memo.__setitem__(len(machine.memo), machine.stack[-1]),
+    "BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "LONG_BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "GLOBAL": _Machine.global_,
+    "STACK_GLOBAL": _Machine.stack_global,
+    "REDUCE": _Machine.reduce,
+    "BINPERSID": _Machine.persistent_id,
+    "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop(-2), machine.stack.pop()]),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
+    "APPEND": lambda machine, _: machine.extend([machine.stack.pop()]),
+    "APPENDS": lambda machine, _: machine.extend(machine.pop_to_mark()),
+    "BUILD": _Machine.build,
+    "STOP": _Machine.finish,
+}
