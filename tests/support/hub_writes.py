@@ -100,6 +100,7 @@ class WritableHub:
         self.commits: list[tuple[str, list[str]]] = []  # repository, paths
         self.requests: list[tuple[str, str]] = []
         self.leaks: list[str] = []  # requests that carried the token to the storage
+        self.xorbs = 0  # pieces that Xet's store took
         self.xet_source: list[Path] = []  # folders whose files stand for what Xet took
         self.fail: list[tuple[str, str, int]] = []  # method, part of the path, status
         self.on_commit: Callable[[int], None] = lambda count: None
@@ -297,6 +298,7 @@ class WritableHub:
             if any(token in sent for token in self.tokens):
                 self.leaks.append(handler.path)
             if not handler.path.startswith("/lfs/"):
+                self.xorbs += handler.path.startswith("/v1/xorbs/")
                 return _xet(handler)
             oid, *more = handler.path.removeprefix("/lfs/").split("/")
             if handler.command == "PUT" and more:
