@@ -338,7 +338,15 @@ def _retire(observed: Observed, wanted: _Wanted, previous: str) -> list[Step]:
     for upload in observed.all("model"):
         if upload.name not in used | {wanted.model_name}:
             steps.append(
-                Step("delete", "model", upload.name, "no revision uses it", after=after + gone)
+                # Only data, and of nothing that runs: its loss does not stand in an undo's way.
+                Step(
+                    action="delete",
+                    kind="model",
+                    name=upload.name,
+                    why="no revision uses it",
+                    after=after + gone,
+                    undo=False,
+                )
             )
     return steps
 

@@ -132,7 +132,7 @@ class Applying:
         if self._back is not None or not before:
             return False
         intents = self._journal.history().runs[-1].intents
-        return any(intent["action"] != "create" for intent in intents)
+        return any(_changes_what_was_there(intent, before) for intent in intents)
 
     def _undo(self, before: Sequence[str]) -> None:
         """Return to the last good spec, if there was one; then remove what is left of this run."""
@@ -159,6 +159,13 @@ class Applying:
         with suppress(Exception):  # the cause is told already; a missing log must not hide it
             return list(self._backend.logs(self._plan.name, tail=LAST_LINES))
         return []
+
+
+def _changes_what_was_there(intent: Mapping[str, Any], before: Sequence[str]) -> bool:
+    """Whether a step touched what this run did not make; mere data (no ``undo``) does not count."""
+    if intent["action"] == "create" or not intent["undo"]:
+        return False
+    return intent["action"] != "delete" or intent["id"] in before
 
 
 def with_ghosts(observed: Observed, intents: Sequence[Mapping[str, Any]]) -> Observed:

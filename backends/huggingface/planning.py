@@ -110,7 +110,9 @@ def release(name: str, keep: bool, why: str, after: tuple[str, ...] = ()) -> Ste
     """Delete a repository, or only take the deployment's marker off it."""
     body: dict[str, Any] = {"keep": keep}
     note = "the private repository stays; only the marker goes" if keep else ""
-    return Step("delete", "repository", name, why, body, after, reversible=False, note=note)
+    return Step(
+        "delete", "repository", name, why, body, after, reversible=False, undo=False, note=note
+    )
 
 
 def deletions(observed: Observed) -> Sequence[Step]:
