@@ -46,6 +46,7 @@ class TorchEngine:
         self._loaded: Loaded | None = None
         self._worker: Worker | None = None
         self._grammars: GrammarCompiler | None = None
+        self._closed = False
 
     @property
     def info(self) -> EngineInfo:
@@ -85,13 +86,13 @@ class TorchEngine:
         self, request: GenerationRequest, grammar: Grammar | None
     ) -> AsyncGenerator[Delta, None]:
         _, worker = self._ready()
-        if worker.failure is not None:
-            raise worker.failure
         inbox: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
         self._streams[request.id] = inbox
         worker.submit(Sequence(request, grammar))
         finished = False
         try:
+            if worker.ended:
+                raise worker.failure or RuntimeError("the engine was shut down")
             while not finished:
                 event = await inbox.get()
                 finished = isinstance(event, BaseException) or event.finish_reason is not None
@@ -133,10 +134,11 @@ class TorchEngine:
 
     async def shutdown(self) -> None:
         worker, loaded = self._worker, self._loaded
-        if worker is None or loaded is None or not worker.is_alive():
+        if worker is None or loaded is None or self._closed:
             return
+        self._closed = True
         await asyncio.to_thread(worker.stop)
-        loaded.executor.close()
+        loaded.executor.close()  # also after a failure: other processes may hold parts
 
     def _ready(self) -> tuple[Loaded, Worker]:
         if self._loaded is None or self._worker is None:

@@ -50,6 +50,7 @@ class Worker:
     ) -> None:
         self.scheduler = scheduler
         self.failure: BaseException | None = None
+        self.ended = False  # set before the last look into the inbox
         self._executor = executor
         self._deliver = deliver
         self._eos = eos
@@ -84,13 +85,17 @@ class Worker:
         return self._thread.is_alive()
 
     def _run(self) -> None:
+        farewell: Delta | BaseException = Delta(finish_reason="abort")
         try:
             while self.receive(wait=not self._by_id):
                 self.step()
-            self._drop_all(Delta(finish_reason="abort"))
         except Exception as error:  # the readers have to learn of it, whatever it is
-            self.failure = error
-            self._drop_all(error)
+            self.failure = farewell = error
+        # Whoever submits looks at `ended` afterwards: no request falls between the two.
+        self.ended = True
+        while not self.receive(wait=False):
+            pass
+        self._drop_all(farewell)
 
     def receive(self, *, wait: bool) -> bool:
         """Take what has come in, waiting for the first of it if asked to; False on stop."""

@@ -68,17 +68,22 @@ def test_quantised_weights_are_shared_too(model: Model, serving: Serving, kernel
 
 
 def test_a_process_that_dies_makes_the_engine_unwell(model: Model, serving: Serving) -> None:
-    async def run() -> None:
-        async with serving(model(), tensor_parallel=2) as engine:
+    async def run() -> Any:
+        async with serving(model(), tensor_parallel=4) as engine:
             await ask(engine, prompt(5))
-            follower = engine._loaded.executor._followers[0]  # type: ignore[union-attr, attr-defined]
-            follower.kill()
-            follower.wait()
-            with pytest.raises(RuntimeError):
-                await ask(engine, prompt(5))
+            followers = engine._loaded.executor._followers  # type: ignore[union-attr, attr-defined]
+            followers[0].kill()
+            followers[0].wait()
+            for _ in range(2):  # the second finds the engine's thread ended
+                with pytest.raises(RuntimeError):
+                    await ask(engine, prompt(5))
             assert engine.health() is not None
+            return followers
 
-    asyncio.run(run())
+    for follower in asyncio.run(run()):
+        assert follower.returncode is not None  # none is left behind
+        assert follower.stdin.closed
+        assert follower.stdout.closed
 
 
 LLAMA_70B = Architecture(8192, 80, 64, 8, 28672, 32000)
