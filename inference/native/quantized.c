@@ -4,14 +4,15 @@
    signed). Inputs: x = q · s with |q| ≤ 127, one s for each `group` columns. Products of a group
    are exact integers; groups are added in float, in order.
 
-   int4: w[N][K/2], byte i holds column 2i in its low and column 2i + 1 in its high half; taking
-   the halves apart gives 32 columns as 16 even ones and then 16 odd ones, so q has that order
-   too (`pairs` of lh_quantize). int8: w[N][K]. scales[N][K/wgroup] are float in both; wgroup is a
-   multiple of group. */
+   int4: w[N][K/2], byte i holds column 2i in its low and column 2i + 1 in its high half. Taking
+   the halves of 32 bytes apart gives 64 columns as 32 even ones and then 32 odd ones, so q has
+   that order too (`pairs` of lh_quantize); where a group is 32 columns, 16 and 16. int8: w[N][K].
+   scales[N][K/wgroup] are float in both; wgroup is a multiple of group. */
 
 #include "lanes.h"
 
 #define ROWS 32
+#define PAIRED(group) ((group) % 64 == 0 ? 64 : 32) /* columns whose halves are taken apart at once */
 typedef int32_t v8i __attribute__((vector_size(32)));
 typedef int16_t v16s __attribute__((vector_size(32)));
 typedef float v8f __attribute__((vector_size(32)));
@@ -25,7 +26,7 @@ typedef struct {
 
 void lh_quantize(int8_t *q, float *scale, float *sum, const float *x, size_t M, size_t K,
                  size_t group, int pairs, int threads) {
-    const size_t groups = K / group;
+    const size_t groups = K / group, span = PAIRED(group);
 #pragma omp parallel for num_threads(threads) if (M > 4)
     for (size_t m = 0; m < M; m++)
         for (size_t g = 0; g < groups; g++) {
@@ -36,7 +37,7 @@ void lh_quantize(int8_t *q, float *scale, float *sum, const float *x, size_t M, 
             int total = 0;
             for (size_t k = 0; k < group; k++) {
                 int value = (int)lrintf(from[k] * inverse);
-                size_t at = pairs ? k / 32 * 32 + k % 32 / 2 + k % 2 * 16 : k;
+                size_t at = pairs ? k / span * span + k % span / 2 + k % 2 * (span / 2) : k;
                 q[m * K + g * group + at] = (int8_t)value;
                 total += value;
             }
@@ -64,85 +65,138 @@ INLINE __m256i dot_u8(__m256i sum, __m256i u, __m256i s) {
 }
 #endif
 
+INLINE __m256i load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+
+INLINE __m256i low(__m256i both) { return _mm256_and_si256(both, _mm256_set1_epi8(15)); }
+
+INLINE __m256i high(__m256i both) { return low(_mm256_srli_epi16(both, 4)); }
+
 INLINE __m256i nibbles(const uint8_t *w) { /* 32 columns of one row */
     __m128i both = _mm_loadu_si128((const __m128i *)w);
-    __m256i wide = _mm256_set_m128i(_mm_srli_epi16(both, 4), both);
-    return _mm256_and_si256(wide, _mm256_set1_epi8(15));
+    return low(_mm256_set_m128i(_mm_srli_epi16(both, 4), both));
 }
 
 INLINE __m256i dot_s8(__m256i sum, __m256i w, __m256i s) {
     return dot_u8(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(s, w));
 }
 
-INLINE __m256i load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
-
 INLINE v8f to_float(__m256i v) { return __builtin_convertvector((v8i)v, v8f); }
 
-/* 32 columns of one weight row, ready for `dot`. */
-INLINE __m256i weights32(const int bits, const uint8_t *w, size_t k) {
-    return bits == 4 ? nibbles(w + k / 2) : load32(w + k);
+/* Columns k to k + span of one weight row in q's order, ready for `dot32`; span is 32 or 64. */
+INLINE void weights(const int bits, __m256i *to, const uint8_t *w, size_t k, size_t span) {
+    if (bits == 8)
+        for (size_t i = 0; i < span / 32; i++) to[i] = load32(w + k + i * 32);
+    else if (span == 32) to[0] = nibbles(w + k / 2);
+    else {
+        __m256i both = load32(w + k / 2);
+        to[0] = low(both), to[1] = high(both);
+    }
 }
 
 INLINE __m256i dot32(const int bits, __m256i sum, __m256i w, __m256i s) {
     return bits == 4 ? dot_u8(sum, w, s) : dot_s8(sum, w, s);
 }
 
-#define v8sum v8f
-INLINE void dot_group(const int bits, const int m, v8f *sum, const uint8_t *w, const int8_t *x,
-                      size_t K, size_t k, size_t group, float scale, const float *xs,
-                      size_t groups) {
-    __m256i part[m];
-    for (int i = 0; i < m; i++) part[i] = _mm256_setzero_si256();
-    for (size_t at = k; at < k + group; at += 32) {
-        __m256i u = weights32(bits, w, at);
-        for (int i = 0; i < m; i++) part[i] = dot32(bits, part[i], u, load32(x + i * K + at));
+/* 64 columns at once; two int4 products of 2 · 15 · 127 fit 16 bits together. */
+INLINE __m256i dot64(const int bits, __m256i sum, const __m256i *w, const int8_t *x) {
+    if (bits == 4 && !VNNI) {
+        __m256i pairs = _mm256_maddubs_epi16(w[0], load32(x));
+        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[1], load32(x + 32)));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    for (int i = 0; i < m; i++) {
-        __m256 both = _mm256_set1_ps(scale * xs[i * groups]);
-        sum[i] = (v8f)_mm256_fmadd_ps((__m256)to_float(part[i]), both, (__m256)sum[i]);
+    return dot32(bits, dot32(bits, sum, w[0], load32(x)), w[1], load32(x + 32));
+}
+
+/* The integer products of a group with `m` rows of x, spread over lanes. */
+INLINE void dot_group(const int bits, const int m, v8i *part, const uint8_t *w, const int8_t *x,
+                      size_t K, size_t k, size_t group) {
+    for (int i = 0; i < m; i++) part[i] = (v8i){0};
+    if (group % 64) {
+        __m256i u;
+        for (size_t at = k; at < k + group; at += 32) {
+            weights(bits, &u, w, at, 32);
+            for (int i = 0; i < m; i++)
+                part[i] = (v8i)dot32(bits, (__m256i)part[i], u, load32(x + i * K + at));
+        }
+    } else {
+        __m256i u[2];
+        for (size_t at = k; at < k + group; at += 64) {
+            weights(bits, u, w, at, 64);
+            for (int i = 0; i < m; i++)
+                part[i] = (v8i)dot64(bits, (__m256i)part[i], u, x + i * K + at);
+        }
     }
 }
 #else /* any other machine: the same sums, left to the compiler */
-typedef float v8sum;
-INLINE void dot_group(const int bits, const int m, v8sum *sum, const uint8_t *w, const int8_t *x,
-                      size_t K, size_t k, size_t group, float scale, const float *xs,
-                      size_t groups) {
+INLINE void dot_group(const int bits, const int m, v8i *part, const uint8_t *w, const int8_t *x,
+                      size_t K, size_t k, size_t group) {
+    const size_t span = PAIRED(group), half = span / 2;
     int8_t wide[group];
     for (size_t i = 0; i < group; i++) {
-        size_t at = k + i, byte = at / 32 * 16 + at % 16;
-        wide[i] = bits == 8 ? (int8_t)w[at] : (w[byte] >> (at % 32 < 16 ? 0 : 4)) & 15;
+        size_t at = k + i, byte = at / span * half + at % half;
+        wide[i] = bits == 8 ? (int8_t)w[at] : (w[byte] >> (at % span < half ? 0 : 4)) & 15;
     }
     for (int i = 0; i < m; i++) {
-        int32_t part = 0;
-        for (size_t at = 0; at < group; at++) part += wide[at] * x[i * K + k + at];
-        sum[i] += (float)part * (scale * xs[i * groups]);
+        int32_t sum = 0;
+        for (size_t at = 0; at < group; at++) sum += wide[at] * x[i * K + k + at];
+        part[i] = (v8i){sum};
     }
 }
 #endif
 
-INLINE float total(v8sum v) {
+INLINE float total(v8f v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+
+INLINE v8f add_scaled(v8f sum, v8i part, float scale) {
+    v8f values = __builtin_convertvector(part, v8f);
 #ifdef WIDE
-    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+    return (v8f)_mm256_fmadd_ps((__m256)values, _mm256_set1_ps(scale), (__m256)sum);
 #else
-    return v;
+    return sum + values * scale;
 #endif
 }
 
-/* `m` rows of x times one row of w. */
+INLINE v8f first(const float *p, size_t count) { /* as many as there are, then zeros */
+    float some[8] = {0};
+    if (count >= 8) return *(const v8f_any *)p;
+    memcpy(some, p, count * 4);
+    return *(const v8f_any *)some;
+}
+
+/* The weights' scales of up to 8 groups from group `g` on. */
+INLINE v8f scales_of(const float *scales, size_t g, size_t count, size_t ratio) {
+    float some[8] = {0};
+    if (ratio == 1) return first(scales + g, count);
+    for (size_t i = 0, at = g / ratio, in = g % ratio; i < count; i++) {
+        some[i] = scales[at];
+        if (++in == ratio) in = 0, at++;
+    }
+    return *(const v8f_any *)some;
+}
+
+/* `m` rows of x times one row of w. Scales are multiplied for 8 groups together, and odd and even
+   groups have sums of their own: either would otherwise wait for the one before. */
 INLINE void dot_row(const int bits, const int m, float *out, size_t N, Input x, const uint8_t *w,
                     const float *scales, size_t K, size_t group, size_t wgroup, int add) {
     const size_t groups = K / group, ratio = wgroup / group;
-    v8sum sum[m];
-    float zero[m];
-    for (int i = 0; i < m; i++) sum[i] = (v8sum){0}, zero[i] = 0;
-    for (size_t g = 0, in = 0; g < groups; g++) {
-        dot_group(bits, m, sum, w, x.q, K, g * group, group, *scales, x.scale + g, groups);
-        if (bits == 4)
-            for (int i = 0; i < m; i++) zero[i] += *scales * x.sum[i * groups + g];
-        if (++in == ratio) in = 0, scales++;
+    v8f sum[m][2], zero[m];
+    for (int i = 0; i < m; i++) sum[i][0] = sum[i][1] = zero[i] = (v8f){0};
+    for (size_t g = 0; g < groups; g += 8) {
+        const size_t count = groups - g < 8 ? groups - g : 8;
+        const v8f ws = scales_of(scales, g, count, ratio);
+        float both[m][8];
+        for (int i = 0; i < m; i++) {
+            *(v8f_any *)both[i] = ws * first(x.scale + i * groups + g, count);
+            if (bits == 4) zero[i] += ws * first(x.sum + i * groups + g, count);
+        }
+        for (size_t j = 0; j < count; j++) {
+            v8i part[m];
+            dot_group(bits, m, part, w, x.q, K, (g + j) * group, group);
+            for (int i = 0; i < m; i++)
+                sum[i][j & 1] = add_scaled(sum[i][j & 1], part[i], both[i][j]);
+        }
     }
     for (int i = 0; i < m; i++) {
-        float value = total(sum[i]) - 8 * zero[i];
+        float value = total(sum[i][0] + sum[i][1]) - 8 * total(zero[i]);
         out[i * N] = add ? out[i * N] + value : value;
     }
 }
@@ -188,15 +242,18 @@ void lh_dot_quantized(float *out, const int8_t *q, const float *xscale, const fl
 INLINE void pack(const int bits, uint8_t *b, float *s, const uint8_t *w, const float *scales,
                  size_t rows, size_t row, size_t K, size_t k0, size_t kc, size_t group,
                  size_t wgroup) {
+    const size_t span = PAIRED(group);
     if (rows < NR) {
         memset(b, 0, kc * NR);
         memset(s, 0, kc / group * NR * 4);
     }
     for (size_t j = 0; j < rows; j++) {
-        for (size_t k = 0; k < kc; k += 32) {
-            uint32_t four[8];
-            _mm256_storeu_si256((__m256i *)four, weights32(bits, w + j * row, k0 + k));
-            for (int i = 0; i < 8; i++) memcpy(b + ((k / 4 + i) * NR + j) * 4, four + i, 4);
+        for (size_t k = 0; k < kc; k += span) {
+            __m256i wide[2];
+            weights(bits, wide, w + j * row, k0 + k, span);
+            const uint8_t *four = (const uint8_t *)wide;
+            for (size_t i = 0; i < span / 4; i++)
+                memcpy(b + ((k / 4 + i) * NR + j) * 4, four + i * 4, 4);
         }
         for (size_t g = 0; g < kc / group; g++) s[g * NR + j] = scales[j * (K / wgroup) + (k0 + g * group) / wgroup];
     }
