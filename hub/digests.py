@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK
@@ -105,7 +106,7 @@ def damaged_blocks(path: Path, blocks: Sequence[str]) -> list[int]:
 def _add_checksum(checksums: list[int], piece: memoryview, at: int) -> None:
     if at % BLOCK == 0:
         checksums.append(0)
-    checksums[-1] = zlib.crc32(piece, checksums[-1])
+    checksums[-1] = crc32(piece, checksums[-1])
 
 
 def _forget(descriptor: int, upto: int) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
+
+from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK
@@ -91,7 +92,7 @@ class Hasher(threading.Thread):
         while self.at < end:
             piece = self._read(end)
             state.update(piece)
-            crc = zlib.crc32(piece, crc)
+            crc = crc32(piece, crc)
         if crc == self._coverage.crc(number):
             self._coverage.hashed(end)
             return state

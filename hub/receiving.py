@@ -6,11 +6,12 @@ import os
 import random
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
+
+from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError, LlamaHubError
 from llama_hub.files import CHUNK
@@ -270,7 +271,7 @@ class Receiver(threading.Thread):
             count = pulse.beat(body.readinto(buffer[: end - self._at]))
             piece = buffer[:count]
             self._sniff(body, self._at, piece)
-            crc = zlib.crc32(piece, crc)
+            crc = crc32(piece, crc)
             write(self._descriptor, piece, self._at)
         except BaseException:
             self._buffers.give_back(buffer)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from llama_hub.errors import DiskFullError, IntegrityError
 from llama_hub.files import CHUNK
@@ -179,7 +180,7 @@ class _Transfer:
                     refuse_web_page(self._file, body, view[:count])
                 state = blocks.setdefault(at // BLOCK, BlockState())
                 state.have += count
-                state.crc = zlib.crc32(view[:count], state.crc)
+                state.crc = crc32(view[:count], state.crc)
                 write(self._descriptor, view[:count], at)
                 at += count
         except Transient as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.hub.architecture import Architecture
@@ -83,7 +83,7 @@ def _record(spec: TensorSpec, dtype: str, shards: int) -> TensorRecord:
 
 def _file(archive: _Archive, number: int) -> FilePlan:
     fixed = [(one.header_at, one.header) for one in archive.members]
-    known = {name: zlib.crc32(data) for name, data in archive.contents.items()}
+    known = {name: crc32(data) for name, data in archive.contents.items()}
     for one in archive.members:
         if one.name in archive.contents:
             fixed.append((one.data_at, archive.contents[one.name]))

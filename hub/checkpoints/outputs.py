@@ -6,13 +6,13 @@ import errno
 import hashlib
 import os
 import threading
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK
@@ -110,7 +110,7 @@ class Sum:
         words = data.reshape(-1).view(np.uint8).view(self._word)
         self.total = (self.total + int(np.add.reduce(words, dtype=np.uint64))) % (1 << 64)
         if self._seal:
-            self.crc = zlib.crc32(data.data, self.crc)
+            self.crc = crc32(data.data, self.crc)
 
 
 class Follower:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK
@@ -159,7 +159,7 @@ class Checkpoint:
             block = buffer[: min(rows, part.rows - start)]
             self._files.read(part.path, part.offset + start * part.row_step, block)
             if part.whole and part.checked:
-                crc = zlib.crc32(block.data, crc)
+                crc = crc32(block.data, crc)
             yield block
         if part.whole and part.checked and crc != part.checked.crc:
             raise _wrong_crc(part.path)
@@ -266,7 +266,7 @@ class _Files:
         for start in range(0, run.size, CHUNK):
             piece = buffer[: min(CHUNK, run.size - start)]
             self.read(run.path, run.offset + start, piece)
-            crc = zlib.crc32(piece.data, crc)
+            crc = crc32(piece.data, crc)
         if crc != run.crc:
             raise _wrong_crc(run.path)
 
