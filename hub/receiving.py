@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import TypeVar
 from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError, LlamaHubError
-from llama_hub.files import CHUNK
+from llama_hub.files import CHUNK, write_at
 from llama_hub.hub.buffers import Buffers
 from llama_hub.hub.coverage import Coverage, Span, Stopped
 from llama_hub.hub.journal import BLOCK
@@ -272,7 +271,7 @@ class Receiver(threading.Thread):
             piece = buffer[:count]
             self._sniff(body, self._at, piece)
             crc = crc32(piece, crc)
-            write(self._descriptor, piece, self._at)
+            write_at(self._descriptor, piece, self._at)
         except BaseException:
             self._buffers.give_back(buffer)
             raise
@@ -358,10 +357,3 @@ def refuse_web_page(file: RemoteFile, body: Body, beginning: memoryview) -> None
             hint="the address is wrong, has expired, or wants a login: open it in a browser, "
             "and give the one that downloads the file",
         )
-
-
-def write(descriptor: int, piece: memoryview, offset: int) -> None:
-    """Write all of ``piece`` at ``offset``."""
-    while piece:
-        count = os.pwrite(descriptor, piece, offset)
-        piece, offset = piece[count:], offset + count

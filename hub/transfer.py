@@ -19,7 +19,7 @@ from typing import Any
 from isal.isal_zlib import crc32
 
 from llama_hub.errors import DiskFullError, IntegrityError
-from llama_hub.files import CHUNK
+from llama_hub.files import CHUNK, write_at
 from llama_hub.hub import digests
 from llama_hub.hub.buffers import Buffers
 from llama_hub.hub.coverage import Coverage
@@ -33,7 +33,6 @@ from llama_hub.hub.receiving import (
     Receiver,
     TransferError,
     refuse_web_page,
-    write,
 )
 from llama_hub.progress import Progress
 
@@ -181,7 +180,7 @@ class _Transfer:
                 state = blocks.setdefault(at // BLOCK, BlockState())
                 state.have += count
                 state.crc = crc32(view[:count], state.crc)
-                write(self._descriptor, view[:count], at)
+                write_at(self._descriptor, view[:count], at)
                 at += count
         except Transient as error:
             raise TransferError(

@@ -14,8 +14,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 CHUNK = 1 << 20  # bytes read at a time
+
+# Bytes written at a time. The kernel sizes the folios of its page cache by the write; from 256 KiB
+# on they need contiguous memory that a virtual machine's host must first supply, which took five
+# times as long (4.2 GB on ext4 in such a machine: 2 s against 10 s).
+WRITE = 128 << 10
 
 
 def fsync_folder(folder: Path) -> None:
@@ -43,6 +52,14 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
             aside.unlink()
         raise
     fsync_folder(path.parent)
+
+
+def write_at(descriptor: int, data: ReadableBuffer, offset: int) -> None:
+    """Write all of ``data`` at ``offset`` of an open file."""
+    view = memoryview(data).cast("B")
+    while view:
+        count = os.pwrite(descriptor, view[:WRITE], offset)
+        view, offset = view[count:], offset + count
 
 
 @contextmanager

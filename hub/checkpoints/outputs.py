@@ -15,7 +15,7 @@ import numpy.typing as npt
 from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
-from llama_hub.files import CHUNK
+from llama_hub.files import CHUNK, write_at
 from llama_hub.hub.checkpoints.blueprint import Blueprint, FilePlan, Place
 
 
@@ -64,14 +64,6 @@ def reserve(descriptor: int, size: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
-
-
-def write_at(descriptor: int, data: Any, offset: int) -> None:
-    """Write all of ``data`` at ``offset``."""
-    view = memoryview(data).cast("B")
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
 
 
 def seal(place: Place, crc: int, outputs: Outputs) -> None:

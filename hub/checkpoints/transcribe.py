@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from llama_hub.errors import IntegrityError
-from llama_hub.files import CHUNK
+from llama_hub.files import CHUNK, write_at
 from llama_hub.hub.checkpoints import numeric
 from llama_hub.hub.checkpoints.blueprint import Blueprint, Place, Portion, TensorPlan
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.numeric import Bits
-from llama_hub.hub.checkpoints.outputs import Follower, Outputs, Sum, read_at, seal, write_at
+from llama_hub.hub.checkpoints.outputs import Follower, Outputs, Sum, read_at, seal
 from llama_hub.hub.checkpoints.parallel import in_parallel, worker_count
 from llama_hub.hub.checkpoints.source import Checkpoint
 from llama_hub.hub.checkpoints.work_journal import Done, WorkJournal
@@ -203,9 +203,8 @@ class _TensorWriter:
                 self.digests[number].update(data.data)
             if data.nbytes != len(rows) * place.row_bytes:
                 raise AssertionError(f"{self.plan.spec.name}: the encoder broke its plan")
-            write_at(
-                self.outputs.descriptors[place.file], data, place.offset + at * place.row_bytes
-            )
+            descriptor = self.outputs.descriptors[place.file]
+            write_at(descriptor, data.data, place.offset + at * place.row_bytes)
             self.sums[id(place)].add(data)
 
     def finish(self) -> Done:
