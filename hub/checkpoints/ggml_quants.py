@@ -1,4 +1,4 @@
-"""ggml's block quantisers in numpy, equal bit for bit to the ``gguf`` package's, and faster.
+"""ggml's block quantisers, equal bit for bit to the ``gguf`` package's, and faster.
 
 Blocks of 32 consecutive weights of a row. A block is, little-endian:
 
@@ -12,20 +12,26 @@ Q5_1  float16 d, m; 32 high bits; 16 bytes of nibbles   weight = d q + m
 
 Nibble byte i holds weight i (low) and weight i + 16 (high).
 
-numpy is slow along rows of 32, so n blocks are worked on as *lanes*, [8, 4 n]: lane g holds weights
-4g to 4g + 3 of every block. What belongs to a block is then repeated four times, [4 n]. Work goes
-in slices that fit the second-level cache; numpy releases the interpreter's lock, so threads scale.
+The numbers are chosen by C kernels (``ggml_quants.c``), or by numpy where there is no compiler.
+numpy is slow along rows of 32, so there n blocks are worked on as *lanes*, [8, 4 n]: lane g holds
+weights 4g to 4g + 3 of every block. What belongs to a block is then repeated four times, [4 n].
+Work goes in slices that fit the second-level cache. Both release the interpreter's lock, so threads
+scale.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from llama_hub.hub.checkpoints import numeric
 from llama_hub.hub.checkpoints.numeric import Bits, Floats
+from llama_hub.kernels import Kernels
 
 BLOCK = 32  # weights
 BLOCK_BYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24}
@@ -37,21 +43,62 @@ _FOUR_BITS = np.uint32(1 << 24 | 1 << 17 | 1 << 10 | 1 << 3)  # see _high_bits
 
 Bytes = npt.NDArray[np.uint8]
 
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
+KERNELS = Kernels(
+    name="ggml",
+    folder=Path(__file__).parent,
+    sources=("ggml_quants.c",),
+    signatures={
+        f"lh_{kind.lower()}": [_POINTER, _SIZE, ctypes.c_int, _POINTER, _POINTER]
+        for kind in BLOCK_BYTES
+    },
+)
+_KERNEL_INPUT = {"float32": 0, "bfloat16": 1}
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The C kernels, or ``None`` where they cannot be had."""
+    return KERNELS.load()
+
 
 def encoder(kind: str, dtype: str) -> Callable[[Bits], tuple[Bytes]]:
     """The encoder of rows ``[R, K]`` of ``dtype`` into ``[R, K / 32 * BLOCK_BYTES]``."""
-    pack = _PACKERS[kind]
+    kernels = library()
+    pack = _in_numpy(kind, dtype) if kernels is None else _in_c(kernels, kind, dtype)
     width = BLOCK_BYTES[kind]
 
     def encode(block: Bits) -> tuple[Bytes]:
         blocks = block.reshape(-1, BLOCK)
         out = np.empty((len(blocks), width), np.uint8)
-        for start in range(0, len(blocks), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            pack(numeric.to_float32(blocks[part], dtype), out[part])
+        pack(blocks, out)
         return (out.reshape(len(block), -1),)
 
     return encode
+
+
+def _in_numpy(kind: str, dtype: str) -> Callable[[Bits, Bytes], None]:
+    def pack(blocks: Bits, out: Bytes) -> None:
+        for start in range(0, len(blocks), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            _PACKERS[kind](numeric.to_float32(blocks[part], dtype), out[part])
+
+    return pack
+
+
+def _in_c(kernels: ctypes.CDLL, kind: str, dtype: str) -> Callable[[Bits, Bytes], None]:
+    quantise = getattr(kernels, f"lh_{kind.lower()}")
+    known = _KERNEL_INPUT.get(dtype)
+
+    def pack(blocks: Bits, out: Bytes) -> None:
+        given = blocks if known is not None else numeric.to_float32(blocks, dtype).view(np.uint32)
+        given = np.ascontiguousarray(given)
+        least = np.ones(len(blocks), np.float32)
+        quantise(given.ctypes.data, len(blocks), known or 0, out.ctypes.data, least.ctypes.data)
+        if zero := np.flatnonzero(least == 0).tolist():  # of either sign, as numpy chooses
+            out[zero, 2:4] = _half(numeric.to_float32(blocks[zero], dtype).min(axis=1))
+
+    return pack
 
 
 def _lanes(blocks: Floats) -> Floats:

@@ -8,10 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama_hub.hub.checkpoints import numeric
-from llama_hub.hub.checkpoints.ggml_quants import BLOCK_BYTES, encoder
+from llama_hub.hub.checkpoints import ggml_quants, numeric
+from llama_hub.hub.checkpoints.ggml_quants import BLOCK_BYTES, encoder, library
 
 KINDS = sorted(BLOCK_BYTES)
+
+
+@pytest.fixture(params=["C", "numpy"], autouse=True)
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "numpy":
+        monkeypatch.setattr(ggml_quants, "library", lambda: None)
+    elif library() is None:
+        pytest.skip("no C compiler")
 
 
 def theirs(values: np.ndarray, kind: str) -> np.ndarray:
