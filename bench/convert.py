@@ -4,7 +4,9 @@
 
 A synthetic two-shard checkpoint in Meta's layout (dim 4096, 32 heads, bfloat16, at least 4 GB; a
 small one with --quick) lies in a temporary folder, its pages warm in the cache for everybody.
-Every contestant is a process of its own, in turn, and writes into the same file system:
+Every contestant is a process of its own and writes into the same file system; the order is drawn
+anew in each round, since in a virtual machine the memory that the one before it left behind
+changes what a page of the cache costs:
 
 * ``cp`` of the shard files; the same with a flush to the disk, which we always do;
 * ``llama-hub convert --to hf``: CRC of the source, digest of every tensor and file, fsync;
@@ -21,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -194,10 +197,13 @@ def warm(source: Path) -> None:
 
 
 def measure(at: Path, source: Path, rounds: int) -> dict[str, list[Run]]:
-    """Every contestant in turn, ``rounds`` times."""
+    """Every contestant in turn, ``rounds`` times, in an order that is another in each round."""
     runs: dict[str, list[Run]] = {}
+    order = random.Random(0)
     for _ in range(rounds):
-        for name, (command, environment) in contestants(at, source).items():
+        turns = list(contestants(at, source).items())
+        order.shuffle(turns)
+        for name, (command, environment) in turns:
             clean(at / "out")
             warm(source)
             runs.setdefault(name, []).append(run(command, environment))

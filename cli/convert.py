@@ -51,7 +51,7 @@ def convert(
     ] = None,
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="Of a file; for --to hf.")
-    ] = "5GB",
+    ] = "2GB",
     model_parallel: Annotated[
         int | None,
         typer.Option("--model-parallel", metavar="N", help="Shards to make; for --to meta."),

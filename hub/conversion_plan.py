@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from llama_hub.hub.checkpoints.blueprint import Blueprint
     from llama_hub.hub.checkpoints.source import Checkpoint
 
-MAX_SHARD_SIZE = 5_000_000_000  # bytes, as the Hugging Face hub recommends
+# Bytes. Small enough that several workers have a file each and that uploads run in parallel.
+MAX_SHARD_SIZE = 2_000_000_000
 FLOATS = ("bfloat16", "float16", "float32")
 GGUF_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 QUANTIZATIONS = ("int8", "int4")

@@ -7,6 +7,8 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK, write_at
 from llama_hub.hub.checkpoints.blueprint import Blueprint, FilePlan, Place
 
+FLUSH_SECONDS = 0.5  # between two flushes while the files are being written
+
 
 class Outputs:
     """The output files, made at their full size so that a full disk is met at once."""
@@ -26,6 +30,9 @@ class Outputs:
         self.files = files
         self.folder = folder
         self.descriptors: list[int] = []
+        self._ending = threading.Event()
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._flushing: Future[None] | None = None
 
     def __enter__(self) -> Outputs:
         for file in self.files:
@@ -35,9 +42,18 @@ class Outputs:
             reserve(descriptor, file.size)
             for offset, content in file.fixed:
                 write_at(descriptor, content, offset)
+        self._flushing = self._flusher.submit(self._flush)
         return self
 
+    def _flush(self) -> None:
+        """Send to the disk what has been written, so that little is left to wait for at the end."""
+        while not self._ending.wait(FLUSH_SECONDS):
+            for descriptor in self.descriptors:
+                os.fsync(descriptor)
+
     def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._flusher.shutdown()
         for descriptor in self.descriptors:
             os.close(descriptor)
 
@@ -49,7 +65,10 @@ class Outputs:
                 write_at(self.descriptors[number], content, file.trailer_at)
 
     def sync(self) -> None:
-        """Flush everything to the disk."""
+        """Flush everything to the disk; an error that was met before is raised here."""
+        self._ending.set()
+        if self._flushing is not None:
+            self._flushing.result()
         for descriptor in self.descriptors:
             os.fsync(descriptor)
 
@@ -105,42 +124,60 @@ class Sum:
             self.crc = crc32(data.data, self.crc)
 
 
+@dataclass(frozen=True)
+class _Span:
+    """What a place takes of a file: bytes ``start`` to ``end``."""
+
+    end: int
+    start: int
+    tensor: str
+
+
 class Follower:
-    """Hashes one output file, as far as its tensors are complete."""
+    """Hashes one output file from front to end.
+
+    What is written right at its position is hashed from memory on the way; the rest from the
+    page cache, as far as its tensors are complete.
+    """
 
     def __init__(
         self, blueprint: Blueprint, number: int, outputs: Outputs, is_done: Callable[[str], bool]
     ) -> None:
         """``is_done`` tells whether a tensor is written; ``number``: of the file."""
-        self._blueprint = blueprint
-        self._number = number
         self._descriptor = outputs.descriptors[number]
         self._is_done = is_done
         self._size = blueprint.files[number].size
         self._hashes = [hashlib.sha256()]
         if blueprint.md5:
             self._hashes.append(hashlib.md5(usedforsecurity=False))
-        self._spans = self._sorted_spans()  # (end, tensor), by offset
+        self._spans = _spans(blueprint, number)  # the next is the last
         self._at = 0
         self._lock = threading.Lock()
 
-    def _sorted_spans(self) -> list[tuple[int, str]]:
-        return sorted(
-            (place.offset + portion.rows * place.row_bytes, plan.spec.name)
-            for plan in self._blueprint.tensors
-            for portion in plan.portions
-            for place in portion.places
-            if place.file == self._number
-        )[::-1]
+    def offer(self, place: Place, offset: int, data: memoryview) -> None:
+        """``data`` was written at ``offset``: hash it if the file is hashed up to there.
+
+        Not where a checksum that comes later is written before the data.
+        """
+        if place.seal is not None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if not self._spans or self._spans[-1].start != place.offset:
+                return
+            if offset == place.offset:
+                self._hash_to(offset)  # what lies between two tensors is there from the start
+            if offset == self._at:
+                self._update(data)
+        finally:
+            self._lock.release()
 
     def advance(self, stop: threading.Event, *, to_the_end: bool) -> None:
         """Hash on, unless another worker is at it."""
         if not self._lock.acquire(blocking=False):
             return
         try:
-            while self._spans and self._is_done(self._spans[-1][1]):
-                end, _ = self._spans.pop()
-                self._hash_to(end, stop)
+            while self._spans and self._is_done(self._spans[-1].tensor):
+                self._hash_to(self._spans.pop().end, stop)
             if to_the_end:
                 self._hash_to(self._size, stop)
         finally:
@@ -156,11 +193,28 @@ class Follower:
         """Of the whole file, where it is wanted."""
         return self._hashes[1].hexdigest() if len(self._hashes) > 1 else None
 
-    def _hash_to(self, end: int, stop: threading.Event) -> None:
-        buffer = np.empty(CHUNK, np.uint8)
-        while self._at < end and not stop.is_set():
-            piece = buffer[: min(CHUNK, end - self._at)]
+    def _hash_to(self, end: int, stop: threading.Event | None = None) -> None:
+        buffer = np.empty(min(CHUNK, max(0, end - self._at)), np.uint8)
+        while self._at < end and not (stop and stop.is_set()):
+            piece = buffer[: end - self._at]
             read_at(self._descriptor, piece, self._at)
-            for one in self._hashes:
-                one.update(piece.data)
-            self._at += len(piece)
+            self._update(piece.data)
+
+    def _update(self, data: memoryview) -> None:
+        for one in self._hashes:
+            one.update(data)
+        self._at += data.nbytes
+
+
+def _spans(blueprint: Blueprint, number: int) -> list[_Span]:
+    """Every place in a file, the last one first."""
+    return sorted(
+        (
+            _Span(place.offset + portion.rows * place.row_bytes, place.offset, plan.spec.name)
+            for plan in blueprint.tensors
+            for portion in plan.portions
+            for place in portion.places
+            if place.file == number
+        ),
+        key=lambda span: -span.end,
+    )

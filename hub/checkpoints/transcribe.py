@@ -1,16 +1,17 @@
 """Carrying out a blueprint: read a block, cast, hash, encode, write at its offset.
 
 The unit of work is one tensor, taken by whichever worker is free, so all cores are busy whatever
-the number of files. File digests follow behind: whenever the next tensor of a file is complete,
-a worker hashes it from the page cache. What is complete is noted in a journal, so that a run
-that was killed goes on after the last whole tensor.
+the number of files; while there are files enough, each worker has one of its own, from front to
+end, and hashes it on the way. Where two share a file, its digest follows behind: whenever the next
+tensor is complete, a worker hashes it from the page cache. What is complete is noted in a journal,
+so that a run that was killed goes on after the last whole tensor.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,7 +88,10 @@ class _Job:
         self.outcome = Outcome()
         self.total = sum(source_bytes(source, plan.spec) for plan in blueprint.tensors)
         self.left = self.total
-        self._queue = list(blueprint.tensors)
+        self._queues: list[list[TensorPlan]] = [[] for _ in blueprint.files]
+        for plan in blueprint.tensors:
+            self._queues[_home(plan)].append(plan)
+        self._busy = [0] * len(blueprint.files)  # workers at each file
         self._lock = threading.Lock()
         self._followers = [
             Follower(blueprint, number, outputs, self.is_done)
@@ -97,11 +101,11 @@ class _Job:
     def resume(self) -> None:
         """Take over what the journal says is written and what really is so in the files."""
         noted = self.journal.done
-        known = [plan for plan in self._queue if plan.spec.name in noted]
+        known = [plan for plan in self.blueprint.tensors if plan.spec.name in noted]
         checked = _Checks(known, noted, self.outputs)
         in_parallel(checked.work, worker_count())
         for plan in checked.sound:
-            self._queue.remove(plan)
+            self._queues[_home(plan)].remove(plan)
             self.outcome.done[plan.spec.name] = noted[plan.spec.name]
             self.left -= source_bytes(self.source, plan.spec)
         self.outcome.resumed = len(checked.sound)
@@ -109,10 +113,9 @@ class _Job:
     def work(self, stop: threading.Event) -> None:
         """Take tensors until there are none."""
         while not stop.is_set():
-            with self._lock:
-                if not self._queue:
-                    return
-                plan = self._queue.pop(0)
+            plan = self._take()
+            if plan is None:
+                return
             done = self._tensor(plan, stop)
             if done is None:
                 return
@@ -120,8 +123,19 @@ class _Job:
             self.journal.add(done)
             with self._lock:
                 self.outcome.done[plan.spec.name] = done
+                self._busy[_home(plan)] -= 1
             for number in {place.file for place in plan.places}:
                 self._followers[number].advance(stop, to_the_end=False)
+
+    def _take(self) -> TensorPlan | None:
+        """The next tensor of the file that fewest workers are at."""
+        with self._lock:
+            waiting = [number for number, queue in enumerate(self._queues) if queue]
+            if not waiting:
+                return None
+            number = min(waiting, key=lambda number: self._busy[number])
+            self._busy[number] += 1
+            return self._queues[number].pop(0)
 
     def hash_rest(self, stop: threading.Event) -> None:
         """Hash what is left of the files, each by one worker."""
@@ -153,7 +167,7 @@ class _Job:
             )
 
     def _tensor(self, plan: TensorPlan, stop: threading.Event) -> Done | None:
-        writer = _TensorWriter(plan, self.outputs)
+        writer = _TensorWriter(plan, self.outputs, self._followers)
         dtype = self.source.dtype_of(plan.spec.name)
         for block in self.source.blocks(plan.spec):
             if stop.is_set():
@@ -161,6 +175,11 @@ class _Job:
             writer.write(block, dtype)
             self.progress.advance(TASK, block.nbytes)
         return writer.finish()
+
+
+def _home(plan: TensorPlan) -> int:
+    """The file that a tensor is written to, or the first of them."""
+    return min((place.file for place in plan.places), default=0)
 
 
 def source_bytes(source: Checkpoint, spec: TensorSpec) -> int:
@@ -171,9 +190,10 @@ def source_bytes(source: Checkpoint, spec: TensorSpec) -> int:
 class _TensorWriter:
     """Takes one tensor's blocks from first row to last."""
 
-    def __init__(self, plan: TensorPlan, outputs: Outputs) -> None:
+    def __init__(self, plan: TensorPlan, outputs: Outputs, followers: Sequence[Follower]) -> None:
         self.plan = plan
         self.outputs = outputs
+        self.followers = followers
         self.digests = [hashlib.sha256() for _ in plan.stored or (plan,)]
         self.row = 0
         self.changed = self.overflowed = self.non_finite = 0
@@ -204,7 +224,9 @@ class _TensorWriter:
             if data.nbytes != len(rows) * place.row_bytes:
                 raise AssertionError(f"{self.plan.spec.name}: the encoder broke its plan")
             descriptor = self.outputs.descriptors[place.file]
-            write_at(descriptor, data.data, place.offset + at * place.row_bytes)
+            offset = place.offset + at * place.row_bytes
+            write_at(descriptor, data.data, offset)
+            self.followers[place.file].offer(place, offset, data.data)
             self.sums[id(place)].add(data)
 
     def finish(self) -> Done:
