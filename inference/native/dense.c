@@ -78,7 +78,7 @@ void lh_dot(float *out, const float *x, const void *w, int type, size_t M, size_
 /* c[mr][NR] += a[mr][kc] b[kc][NR]; mr is a constant wherever this is inlined. */
 INLINE void tile(const int mr, float *c, size_t ldc, const float *a, size_t lda, const float *b,
                  size_t kc, int keep) {
-    vf sum[mr][2];
+    vf sum[MR][2];
     for (int i = 0; i < mr; i++)
         for (int j = 0; j < 2; j++)
             sum[i][j] = keep ? load_f32(c, i * ldc + j * LANES) : splat(0);

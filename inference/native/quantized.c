@@ -12,6 +12,7 @@
 #include "lanes.h"
 
 #define ROWS 32
+#define AT_ONCE 4 /* rows of x that share a pass over w, at most; a constant keeps sums in registers */
 #define PAIRED(group) ((group) % 64 == 0 ? 64 : 32) /* columns whose halves are taken apart at once */
 typedef int32_t v8i __attribute__((vector_size(32)));
 typedef int16_t v16s __attribute__((vector_size(32)));
@@ -166,6 +167,10 @@ INLINE v8f first(const float *p, size_t count) { /* as many as there are, then z
 INLINE v8f scales_of(const float *scales, size_t g, size_t count, size_t ratio) {
     float some[8] = {0};
     if (ratio == 1) return first(scales + g, count);
+    if (ratio == 2 && count == 8) { /* g is a multiple of 8 */
+        const float *p = scales + g / 2;
+        return (v8f){p[0], p[0], p[1], p[1], p[2], p[2], p[3], p[3]};
+    }
     for (size_t i = 0, at = g / ratio, in = g % ratio; i < count; i++) {
         some[i] = scales[at];
         if (++in == ratio) in = 0, at++;
@@ -178,18 +183,18 @@ INLINE v8f scales_of(const float *scales, size_t g, size_t count, size_t ratio) 
 INLINE void dot_row(const int bits, const int m, float *out, size_t N, Input x, const uint8_t *w,
                     const float *scales, size_t K, size_t group, size_t wgroup, int add) {
     const size_t groups = K / group, ratio = wgroup / group;
-    v8f sum[m][2], zero[m];
+    v8f sum[AT_ONCE][2], zero[AT_ONCE];
     for (int i = 0; i < m; i++) sum[i][0] = sum[i][1] = zero[i] = (v8f){0};
     for (size_t g = 0; g < groups; g += 8) {
         const size_t count = groups - g < 8 ? groups - g : 8;
         const v8f ws = scales_of(scales, g, count, ratio);
-        float both[m][8];
+        float both[AT_ONCE][8];
         for (int i = 0; i < m; i++) {
             *(v8f_any *)both[i] = ws * first(x.scale + i * groups + g, count);
             if (bits == 4) zero[i] += ws * first(x.sum + i * groups + g, count);
         }
         for (size_t j = 0; j < count; j++) {
-            v8i part[m];
+            v8i part[AT_ONCE];
             dot_group(bits, m, part, w, x.q, K, (g + j) * group, group);
             for (int i = 0; i < m; i++)
                 sum[i][j & 1] = add_scaled(sum[i][j & 1], part[i], both[i][j]);
@@ -227,16 +232,28 @@ void lh_dot_quantized(float *out, const int8_t *q, const float *xscale, const fl
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t begin = 0; begin < N; begin += ROWS) {
         size_t end = begin + ROWS < N ? begin + ROWS : N;
-        if (bits == 4) dot_rows(4, out, x, w, scales, M, N, K, group, wgroup, begin, end, add);
-        else dot_rows(8, out, x, w, scales, M, N, K, group, wgroup, begin, end, add);
+#define WITH(bits, group) dot_rows(bits, out, x, w, scales, M, N, K, group, wgroup, begin, end, add)
+        if (bits == 4 && group == 64) WITH(4, 64);
+        else if (bits == 4) WITH(4, group);
+        else if (group == 64) WITH(8, 64);
+        else WITH(8, group);
+#undef WITH
     }
 }
+
+/* Unrolled further, the compiler keeps products waiting in memory instead of sums in registers. */
+#define PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define UNROLL(count) PRAGMA(unroll count)
+#else
+#define UNROLL(count) PRAGMA(GCC unroll count)
+#endif
 
 #ifdef WIDE
 #define MR 4    /* rows of x in a tile */
 #define NR 16   /* rows of w in a tile: two vectors of 8 rows, 4 columns of each */
 #define NB 64   /* rows of w that are packed together */
-#define KC 2048 /* columns that are packed together */
+#define KC 1024 /* columns that are packed together */
 
 /* b[k/4][16 rows][4 columns] as bytes, s[g][16 rows]; rows beyond the last are zero. */
 INLINE void pack(const int bits, uint8_t *b, float *s, const uint8_t *w, const float *scales,
@@ -266,11 +283,12 @@ INLINE __m256i four_of(const int8_t *x) { /* the same 4 columns for all 8 rows o
 }
 
 /* 32 columns of mr rows of x times 16 rows of w, added to part[mr][2]. */
-INLINE void tile32(const int bits, const int mr, __m256i part[][2], const int8_t *x, size_t K,
+INLINE void tile32(const int bits, const int mr, __m256i part[MR][2], const int8_t *x, size_t K,
                    const uint8_t *b) {
     if (bits == 4 && !VNNI) { /* 8 sums of two products ≤ 15 · 127 fit 16 bits */
-        __m256i pairs[mr][2];
+        __m256i pairs[MR][2];
         for (int i = 0; i < mr; i++) pairs[i][0] = pairs[i][1] = _mm256_setzero_si256();
+        UNROLL(2)
         for (int k = 0; k < 8; k++) {
             __m256i w0 = load32(b + k * NR * 4), w1 = load32(b + k * NR * 4 + 32);
             for (int i = 0; i < mr; i++) {
@@ -285,6 +303,7 @@ INLINE void tile32(const int bits, const int mr, __m256i part[][2], const int8_t
                 part[i][j] = _mm256_add_epi32(part[i][j], _mm256_madd_epi16(pairs[i][j], one));
         return;
     }
+    UNROLL(2)
     for (int k = 0; k < 8; k++) {
         __m256i w0 = load32(b + k * NR * 4), w1 = load32(b + k * NR * 4 + 32);
         for (int i = 0; i < mr; i++) {
@@ -298,11 +317,11 @@ INLINE void tile32(const int bits, const int mr, __m256i part[][2], const int8_t
 /* c[mr][16] += x · w over kc columns. */
 INLINE void tile(const int bits, const int mr, float *c, size_t ldc, Input x, size_t K,
                  size_t groups, const uint8_t *b, const float *s, size_t kc, size_t group) {
-    v8f sum[mr][2];
+    v8f sum[MR][2];
     for (int i = 0; i < mr; i++)
         for (int j = 0; j < 2; j++) sum[i][j] = *(const v8f_any *)(c + i * ldc + j * 8);
     for (size_t g = 0; g < kc / group; g++) {
-        __m256i part[mr][2];
+        __m256i part[MR][2];
         for (int i = 0; i < mr; i++) part[i][0] = part[i][1] = _mm256_setzero_si256();
         for (size_t k = g * group; k < (g + 1) * group; k += 32)
             tile32(bits, mr, part, x.q + k, K, b + k * NR);
@@ -332,24 +351,24 @@ INLINE void block(const int bits, float *out, Input x, const uint8_t *w, const f
         for (size_t j = 0; j < rows; j += NR)
             pack(bits, b + j * KC, s + j * (KC / 32), w + j * row, scales + j * (K / wgroup),
                  rows - j < NR ? rows - j : NR, row, K, k, kc, group, wgroup);
-        for (size_t m = 0; m < M; m++) {
-            const int mr = M - m >= MR ? MR : 1;
-            const size_t g = m * groups + k / group;
-            const Input at = {x.q + m * K + k, x.scale + g, x.sum + g};
-            for (size_t j = 0; j < rows; j += NR) {
-                const size_t nr = rows - j < NR ? rows - j : NR;
+        for (size_t j = 0; j < rows; j += NR) { /* a panel stays in the first-level cache */
+            const size_t nr = rows - j < NR ? rows - j : NR;
+            const uint8_t *bj = b + j * KC;
+            const float *sj = s + j * (KC / 32);
+            for (size_t m = 0; m < M;) {
+                const int mr = M - m >= MR ? MR : 1;
+                const size_t g = m * groups + k / group;
+                const Input at = {x.q + m * K + k, x.scale + g, x.sum + g};
                 float *c = nr == NR ? out + m * N + j : edge;
                 const size_t ldc = nr == NR ? N : NR;
                 for (int i = 0; nr < NR && i < mr; i++)
                     memcpy(edge + i * NR, out + (m + i) * N + j, nr * 4);
-                const uint8_t *bj = b + j * KC;
-                const float *sj = s + j * (KC / 32);
                 if (mr == MR) tile(bits, MR, c, ldc, at, K, groups, bj, sj, kc, group);
                 else tile(bits, 1, c, ldc, at, K, groups, bj, sj, kc, group);
                 for (int i = 0; nr < NR && i < mr; i++)
                     memcpy(out + (m + i) * N + j, edge + i * NR, nr * 4);
+                m += mr;
             }
-            m += mr - 1;
         }
     }
 }
@@ -365,8 +384,12 @@ void lh_packed_quantized(float *out, const int8_t *q, const float *xscale, const
         if (!add)
             for (size_t m = 0; m < M; m++) memset(out + m * N + n, 0, rows * 4);
         const float *s = scales + n * (K / wgroup);
-        if (bits == 4) block(4, out + n, x, at, s, M, N, K, group, wgroup, rows);
-        else block(8, out + n, x, at, s, M, N, K, group, wgroup, rows);
+#define WITH(bits, group) block(bits, out + n, x, at, s, M, N, K, group, wgroup, rows)
+        if (bits == 4 && group == 64) WITH(4, 64);
+        else if (bits == 4) WITH(4, group);
+        else if (group == 64) WITH(8, 64);
+        else WITH(8, group);
+#undef WITH
     }
 }
 #else
