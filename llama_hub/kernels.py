@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from llama_hub.home import home
 
 # No contraction into fused multiply-adds: results must not depend on the compiler.
-FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared")
+FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC")
 COMPILE_SECONDS = 180  # a slow machine takes a tenth of it
 
 
@@ -59,10 +60,12 @@ class Kernels:
             raise PermissionError(f"{folder} belongs to somebody else")
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / target.name
-            sources = [str(self.folder / name) for name in self.sources]
-            flags = [*FLAGS, *self.flags, _tuning()]
-            command = [compiler, *flags, *sources, "-o", str(made), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
+            command = [compiler, *FLAGS, *self.flags, _tuning()]
+            objects = [str(Path(work) / f"{name}.o") for name in self.sources]
+            with ThreadPoolExecutor(len(objects)) as pool:  # a compiler for each source
+                sources = [str(self.folder / name) for name in self.sources]
+                list(pool.map(lambda s, o: _run([*command, "-c", s, "-o", o]), sources, objects))
+            _run([*command, "-shared", *objects, "-o", str(made), "-lm"])
             made.replace(target)
         return target
 
@@ -79,6 +82,10 @@ class Kernels:
             function = getattr(loaded, name)
             function.argtypes, function.restype = list(types), None
         return loaded
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
 
 
 def _tuning() -> str:
