@@ -159,28 +159,47 @@ def generate_timed(
 
 
 def measure(
-    contestants: list[Contestant], rounds: int, answer: int
+    contestants: list[Contestant], rounds: int, answer: int, failed: dict[str, str]
 ) -> dict[str, dict[str, list[float]]]:
-    """Seconds per token of prefill and decode, in turn; the first round warms up."""
+    """Seconds per token of prefill and decode, in turn; the first round warms up.
+
+    A contestant that ends is noted in ``failed`` and leaves both lists.
+    """
     found: dict[str, dict[str, list[float]]] = {
         each.name: {"prefill": [], "decode": []} for each in contestants
     }
     for number in range(rounds + 1):
-        for each in contestants:
-            result = each.ask(prompts=[prompt(1000 + number)], tokens=answer)
+        for each in list(contestants):
+            try:
+                result = each.ask(prompts=[prompt(1000 + number)], tokens=answer)
+            except (RuntimeError, OSError) as error:
+                failed[each.name] = f"alone: {error}"
+                contestants.remove(each)
+                each.close()
+                del found[each.name]
+                continue
             if number:
                 found[each.name]["prefill"].append(result["first"] / PROMPT)
                 found[each.name]["decode"].append(result["rest"] / (answer - 1))
     return found
 
 
-def measure_crowd(contestants: Iterable[Contestant], rounds: int) -> dict[str, list[float]]:
-    """Answer tokens per second of eight requests at once."""
+def measure_crowd(
+    contestants: Iterable[Contestant], rounds: int, failed: dict[str, str]
+) -> dict[str, list[float]]:
+    """Answer tokens per second of eight requests at once; see ``measure`` for ``failed``."""
     everyone = list(contestants)
     found: dict[str, list[float]] = {each.name: [] for each in everyone}
     for number in range(rounds):
-        for each in everyone:
+        for each in list(everyone):
             prompts = [prompt(5000 + number * CROWD + n) for n in range(CROWD)]
-            result = each.ask(prompts=prompts, tokens=ANSWER)
+            try:
+                result = each.ask(prompts=prompts, tokens=ANSWER)
+            except (RuntimeError, OSError) as error:
+                failed[each.name] = f"eight at once: {error}"
+                everyone.remove(each)
+                each.close()
+                del found[each.name]
+                continue
             found[each.name].append(result["count"] / result["wall"])
     return found

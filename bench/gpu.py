@@ -172,13 +172,14 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     layers = options.layers or (2 if options.quick else 32)
     rounds = 2 if options.quick else options.rounds
     bandwidth = read_bandwidth(options.device)
+    absent: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="llama-hub-bench-") as name:
         folder = make_model(Path(name) / "model", shape, layers)
         contestants = gather_contestants(options, folder)
         try:
-            times = measure(contestants, rounds, ANSWER)
+            times = measure(contestants, rounds, ANSWER, absent)
             many = [each for each in contestants if each.name.startswith(("ours", "vllm"))]
-            crowd = measure_crowd(many, rounds)
+            crowd = measure_crowd(many, rounds, absent)
         finally:
             for each in contestants:
                 each.close()
@@ -203,6 +204,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             if theirs in table
         }
         | {"decode bf16 / read bandwidth": round(read / decode["ours bf16"] / bandwidth, 3)},
+        "absent": absent,
     }
 
 

@@ -330,9 +330,9 @@ def compare(options: argparse.Namespace) -> None:
         bandwidth = read_bandwidth(options.threads)
         contestants = gather_contestants(options, folder, work, absent)
         try:
-            times = measure(contestants, rounds, ANSWER)
+            times = measure(contestants, rounds, ANSWER, absent)
             crowd = measure_crowd(
-                [c for c in contestants if c.name.startswith(("ours", "vllm"))], rounds
+                [c for c in contestants if c.name.startswith(("ours", "vllm"))], rounds, absent
             )
         finally:
             for each in contestants:
