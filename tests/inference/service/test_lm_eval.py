@@ -1,6 +1,6 @@
 """lm_eval as a judge: a task scores the same through our service and through transformers.
 
-Optional: name an interpreter that has ``lm_eval[api]`` and torch in LM_EVAL_PYTHON.
+Optional: name an interpreter that has ``lm_eval[api,hf]`` in LM_EVAL_PYTHON.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def write_tasks(folder: Path) -> None:
         {"question": f"The {animal} is", "choices": list(PLACES), "answer": number % len(PLACES)}
         for number, animal in enumerate(ANIMALS * 4)
     ]
-    sentence = " ".join(f"The {a} sleeps {p}." for a in ANIMALS for p in PLACES)
-    texts = [{"text": sentence * times} for times in (1, 3)]  # within a window, and beyond it
+    # Within a window: lm_eval cuts longer texts differently for its two backends.
+    texts = [{"text": " ".join(f"The {a} sleeps {p}." for p in PLACES)} for a in ANIMALS]
     folder.mkdir()
     for name, rows in (("choices", questions), ("texts", texts)):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
