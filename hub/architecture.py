@@ -13,6 +13,9 @@ from typing import Any
 
 from llama_hub.errors import IntegrityError
 
+# Far beyond any model; a damaged header that says billions would have us list as many tensors.
+MAX_LAYERS = 4096
+
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -34,6 +37,10 @@ class Architecture:
         counts = (self.dim, self.n_layers, self.n_heads, self.n_kv_heads, self.ffn_dim)
         if min(*counts, self.vocab_size, self.context) < 1:
             raise IntegrityError(f"a dimension of the model is not positive: {self}")
+        if self.n_layers > MAX_LAYERS:
+            raise IntegrityError(
+                f"{self.n_layers} layers are no model's: the description is damaged"
+            )
         if self.dim % self.n_heads or self.n_heads % self.n_kv_heads or self.head_dim % 2:
             raise IntegrityError(
                 f"dim {self.dim}, {self.n_heads} heads and {self.n_kv_heads} key/value heads "
