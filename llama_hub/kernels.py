@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -46,18 +47,19 @@ class Kernels:
         for folder in (home() / "kernels", temporary):
             try:
                 return self._declared(ctypes.CDLL(str(self._compiled(compiler, folder))))
-            except (OSError, subprocess.SubprocessError):
+            except subprocess.SubprocessError:
+                return None  # it would fail elsewhere too
+            except OSError:
                 continue
         return None
 
     def _compiled(self, compiler: str, folder: Path) -> Path:
         """The shared library, compiled now or before; appears whole under its name."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _require_own(folder)
         target = folder / f"{self.name}-{self._fingerprint(compiler)}.so"
         if target.is_file():
             return target
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid != os.getuid():
-            raise PermissionError(f"{folder} belongs to somebody else")
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / target.name
             command = [compiler, *FLAGS, *self.flags, _tuning()]
@@ -82,6 +84,17 @@ class Kernels:
             function = getattr(loaded, name)
             function.argtypes, function.restype = list(types), None
         return loaded
+
+
+def _require_own(folder: Path) -> None:
+    """``PermissionError`` if anybody else can put a library there, which we would then run."""
+    found = folder.lstat()
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or found.st_uid != os.getuid()
+        or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ):
+        raise PermissionError(f"{folder} can be written by somebody else")
 
 
 def _run(command: Sequence[str]) -> None:
