@@ -24,8 +24,8 @@ GROUP = "llama_hub.backends"
 BUILT_IN = {
     "azure": "llama_hub.backends.azure.backend:AzureBackend",
     "huggingface": "llama_hub.backends.huggingface.backend:HuggingFaceBackend",
-    "local": "llama_hub.backends.local:LocalBackend",
-    "memory": "llama_hub.backends.memory:MemoryBackend",
+    "local": "llama_hub.backends.local.backend:LocalBackend",
+    "memory": "llama_hub.backends.memory.backend:MemoryBackend",
     "sagemaker": "llama_hub.backends.sagemaker.backend:SageMakerBackend",
 }
 

@@ -84,7 +84,7 @@ def conform(
 ) -> None:
     """Run the conformance suite: deploys, breaks, updates and removes a small model."""
     from llama_hub.backends import registry
-    from llama_hub.backends.directory import deployer_for
+    from llama_hub.backends.lookup import deployer_for
     from llama_hub.deploy import artifact, calling, core, rollout, spec
     from llama_hub.deploy.conformance import Subject, run
 

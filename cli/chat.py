@@ -121,7 +121,7 @@ def _here_or_deployed(
 
 
 def _deployed(name: str, key: str | None, missing: NotFoundError) -> Speaker:
-    from llama_hub.backends.directory import find
+    from llama_hub.backends.lookup import find
     from llama_hub.deploy.backend import Invoker
 
     try:

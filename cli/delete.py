@@ -28,7 +28,7 @@ def delete(
     quiet: Quiet = False,
 ) -> None:
     """Remove a deployment and everything that was made for it."""
-    from llama_hub.backends.directory import find
+    from llama_hub.backends.lookup import find
     from llama_hub.cli import plan_view
     from llama_hub.deploy.apply import Manner
     from llama_hub.deploy.plan import entry

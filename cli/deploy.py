@@ -133,7 +133,7 @@ def _name_of(model: str) -> str:
 
 
 def _plan(out: Output, spec: DeploymentSpec, *, make: bool) -> tuple[Deployer, Plan]:
-    from llama_hub.backends.directory import deployer_for
+    from llama_hub.backends.lookup import deployer_for
     from llama_hub.deploy import artifact
 
     deployer = deployer_for(spec)
@@ -146,7 +146,7 @@ def _plan(out: Output, spec: DeploymentSpec, *, make: bool) -> tuple[Deployer, P
 def _from_plan(
     path: Path, flags: dict[str, Any], file: Path | None, assignments: list[str] | None
 ) -> tuple[Deployer, Plan]:
-    from llama_hub.backends.directory import deployer_at
+    from llama_hub.backends.lookup import deployer_at
     from llama_hub.deploy import plan
 
     if file or assignments or any(value is not None for value in flags.values()):

@@ -104,7 +104,7 @@ def _ledger() -> Check:
 
 
 def _gpu() -> Check:
-    from llama_hub.backends.local_host import gpus
+    from llama_hub.backends.local.host import gpus
     from llama_hub.deploy.backend import Check
     from llama_hub.deploy.sizing import gib
 

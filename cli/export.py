@@ -27,7 +27,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a saved plan in the platform's own language: az YAML, Bicep, CloudFormation."""
-    from llama_hub.backends.directory import deployer_at
+    from llama_hub.backends.lookup import deployer_at
     from llama_hub.deploy.backend import Exports
     from llama_hub.deploy.plan import read
     from llama_hub.files import write_atomic

@@ -51,14 +51,14 @@ def gc(
 
 def _find(only: str | None) -> tuple[Found, list[dict[str, str]]]:
     """Leftovers with the deployer that can remove them, and the backends that did not answer."""
-    from llama_hub.backends import directory
+    from llama_hub.backends import lookup
     from llama_hub.deploy.collect import find
 
     found: Found = []
     errors: list[dict[str, str]] = []
-    for name, location in directory.places(only):
+    for name, location in lookup.places(only):
         try:
-            deployer = directory.deployer_at(name, location)
+            deployer = lookup.deployer_at(name, location)
             found += [(deployer, left) for left in find(deployer.backend)]
         except Exception as error:  # the others are looked at all the same
             errors.append({"backend": name, "message": getattr(error, "message", str(error))})

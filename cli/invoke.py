@@ -36,7 +36,7 @@ def invoke(
     quiet: Quiet = False,
 ) -> None:
     """One request to a deployment; prints its answer."""
-    from llama_hub.backends.directory import find
+    from llama_hub.backends.lookup import find
     from llama_hub.deploy import calling
 
     out = output(json, quiet)

@@ -24,7 +24,7 @@ def logs(
     quiet: Quiet = False,
 ) -> None:
     """What a deployment prints."""
-    from llama_hub.backends.directory import find
+    from llama_hub.backends.lookup import find
 
     out = output(json, quiet)
     if follow and json:

@@ -22,7 +22,7 @@ def ps(
     quiet: Quiet = False,
 ) -> None:
     """Deployments in every backend that is set up here."""
-    from llama_hub.backends.directory import every
+    from llama_hub.backends.lookup import every
     from llama_hub.cli.plan_view import columns
 
     out = output(json, quiet)

@@ -28,7 +28,7 @@ def rollback(
     quiet: Quiet = False,
 ) -> None:
     """Return a deployment to the revision before the present one."""
-    from llama_hub.backends.directory import find
+    from llama_hub.backends.lookup import find
     from llama_hub.cli import plan_view
     from llama_hub.deploy.apply import Manner
 

@@ -27,7 +27,7 @@ def status(
     name: Name, backend: BackendName = None, json: Json = False, quiet: Quiet = False
 ) -> None:
     """One deployment: its state, its pieces, and what has drifted from its spec."""
-    from llama_hub.backends.directory import find
+    from llama_hub.backends.lookup import find
 
     out = output(json, quiet)
     deployer = find(name, backend)

@@ -2,7 +2,7 @@
 
 ::
 
-    from llama_hub.backends.directory import deployer_for
+    from llama_hub.backends.lookup import deployer_for
     from llama_hub.deploy.spec import DeploymentSpec
 
     spec = DeploymentSpec(name="support", backend="local", model="llama-2-7b-chat")

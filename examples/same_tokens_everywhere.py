@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from llama_hub.backends.directory import deployer_for
+from llama_hub.backends.lookup import deployer_for
 from llama_hub.deploy import artifact, calling
 from llama_hub.deploy.apply import Manner
 from llama_hub.deploy.attest import attest

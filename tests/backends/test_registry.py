@@ -89,7 +89,7 @@ def test_a_plugin_cannot_take_the_name_of_ours(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thief\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[llama_hub.backends]\nlocal = json:JSONDecoder\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert registry.backend_class("local").__module__ == "llama_hub.backends.local"
+    assert registry.backend_class("local").__module__ == "llama_hub.backends.local.backend"
     assert registry.origin("local") == "built in"
 
 

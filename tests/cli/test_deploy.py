@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from llama_hub.backends import local, memory
-from llama_hub.backends.local_state import Folder, identity
+from llama_hub.backends.local import backend as local
+from llama_hub.backends.local.state import Folder, identity
+from llama_hub.backends.memory import backend as memory
 from tests.support.command import Outcome, run
 from tests.support.deployments import echo, make_folder
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_hub.backends.memory import MemoryBackend
-from llama_hub.backends.memory_world import World
+from llama_hub.backends.memory.backend import MemoryBackend
+from llama_hub.backends.memory.platform import Platform
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.plan import write
 from tests.support.command import run
@@ -15,7 +15,7 @@ from tests.support.deployments import artifact, make_folder, spec
 def saved_plan(tmp_path: Path) -> Path:
     folder = make_folder(tmp_path / "model")
     deployer = Deployer(
-        MemoryBackend(World()), artifacts=lambda _: artifact(folder), root=tmp_path / "j"
+        MemoryBackend(Platform()), artifacts=lambda _: artifact(folder), root=tmp_path / "j"
     )
     write(deployer.plan(spec("x")), tmp_path / "plan.json")
     return tmp_path / "plan.json"

@@ -1,6 +1,6 @@
 """SIGKILL at every journal boundary and at random moments: the next run converges.
 
-The pretend cloud's world is a file, so it outlives the killed process as a cloud would.
+The pretend cloud's platform is a file, so it outlives the killed process as a cloud would.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_hub.backends.memory_world import World
+from llama_hub.backends.memory.platform import Platform
 from llama_hub.deploy import collect
 from llama_hub.deploy.journal import Journal
 from tests.support.crashing import calls_of, killed_at
@@ -22,11 +22,11 @@ NEW = {"environment": {"SHADE": "dark"}}
 
 def bench_in(root: Path) -> Bench:
     root.mkdir(parents=True, exist_ok=True)
-    return Bench(root, World(file=root / "world.json"))
+    return Bench(root, Platform(file=root / "world.json"))
 
 
 def ids_of(bench: Bench) -> set[str]:
-    with bench.world.open() as records:
+    with bench.platform.open() as records:
         return set(records)
 
 
@@ -77,9 +77,9 @@ def check_all_is_well(bench: Bench, name: str, expected: set[str]) -> None:
     assert ids_of(bench) == expected
     assert collect.find(bench.backend, root=bench.root / "journals") == []
     if name != "delete":
-        writes = bench.world.writes
+        writes = bench.platform.writes
         finish(bench, name)
-        assert bench.world.writes == writes  # the run after that is all noop
+        assert bench.platform.writes == writes  # the run after that is all noop
         delete(bench)
     assert ids_of(bench) == set()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llama_hub.backends.memory_world import Fault
+from llama_hub.backends.memory.platform import Fault
 from llama_hub.deploy import attest, collect, plan
 from llama_hub.deploy.apply import Manner
 from llama_hub.deploy.backend import TAG_TTL, Step
@@ -35,22 +35,22 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def fail(bench: Bench, at: str, *, when: Any = "after", times: int = 1) -> None:
-    bench.world.faults.append(Fault(at, ProvisioningError(BOOM), when, times))
+    bench.platform.faults.append(Fault(at, ProvisioningError(BOOM), when, times))
 
 
 def test_planning_writes_nothing_anywhere(bench: Bench) -> None:
     made = bench.deployer.plan(spec())
     assert [step.action for step in made.steps] == ["create"] * 4
-    assert bench.world.writes == 0
+    assert bench.platform.writes == 0
     assert not (bench.root / "journals").exists()
 
 
 def test_a_second_apply_has_zero_writes(bench: Bench) -> None:
     bench.deploy()
-    writes = bench.world.writes
+    writes = bench.platform.writes
     journal = bench.deployer.journal("x").path.read_bytes()
     assert bench.deploy().status == "ready"
-    assert bench.world.writes == writes
+    assert bench.platform.writes == writes
     assert bench.deployer.journal("x").path.read_bytes() == journal
 
 
@@ -85,13 +85,13 @@ def test_a_saved_plan_is_refused_after_a_change_of(
     if change == "the model":
         bench.new_model("other bytes")
     elif change == "a resource":
-        del bench.world.records["endpoint/x"]
+        del bench.platform.records["endpoint/x"]
     else:
         bench.deploy(environment={"B": "2"})
-    writes = bench.world.writes
+    writes = bench.platform.writes
     with pytest.raises(ChangedWorldError, match="no longer what the plan was made for"):
         bench.deployer.apply(plan.read(tmp_path / "plan.json"), PROMPT)
-    assert bench.world.writes == writes
+    assert bench.platform.writes == writes
 
 
 def test_an_edited_plan_is_refused(bench: Bench, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_failed_update_leaves_what_was_there(at: str, when: str, bench: Bench)
 
 def test_when_undoing_fails_too_both_are_told(bench: Bench) -> None:
     fail(bench, "revision/*", times=2)
-    bench.world.faults.append(Fault("endpoint/*", ProvisioningError("locked"), times=0))
+    bench.platform.faults.append(Fault("endpoint/*", ProvisioningError("locked"), times=0))
     done: list[str] = []
     execute = bench.backend.execute
 
@@ -172,14 +172,14 @@ def test_when_undoing_fails_too_both_are_told(bench: Bench) -> None:
 def test_throttling_is_waited_out_with_growing_pauses(bench: Bench) -> None:
     pauses: list[float] = []
     busy = [TransientError("429"), TransientError("429"), TransientError("503", retry_after=90)]
-    bench.world.faults += [Fault("revision/*", error) for error in busy]
+    bench.platform.faults += [Fault("revision/*", error) for error in busy]
     bench.deploy(manner=Manner(sleep=pauses.append))
     assert pauses[0] < pauses[1] < pauses[2]
     assert pauses[2] >= 90
 
 
 def test_throttling_that_does_not_end_fails_and_is_undone(bench: Bench) -> None:
-    bench.world.faults.append(Fault("revision/*", TransientError("429"), times=99))
+    bench.platform.faults.append(Fault("revision/*", TransientError("429"), times=99))
     with pytest.raises(TransientError):
         bench.deploy()
     assert {one.split("/")[0] for one in bench.ids()} == {"model"}
@@ -187,7 +187,7 @@ def test_throttling_that_does_not_end_fails_and_is_undone(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("choice", "left"), [("keep", True), ("remove", False)])
 def test_ctrl_c_keeps_or_undoes(choice: Any, left: bool, bench: Bench) -> None:
-    bench.world.faults.append(Fault("traffic/*", KeyboardInterrupt()))
+    bench.platform.faults.append(Fault("traffic/*", KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         bench.deploy(manner=Manner(on_interrupt=lambda: choice, sleep=no_sleep))
     assert ("endpoint/x" in bench.ids()) is left
@@ -224,7 +224,7 @@ def test_drift_is_found_and_mended(bench: Bench) -> None:
     bench.deploy()
     assert list(bench.deployer.drift("x")) == []
     revision = next(key for key in bench.ids() if key.startswith("revision/"))
-    bench.world.records[revision]["body"]["concurrency"] = 99
+    bench.platform.records[revision]["body"]["concurrency"] = 99
     drift = bench.deployer.drift("x")
     assert [(one.action, one.why) for one in drift] == [("update", "concurrency differ")]
     bench.deploy()
@@ -263,7 +263,7 @@ def test_rollback_without_the_platforms_help_deploys_the_earlier_spec(bench: Ben
 
 def test_what_vanished_by_other_hands_can_still_be_deleted(bench: Bench) -> None:
     bench.deploy()
-    bench.world.records.clear()
+    bench.platform.records.clear()
     gone = bench.deployer.apply(bench.deployer.plan_delete("x"), PROMPT)
     assert gone.status == "absent"
     with pytest.raises(NotFoundError):
@@ -273,10 +273,10 @@ def test_what_vanished_by_other_hands_can_still_be_deleted(bench: Bench) -> None
 def test_gc_finds_expired_lifetimes_and_orphans_and_spares_the_rest(bench: Bench) -> None:
     bench.deploy("short", ttl=3600)
     bench.deploy("long")
-    del bench.world.records["endpoint/long"]
+    del bench.platform.records["endpoint/long"]
     bench.deploy("long")  # mended
-    bench.world.records["model/lost"] = {
-        **next(one for one in bench.world.records.values() if one["kind"] == "model"),
+    bench.platform.records["model/lost"] = {
+        **next(one for one in bench.platform.records.values() if one["kind"] == "model"),
         "name": "lost",
         "tags": {"llama-hub:deployment": "gone"},
     }
@@ -306,7 +306,7 @@ def test_attest_notices_another_model_and_another_licence(bench: Bench) -> None:
         "served": True, "tags": True, "local": True, "license": False, "upload": True
     }  # fmt: skip
     revision = next(key for key in bench.ids() if key.startswith("revision/"))
-    bench.world.records[revision]["served"] = "sha256:other"
+    bench.platform.records[revision]["served"] = "sha256:other"
     found = attest.attest(bench.deployer, "x", find)
     assert (found.ok, found.served) == (False, "sha256:other")
     bench.new_model("changed here")

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from llama_hub.backends.memory_world import Fault
+from llama_hub.backends.memory.platform import Fault
 from llama_hub.deploy import collect
 from llama_hub.errors import NotFoundError, ProvisioningError
 from tests.support.deployments import PROMPT, Bench, artifact, make_folder, spec
@@ -62,14 +62,14 @@ class Deployments(RuleBasedStateMachine):
         self.apply(name, model, changes)
         self.good[name] = {"model": model, "changes": changes}
         self.unsettled.discard(name)
-        writes = self.bench.world.writes
+        writes = self.bench.platform.writes
         self.apply(name, model, changes)
-        assert self.bench.world.writes == writes
+        assert self.bench.platform.writes == writes
 
     @rule(name=NAMES, model=MODELS, shade=SHADES, at=PLACES, when=MOMENTS)
     def fail(self, name: str, model: str, shade: str, at: str, when: Any) -> None:
         fault = Fault(at, ProvisioningError("made to fail"), when)
-        self.bench.world.faults = [fault]
+        self.bench.platform.faults = [fault]
         cut_off = name in self.unsettled
         changes = self.wanted(shade, 1)
         try:
@@ -78,7 +78,7 @@ class Deployments(RuleBasedStateMachine):
         except ProvisioningError:
             if cut_off and name not in self.good:
                 pass  # what a cut-off run had made is removed along
-        self.bench.world.faults = []
+        self.bench.platform.faults = []
         self.unsettled.discard(name)
         if name in self.good and self.good[name] != {"model": model, "changes": changes}:
             # The way back needs the model of then; where that is gone, deploying mends it.
@@ -86,7 +86,7 @@ class Deployments(RuleBasedStateMachine):
 
     @rule(name=NAMES, model=MODELS, shade=SHADES, at=PLACES, when=MOMENTS)
     def crash(self, name: str, model: str, shade: str, at: str, when: Any) -> None:
-        self.bench.world.faults = [Fault(at, CrashError(), when)]
+        self.bench.platform.faults = [Fault(at, CrashError(), when)]
         changes = self.wanted(shade, 1)
         try:
             self.apply(name, model, changes)
@@ -94,14 +94,14 @@ class Deployments(RuleBasedStateMachine):
             self.unsettled.discard(name)
         except CrashError:
             self.unsettled.add(name)
-        self.bench.world.faults = []
+        self.bench.platform.faults = []
 
     @precondition(lambda self: self.good)
     @rule(data=st.data())
     def drift(self, data: st.DataObject) -> None:
         """Somebody deletes or changes something by hand; the next deploy mends it."""
         name = data.draw(st.sampled_from(sorted(self.good)))
-        records = self.bench.world.records
+        records = self.bench.platform.records
         mine = [key for key in sorted(records) if self.belongs(key, name)]
         key = data.draw(st.sampled_from(mine)) if mine else None
         if key is not None and data.draw(st.booleans()):
@@ -132,7 +132,7 @@ class Deployments(RuleBasedStateMachine):
         self.unsettled &= set(self.good)
 
     def belongs(self, key: str, name: str) -> bool:
-        return bool(self.bench.world.records[key]["tags"]["llama-hub:deployment"] == name)
+        return bool(self.bench.platform.records[key]["tags"]["llama-hub:deployment"] == name)
 
     @invariant()
     def what_works_is_what_the_oracle_says(self) -> None:
@@ -149,7 +149,7 @@ class Deployments(RuleBasedStateMachine):
     @invariant()
     def nothing_else_is_there(self) -> None:
         for key in self.bench.ids():
-            name = self.bench.world.records[key]["tags"]["llama-hub:deployment"]
+            name = self.bench.platform.records[key]["tags"]["llama-hub:deployment"]
             if key.startswith("model/"):
                 continue  # uploads are kept for the next try
             assert name in self.good or name in self.unsettled, key
@@ -161,7 +161,9 @@ class Deployments(RuleBasedStateMachine):
                 key for key in self.bench.ids()
                 if key.startswith("revision/") and self.belongs(key, name)
             ]  # fmt: skip
-            running = [key for key in mine if self.bench.world.records[key]["state"] == "running"]
+            running = [
+                key for key in mine if self.bench.platform.records[key]["state"] == "running"
+            ]
             assert len(mine) <= 2, mine
             assert len(running) == 1, running
 

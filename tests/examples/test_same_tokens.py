@@ -21,7 +21,7 @@ from huggingface_hub.utils import close_session  # noqa: E402
 from examples.same_tokens_everywhere import PROMPTS, Answers, ask, differences  # noqa: E402
 from llama_hub.backends.azure.backend import AzureBackend  # noqa: E402
 from llama_hub.backends.huggingface.backend import HuggingFaceBackend  # noqa: E402
-from llama_hub.backends.local import LocalBackend  # noqa: E402
+from llama_hub.backends.local.backend import LocalBackend  # noqa: E402
 from llama_hub.backends.sagemaker.backend import SageMakerBackend  # noqa: E402
 from llama_hub.deploy.apply import Manner  # noqa: E402
 from llama_hub.deploy.backend import Artifact, Backend  # noqa: E402

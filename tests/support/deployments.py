@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_hub.backends.memory import MemoryBackend
-from llama_hub.backends.memory_world import World
+from llama_hub.backends.memory.backend import MemoryBackend
+from llama_hub.backends.memory.platform import Platform
 from llama_hub.deploy.apply import Manner
 from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.deployer import Deployer
@@ -54,12 +54,12 @@ def artifact(folder: Path) -> Artifact:
 
 
 class Bench:
-    """A memory world, a model folder and a deployer on them."""
+    """A memory platform, a model folder and a deployer on them."""
 
-    def __init__(self, root: Path, world: World | None = None) -> None:
+    def __init__(self, root: Path, platform: Platform | None = None) -> None:
         self.root = root
-        self.world = world or World()
-        self.backend = MemoryBackend(self.world, answer=echo)
+        self.platform = platform or Platform()
+        self.backend = MemoryBackend(self.platform, answer=echo)
         self.folder = make_folder(root / "model")
         self.deployer = self.new_deployer()
 
@@ -79,7 +79,7 @@ class Bench:
 
     def ids(self) -> set[str]:
         """Everything that the pretend cloud has."""
-        return set(self.world.records)
+        return set(self.platform.records)
 
 
 def spec(name: str = "x", **changes: Any) -> DeploymentSpec:

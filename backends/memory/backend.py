@@ -5,7 +5,7 @@ clouds hard: an upload that outlives its deployment, revisions beside each
 other, traffic that is switched, listings that lag, throttling, machines that do
 not start. What it cannot prove is how any real platform behaves.
 
-From the command line its world is a file, so that one command sees what another
+From the command line its platform is a file, so that one command sees what another
 did; ``LLAMA_HUB_MEMORY_FAIL='revision/*'`` shows what a failure looks like.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_hub.backends.memory_world import DO, Fault, World
+from llama_hub.backends.memory.platform import DO, Fault, Platform
 from llama_hub.deploy.backend import (
     TAG_DEPLOYMENT,
     TAG_MANIFEST,
@@ -52,7 +52,7 @@ Answer = Callable[[Path, Mapping[str, Any], bool], Iterator[bytes]]
 
 
 class MemoryBackend:
-    """The backend ``memory``; give a ``World`` to look behind the scenes."""
+    """The backend ``memory``; give a ``Platform`` to look behind the scenes."""
 
     name = "memory"
     location: tuple[str, ...] = ("file", "fail")
@@ -60,7 +60,7 @@ class MemoryBackend:
 
     def __init__(
         self,
-        world: World | None = None,
+        platform: Platform | None = None,
         *,
         file: str = "",
         fail: str = "",
@@ -68,30 +68,30 @@ class MemoryBackend:
     ) -> None:
         """``fail``: pattern of what never comes up. ``answer``: instead of the real core."""
         path = Path(file) if file else home() / "deployments" / "memory.json"
-        self.world = world or World(file=path)
+        self.platform = platform or Platform(file=path)
         self._answer = answer
         if fail:
             refused = ProvisioningError("the pretend cloud was told to fail here")
-            self.world.faults.append(Fault(f"create {fail}", refused, "after", times=1 << 30))
+            self.platform.faults.append(Fault(f"create {fail}", refused, "after", times=1 << 30))
 
     def configured(self) -> bool:
         """Always; nothing is needed."""
         return True
 
     def check(self) -> Sequence[Check]:
-        """One line: where the world is kept."""
-        where = str(self.world.file or "this process's memory")
+        """One line: where the platform is kept."""
+        where = str(self.platform.file or "this process's memory")
         return [Check("memory", True, f"the pretend cloud is in {where}")]
 
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Four pretended machines."""
-        self.world.fail("offers", "before")
+        self.platform.fail("offers", "before")
         return cheapest_first(OFFERS)
 
     def observe(self, name: str) -> Observed:
         """The deployment's records, but new ones only after ``lag`` observations."""
-        self.world.fail("observe", "before")
-        with self.world.open() as records:
+        self.platform.fail("observe", "before")
+        with self.platform.open() as records:
             mine = [one for one in records.values() if one["tags"].get(TAG_DEPLOYMENT) == name]
             shown = [one for one in mine if one["hidden"] <= 0]
             for one in mine:
@@ -139,26 +139,26 @@ class MemoryBackend:
 
     def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
         """Do it in the table."""
-        self.world.fail(step.id, "before", step.action)
-        self.world.writes += 1
-        with self.world.open() as records:
-            DO[step.kind](records, step, self.world.lag)
+        self.platform.fail(step.id, "before", step.action)
+        self.platform.writes += 1
+        with self.platform.open() as records:
+            DO[step.kind](records, step, self.platform.lag)
         try:
-            self.world.fail(step.id, "after", step.action)
+            self.platform.fail(step.id, "after", step.action)
         except ProvisioningError:
             self._mark_failed(step)
             raise
         return {"resource": step.id}
 
     def _mark_failed(self, step: Step) -> None:
-        with self.world.open() as records:
+        with self.platform.open() as records:
             if step.id in records:
                 records[step.id]["state"] = "failed"
                 records[step.id]["log"].append("the process ended with exit code 1")
 
     def status(self, name: str) -> Deployed:
         """From endpoint and revisions."""
-        with self.world.open() as records:
+        with self.platform.open() as records:
             found = _of(records, name)
         if not found:
             raise NotFoundError(f"there is no deployment {name!r} in memory", hint="llama-hub ps")
@@ -166,8 +166,8 @@ class MemoryBackend:
 
     def list(self) -> Iterator[Deployed]:
         """Every deployment that has an endpoint or a revision."""
-        self.world.fail("list", "before")
-        with self.world.open() as records:
+        self.platform.fail("list", "before")
+        with self.platform.open() as records:
             names = {
                 one["tags"][TAG_DEPLOYMENT] for one in records.values() if one["kind"] != "model"
             }
@@ -177,7 +177,7 @@ class MemoryBackend:
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """What each revision said, oldest first."""
         self.status(name)
-        with self.world.open() as records:
+        with self.platform.open() as records:
             lines = [
                 f"{one['name']}: {line}"
                 for one in _of(records, name)
@@ -207,7 +207,7 @@ class MemoryBackend:
         ]
 
     def _active(self, name: str) -> dict[str, Any]:
-        with self.world.open() as records:
+        with self.platform.open() as records:
             endpoint = records.get(f"endpoint/{name}")
             active = records.get(f"revision/{endpoint['body']['active']}") if endpoint else None
         if active is None:
@@ -216,7 +216,7 @@ class MemoryBackend:
 
     def orphans(self) -> Iterator[Resource]:
         """Uploads and revisions of deployments that have no endpoint."""
-        with self.world.open() as records:
+        with self.platform.open() as records:
             alive = {one["name"] for one in records.values() if one["kind"] == "endpoint"}
             left = [one for one in records.values() if one["tags"][TAG_DEPLOYMENT] not in alive]
         yield from (_resource(one) for one in left)

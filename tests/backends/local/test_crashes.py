@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from llama_hub.backends.local import LocalBackend
-from llama_hub.backends.local_state import Folder, identity
+from llama_hub.backends.local.backend import LocalBackend
+from llama_hub.backends.local.state import Folder, identity
 from llama_hub.deploy import collect
 from llama_hub.deploy.conformance import BackendContract, Subject
 from llama_hub.deploy.deployer import Deployer
@@ -22,7 +22,7 @@ from llama_hub.errors import NotFoundError
 from tests.support.crashing import calls_of, killed_at
 from tests.support.deployments import artifact, make_folder, spec
 
-STANDIN = Path(__file__).parents[1] / "support" / "standin.py"
+STANDIN = Path(__file__).parents[2] / "support" / "standin.py"
 
 
 def backend_in(root: Path) -> LocalBackend:

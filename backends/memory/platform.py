@@ -26,7 +26,7 @@ class Fault:
 
 
 @dataclass
-class World:
+class Platform:
     """All that the pretend cloud knows; ``file`` keeps it between processes."""
 
     file: Path | None = None

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from llama_hub.backends.front import Upstream
-from llama_hub.backends.local_state import identity
+from llama_hub.backends.local.reverse_proxy import Upstream
+from llama_hub.backends.local.state import identity
 
 HEALTH_PERIOD = 1.0  # seconds
 HEALTH_TIMEOUT = 10.0  # seconds for one answer

@@ -1,8 +1,8 @@
-"""The process that keeps a local deployment running: ``python -m llama_hub.backends.supervisor``.
+"""The process that keeps a local deployment running (``-m llama_hub.backends.local.supervisor``).
 
 It belongs to no terminal and survives the command that started it. It reads what
 is wanted (``desired.json``), starts and stops replicas until that is so, leads the
-front to those that serve, restarts with growing pauses what ends or does not
+reverse proxy to those that serve, restarts with growing pauses what ends or does not
 answer, and writes down what runs (``state.json``). It knows no plan and no model.
 """
 
@@ -20,15 +20,15 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
-from llama_hub.backends.front import Front, Upstream
-from llama_hub.backends.local_state import (
+from llama_hub.backends.local.replica import Replica
+from llama_hub.backends.local.reverse_proxy import ReverseProxy, Upstream
+from llama_hub.backends.local.state import (
     LOG_BYTES,
     LOG_FILES,
     Folder,
     identity,
     kill_group,
 )
-from llama_hub.backends.replica import Replica
 from llama_hub.files import locked
 
 PERIOD = 0.1  # seconds between two looks at what is wanted
@@ -45,7 +45,7 @@ class Supervisor:
         self._stopping: set[asyncio.Task[None]] = set()
         self._proved: set[str] = set()
         self._serving = ""
-        self._front = Front(self._takers)
+        self._proxy = ReverseProxy(self._takers)
         self._server: asyncio.Server | None = None
         self._address: tuple[str, int] | None = None
         self._trouble = ""
@@ -96,7 +96,7 @@ class Supervisor:
             return
         wanted = port or (before[1] if before else 0)
         try:
-            server = await self._front.listen(host, wanted)
+            server = await self._proxy.listen(host, wanted)
         except OSError as error:
             self._trouble = f"cannot listen on {host}:{wanted}: {error.strerror}"
             return
@@ -106,7 +106,7 @@ class Supervisor:
         self._address = (host, int(server.sockets[0].getsockname()[1]))
 
     def _converge(self) -> None:
-        """Start what is missing, stop what is not wanted, lead the front to what serves."""
+        """Start what is missing, stop what is not wanted, lead the proxy to what serves."""
         wanted = self._wanted()
         for place in [place for place in self._replicas if place not in wanted]:
             self._retire(self._replicas.pop(place))
@@ -193,7 +193,7 @@ class Supervisor:
         for replica in self._replicas.values():
             self._retire(replica)
         await asyncio.gather(*self._stopping, return_exceptions=True)
-        await self._front.close()
+        await self._proxy.close()
 
 
 def _rotating(path: Path) -> RotatingFileHandler:

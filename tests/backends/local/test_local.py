@@ -15,14 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
-from llama_hub.backends.local import LocalBackend
-from llama_hub.backends.local_state import Folder, identity
+from llama_hub.backends.local.backend import LocalBackend
+from llama_hub.backends.local.state import Folder, identity
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
 from tests.support.deployments import artifact, make_folder, spec
 
-STANDIN = Path(__file__).parents[1] / "support" / "standin.py"
+STANDIN = Path(__file__).parents[2] / "support" / "standin.py"
 
 
 class Local:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_hub.backends.local_options import LocalOptions
+from llama_hub.backends.local.options import LocalOptions
 from llama_hub.deploy.backend import Observed, Resource, Step, Target
 from llama_hub.errors import NotFoundError, UsageError
 

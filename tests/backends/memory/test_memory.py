@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llama_hub.backends.memory import MemoryBackend
-from llama_hub.backends.memory_world import World
+from llama_hub.backends.memory.backend import MemoryBackend
+from llama_hub.backends.memory.platform import Platform
 from llama_hub.deploy.backend import Backend
 from llama_hub.deploy.conformance import BackendContract, Subject, run
 from tests.support.deployments import PROMPT, artifact, echo, make_folder, spec
@@ -25,15 +25,15 @@ def subject_of(make: Callable[[], Backend], root: Path) -> Subject:
 class TestMemory(BackendContract):
     @pytest.fixture
     def subject(self, tmp_path: Path) -> Subject:
-        world = World()
-        return subject_of(lambda: MemoryBackend(world, answer=echo), tmp_path)
+        platform = Platform()
+        return subject_of(lambda: MemoryBackend(platform, answer=echo), tmp_path)
 
 
 class TestMemoryThatListsLate(BackendContract):
     @pytest.fixture
     def subject(self, tmp_path: Path) -> Subject:
-        world = World(file=tmp_path / "world.json", lag=4)
-        return subject_of(lambda: MemoryBackend(world, answer=echo), tmp_path)
+        platform = Platform(file=tmp_path / "world.json", lag=4)
+        return subject_of(lambda: MemoryBackend(platform, answer=echo), tmp_path)
 
 
 class Leaky(MemoryBackend):
@@ -49,8 +49,8 @@ class Greedy(MemoryBackend):
     def execute(self, step: Any, context: Any) -> Mapping[str, Any]:
         done = super().execute(step, context)
         if step.action == "delete" and step.kind == "endpoint":
-            for key in [key for key in self.world.records if key.startswith(step.id)]:
-                del self.world.records[key]
+            for key in [key for key in self.platform.records if key.startswith(step.id)]:
+                del self.platform.records[key]
         return done
 
 
@@ -82,8 +82,8 @@ class Untagged(MemoryBackend):
 
     def execute(self, step: Any, context: Any) -> Mapping[str, Any]:
         done = super().execute(step, context)
-        if step.kind == "model" and step.id in self.world.records:
-            del self.world.records[step.id]["tags"]["llama-hub:license"]
+        if step.kind == "model" and step.id in self.platform.records:
+            del self.platform.records[step.id]["tags"]["llama-hub:license"]
         return done
 
 
@@ -100,9 +100,9 @@ class Duplicating(MemoryBackend):
     """Makes another endpoint when a step is done again after a crash."""
 
     def execute(self, step: Any, context: Any) -> Mapping[str, Any]:
-        if step.kind == "revision" and step.action == "create" and step.id in self.world.records:
-            self.world.records[f"{step.id}-again"] = {
-                **self.world.records[step.id], "name": f"{step.name}-again"
+        if step.kind == "revision" and step.action == "create" and step.id in self.platform.records:
+            self.platform.records[f"{step.id}-again"] = {
+                **self.platform.records[step.id], "name": f"{step.name}-again"
             }  # fmt: skip
         return super().execute(step, context)
 
@@ -122,8 +122,8 @@ class Duplicating(MemoryBackend):
 def test_the_suite_finds_what_is_broken(
     broken: type[MemoryBackend], where: str, tmp_path: Path
 ) -> None:
-    world = World(lag=3 if broken is Duplicating else 0)
-    report = run(subject_of(lambda: broken(world, answer=echo), tmp_path))
+    platform = Platform(lag=3 if broken is Duplicating else 0)
+    report = run(subject_of(lambda: broken(platform, answer=echo), tmp_path))
     assert not report.ok
     failed = [line.what for line in report.lines if not line.ok]
     assert where in failed[0], report.text()

@@ -19,11 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llama_hub.backends import local_plan
-from llama_hub.backends.local_host import gpus, host_memory
-from llama_hub.backends.local_options import LocalOptions
-from llama_hub.backends.local_state import Folder, kill_group, last_lines
-from llama_hub.backends.local_view import children, deployed, revision_state
+from llama_hub.backends.local import plan as planning
+from llama_hub.backends.local.host import gpus, host_memory
+from llama_hub.backends.local.options import LocalOptions
+from llama_hub.backends.local.state import Folder, kill_group, last_lines
+from llama_hub.backends.local.view import children, deployed, revision_state
 from llama_hub.deploy.backend import (
     Check,
     Context,
@@ -127,7 +127,7 @@ class LocalBackend:
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """Address, new revision, traffic, stop the old one, drop older ones."""
-        return local_plan.plan(target, observed, self._command)
+        return planning.plan(target, observed, self._command)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Revisions first, then the address."""
@@ -140,7 +140,7 @@ class LocalBackend:
 
     def plan_rollback(self, name: str, observed: Observed) -> Sequence[Step]:
         """Start the revision before, lead traffic to it, stop the present one."""
-        return local_plan.rollback(name, observed)
+        return planning.rollback(name, observed)
 
     def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
         """Write down what is wanted, and wait until the supervisor says that it is so."""
@@ -311,7 +311,7 @@ class LocalBackend:
 def _start_supervisor(folder: Folder) -> None:
     """It puts itself into the background; a second one ends at once."""
     subprocess.run(
-        [sys.executable, "-m", "llama_hub.backends.supervisor", str(folder.path)],
+        [sys.executable, "-m", "llama_hub.backends.local.supervisor", str(folder.path)],
         check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

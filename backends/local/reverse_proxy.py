@@ -75,7 +75,7 @@ class UpstreamError(Exception):
 
 
 @dataclass
-class Front:
+class ReverseProxy:
     """Listens, and asks ``replicas`` for each request which ones take it."""
 
     replicas: Callable[[], Sequence[Upstream]]

@@ -1,0 +1,1 @@
+"""Deployments on this machine: processes that a supervisor keeps running behind one address."""

@@ -1,0 +1,1 @@
+"""A backend whose platform is a table in memory or in one file."""
