@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,32 @@ logger = logging.getLogger(__name__)
 # query, keys, values, page table, lengths → mixed values; see ``paged_decode.paged_decode``
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 TOLERANCE = 0.05  # of the spread of the logits, between two ways to compute the same step
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A step that can be computed again on the tensors that it was recorded with."""
+
+    replay: Callable[[], object]
+    logits: Tensor  # [B, vocab]; a replay overwrites it
+
+
+class Recorder:
+    """Records steps as CUDA graphs, which share their memory."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def record(self, step: Callable[[], Tensor]) -> Recording:
+        """Run ``step`` twice, so that everything is compiled, then record it."""
+        for _ in range(2):
+            step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = step()
+        self._pool = self._pool or graph.pool()
+        return Recording(graph.replay, logits)
 
 
 @dataclass(frozen=True)
@@ -176,30 +203,41 @@ class DecodeStep:
 class CudaForward:
     """``Executor``'s forward function on CUDA: decode steps replayed, the rest computed."""
 
-    def __init__(self, model: Llama, cache: KVCache, context: int, max_batch: int) -> None:
+    def __init__(
+        self,
+        model: Llama,
+        cache: KVCache,
+        context: int,
+        max_batch: int,
+        recorder: Callable[[], Recorder] = Recorder,
+    ) -> None:
         self._model = model
         self._cache = cache
+        self._recorder = recorder
         self._spare = (cache.pages - 1) * PAGE  # the page that the scheduler does not know of
         self._pages = -(-context // PAGE)
         self._sizes = sorted({1, 2, 4, *range(8, max_batch + 8, 8)})
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Inputs, Tensor]] = {}
+        self._graphs: dict[int, tuple[Recording, Inputs]] = {}
         self.way = "eager"  # how decode steps are computed
 
     def __call__(self, batch: Batch) -> Tensor:
+        """Logits of the wanted rows ``[R, vocab]``, in the order of ``batch.wanted``."""
         rows = len(batch.spans)
-        alone = len(batch.tokens) == rows == len(batch.wanted)
+        single = len(batch.tokens) == rows
         size = next((size for size in self._sizes if size >= rows), None)
-        if not alone or size not in self._graphs:
+        if not single or size not in self._graphs:
             return self._model.forward(batch, self._cache)
-        graph, inputs, logits = self._graphs[size]
+        recording, inputs = self._graphs[size]
         inputs.fill(batch, self._spare)
-        graph.replay()
-        return logits[:rows].clone()
+        recording.replay()
+        # The batch's order is not the caller's: rows of prompts stand first.
+        return recording.logits[batch.wanted]
 
     def prepare(self) -> None:
         """Compile and record; takes the first way that works and agrees with the plain model."""
         ways: list[tuple[str, bool, Attention]] = []
-        attention = _triton_attention(self._model.heads.width)
+        on_cuda = self._cache.data.device.type == "cuda"
+        attention = _triton_attention(self._model.heads.width) if on_cuda else None
         if attention is not None:
             ways += [("compiled, triton", True, attention), ("triton", False, attention)]
         ways.append(("gathered", False, gathered_attention))
@@ -217,17 +255,10 @@ class CudaForward:
     def _record(self, step: DecodeStep) -> None:
         """One graph for each size, the largest first, so that they share its memory."""
         self._compare(step)
-        pool = None
+        recorder = self._recorder()
         for size in reversed(self._sizes):
             inputs = Inputs.empty(size, self._pages, self._spare, self._cache.data.device)
-            for _ in range(2):
-                step(inputs)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                logits = step(inputs)
-            pool = pool or graph.pool()
-            self._graphs[size] = (graph, inputs, logits)
+            self._graphs[size] = (recorder.record(partial(step, inputs)), inputs)
 
     def _compare(self, step: DecodeStep) -> None:
         """``RuntimeError`` unless a step agrees with the plain model."""
