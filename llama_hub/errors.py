@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     NOT_ENOUGH = 7  # disk, memory, GPU memory, quota
     PROVISIONING = 8
     CHANGES_PENDING = 9  # --plan found a difference
+    UNREACHABLE = 10  # the network or a service did not answer
     INTERRUPTED = 130
 
 
@@ -78,6 +79,26 @@ class UnsafePickleError(IntegrityError):
     """A ``.pth`` asks for more than rebuilding tensors; it was not run."""
 
 
+class FileFormatError(LlamaHubError):
+    """A file is not what its kind must be; ``file`` and ``key`` (dotted, may be empty) say where.
+
+    ``InvalidFileError`` where a person writes the file, ``DamagedFileError`` where a program does.
+    """
+
+    def __init__(self, message: str, *, file: str = "", key: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.file = file
+        self.key = key
+
+
+class InvalidFileError(FileFormatError, UsageError):
+    """A file that a person writes is wrong: catalogue, spec, settings, plan."""
+
+
+class DamagedFileError(FileFormatError, IntegrityError):
+    """A file that a program wrote is wrong: manifest, configuration of a model, journal."""
+
+
 class NotFoundError(LlamaHubError):
     """No such model, file, deployment or repository."""
 
@@ -117,6 +138,12 @@ class TransientError(ProvisioningError):
 
 class ChangedWorldError(ProvisioningError):
     """The world is no longer what the plan was made for."""
+
+
+class UnreachableError(LlamaHubError):
+    """The network or a service did not answer: no route, no name, refused, timed out."""
+
+    exit_code = ExitCode.UNREACHABLE
 
 
 class ChangesPendingError(LlamaHubError):
