@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llama_hub.cli.output import Output
-from llama_hub.cli.pager import page, printable
+from llama_hub.cli.pager import page
 from llama_hub.errors import LicenseError, UsageError
 from llama_hub.licenses.gate import Accept, Acceptance, Texts, is_email
 from llama_hub.licenses.terms import License
@@ -203,7 +203,7 @@ def _summary(license: License, texts: Texts) -> str:
         f"  wording  {wording}",
         f"  SHA-256  {digest} (words joined by single spaces)",
         f"  policy   {_policy(license, texts)}",
-        f"  from     {printable(source) or 'a file'}",
+        f"  from     {source or 'a file'}",
         "  In short, and without replacing the text:",
         *(f"   - {line}" for line in license.obligations),
     ]

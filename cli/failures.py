@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 
 from llama_hub.cli.output import current
+from llama_hub.cli.printable import printable
 from llama_hub.errors import (
     AccessError,
     DiskFullError,
@@ -112,6 +113,6 @@ def report(error: BaseException) -> int:
     """Print ``error`` and return the exit code."""
     shown = as_error(error)
     if os.environ.get("LLAMA_HUB_DEBUG") and not isinstance(error, KeyboardInterrupt):
-        traceback.print_exception(error, file=sys.stderr)
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
     current().error(shown)
     return int(shown.exit_code)

@@ -1,7 +1,8 @@
 """The one output sink: data on stdout, everything else on stderr.
 
 With ``--json`` stdout carries exactly one JSON document; with ``--quiet``
-stderr carries only warnings and errors. Rich is imported when something rich
+stderr carries only warnings and errors. Whatever is shown passes ``printable``,
+which lets no control character through. Rich is imported when something rich
 is drawn, so that short commands start fast.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
+from llama_hub.cli.printable import console, printable, printable_json
 from llama_hub.errors import LlamaHubError, UsageError
 from llama_hub.progress import NO_PROGRESS, Progress
 
@@ -47,14 +49,14 @@ class Output:
         if self.as_json:
             print(_dump(document, compact=compact), flush=True)
         elif isinstance(text, str):
-            print(text, flush=True)
+            print(printable(text), flush=True)
         else:
             _draw(text(), sys.stdout)
 
     def stream(self, piece: str) -> None:
         """A piece of text that arrives in time, such as a chat reply; never under ``--json``."""
         if not self.as_json:
-            sys.stdout.write(piece)
+            sys.stdout.write(printable(piece))
             sys.stdout.flush()
 
     def status(self, message: str) -> None:
@@ -62,11 +64,11 @@ class Output:
         if self._display is not None:
             self._display.say(message)
         elif not self.quiet:
-            print(message, file=sys.stderr, flush=True)
+            print(printable(message), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
         """Something the person should know although the command goes on."""
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
     def show(self, drawing: RenderableType) -> None:
         """Draw something rich for a person, on stderr."""
@@ -77,9 +79,9 @@ class Output:
         """Print ``error`` in the form that the flags ask for."""
         if self.as_json and not self._answered:
             print(_dump({"error": describe(error)}))
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {printable(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"  mend: {error.hint}", file=sys.stderr, flush=True)
+            print(f"  mend: {printable(error.hint)}", file=sys.stderr, flush=True)
 
     @property
     def interactive(self) -> bool:
@@ -93,8 +95,8 @@ class Output:
         if secret:
             import getpass
 
-            return getpass.getpass(f"{question}: ", stream=sys.stderr).strip()
-        print(f"{question}: ", end="", file=sys.stderr, flush=True)
+            return getpass.getpass(f"{printable(question)}: ", stream=sys.stderr).strip()
+        print(f"{printable(question)}: ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip()
 
     def confirm(self, question: str, *, flag: str) -> bool:
@@ -128,14 +130,12 @@ def describe(error: LlamaHubError) -> dict[str, Any]:
 
 
 def _dump(document: Mapping[str, Any], *, compact: bool = False) -> str:
-    return json.dumps(document, indent=None if compact else 2, ensure_ascii=False, default=str)
+    indent = None if compact else 2
+    return printable_json(json.dumps(document, indent=indent, ensure_ascii=False, default=str))
 
 
 def _draw(drawing: RenderableType, stream: IO[str]) -> None:
-    from rich.console import Console
-
-    width = None if stream.isatty() else 120
-    Console(file=stream, width=width, soft_wrap=width is not None, highlight=False).print(drawing)
+    console(stream, None if stream.isatty() else 120).print(drawing)
 
 
 class PlainProgress:
@@ -169,7 +169,7 @@ class PlainProgress:
             self._print(message)
 
     def _print(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(printable(line), file=self._stream, flush=True)
 
 
 class _PlainTask:
@@ -220,7 +220,6 @@ def duration_text(seconds: float) -> str:
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -231,13 +230,13 @@ def _bars() -> Iterator[Progress]:
     from rich.progress import Progress as RichBars
 
     bars = RichBars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console(sys.stderr),
     )
     with bars:
         yield _RichProgress(bars)
@@ -267,7 +266,7 @@ class _RichProgress:
             self._bars.update(self._tasks[task], total=known.total or known.completed, note=note)
 
     def say(self, message: str) -> None:
-        self._bars.console.print(message, highlight=False)
+        self._bars.console.print(message)
 
 
 _current = Output()

@@ -12,6 +12,7 @@ import typer
 
 from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
 from llama_hub.cli.output import Output, output
+from llama_hub.cli.printable import PrintableFormatter
 from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
@@ -358,7 +359,7 @@ def _ready_text(what: Servable, engine: Engine, url: str, door: Door) -> Any:
 
 def _log_to_stderr(quiet: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("llama_hub")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)

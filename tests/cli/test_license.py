@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from llama_hub.cli.pager import printable
 from llama_hub.hub.manifest import FileEntry, Manifest
 from llama_hub.licenses.wording import normalised_sha256
 from tests.support.command import Outcome, run, spawn
@@ -336,4 +335,3 @@ def test_a_text_cannot_write_to_the_terminal(files: Path) -> None:
         person.expect("text")
         person.expect("Do you accept this licence?")
     assert "\x1b" not in person.shown
-    assert printable("a\tb\r\n\x9bc") == "a       b\n\N{REPLACEMENT CHARACTER}c"
