@@ -7,7 +7,6 @@ over HTTP from a service process of its own, which is stopped at the end.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_hub.child_environment import child_environment
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import Output, output, size_text
 from llama_hub.errors import IntegrityError, LlamaHubError
@@ -152,7 +152,7 @@ def _service(journey: Journey) -> Iterator[str]:
     command += ["--port", "0", "--json", "--quiet"]
     with journey.stage("serve") as facts:
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "LLAMA_HUB_API_KEY": ""}
+            command, stdout=subprocess.PIPE, text=True, env=child_environment(LLAMA_HUB_API_KEY="")
         )
         assert child.stdout is not None
         ready = _first_document(child.stdout.readline(), child)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_hub.errors import IntegrityError, ProvisioningError
-from llama_hub.files import fsync_folder, locked
+from llama_hub.files import PRIVATE, fsync_folder, locked, private_folder, write_atomic
 from llama_hub.home import home
 
 if TYPE_CHECKING:
@@ -114,15 +114,16 @@ class Journal:
     def __init__(self, backend: str, name: str, root: Path | None = None) -> None:
         self.backend = backend
         self.name = name
-        self.folder = (root or home() / "deployments") / backend / name
+        self._root = root or home() / "deployments"
+        self.folder = self._root / backend / name
         self.path = self.folder / NAME
         self._run = ""
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Exclude other appliers of this name; ``ProvisioningError`` while there is one."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = locked(self.folder / "lock", blocking=False)
+        private_folder(self.folder, self._root)
+        lock = locked(self.folder / "lock", blocking=False, mode=PRIVATE)
         try:
             lock.__enter__()
         except BlockingIOError as error:
@@ -198,7 +199,7 @@ class Journal:
         if not lines:
             return None
         path = self.folder / f"failure-{now().replace(':', '')}.log"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_atomic(path, "\n".join([*lines, ""]).encode("utf-8", "replace"), mode=PRIVATE)
         return path
 
     def _records(self) -> list[Mapping[str, Any]]:
@@ -215,7 +216,7 @@ class Journal:
         record = {"at": now(), "run": self._run, "event": event, **facts}
         data = json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
         fresh = not self.path.exists()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE)
         try:
             os.lseek(descriptor, _whole_lines(descriptor), os.SEEK_SET)
             os.write(descriptor, data)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama_hub.deploy.backend import Observed, Offer, Step
 from llama_hub.deploy.sizing import HOURS_PER_MONTH
 from llama_hub.errors import ProvisioningError, UsageError
-from llama_hub.files import write_atomic
+from llama_hub.files import PRIVATE, write_atomic
 from llama_hub.hub.manifest import canonical
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def without(observed: Observed, ids: Sequence[str]) -> Observed:
 def write(plan: Plan, path: Path) -> None:
     """Save the plan for ``deploy --apply``; readable by its owner only."""
     text = json.dumps(plan.to_json(), indent=1, ensure_ascii=False, default=str)
-    write_atomic(path.absolute(), text.encode() + b"\n", mode=0o600)
+    write_atomic(path.absolute(), text.encode() + b"\n", mode=PRIVATE)
 
 
 def read(path: Path) -> Plan:

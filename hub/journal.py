@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_hub.files import write_atomic
+from llama_hub.files import PRIVATE, write_atomic
 
 BLOCK = 16 << 20  # bytes; the unit of checksums, of repair and of what one crash can cost
 
@@ -65,7 +65,7 @@ class Journal:
         lines = [
             _line(number, state) for number, state in sorted(recorded.blocks.items()) if state.have
         ]
-        write_atomic(self.path, "".join([header + "\n", *lines]).encode())
+        write_atomic(self.path, "".join([header + "\n", *lines]).encode(), mode=PRIVATE)
         self.close()
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llama_hub.child_environment import child_environment
 from llama_hub.inference.batch import Piece
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.executor import LocalExecutor
@@ -106,7 +107,12 @@ def start(plan: Plan, options: EngineOptions) -> tuple[ParallelExecutor, int]:
 def _spawn() -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "llama_hub.inference.parallel"]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        env=child_environment(),
     )
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llama_hub.errors import IntegrityError, UsageError
-from llama_hub.files import fsync_folder, locked, write_atomic
+from llama_hub.files import PRIVATE, fsync_folder, locked, private_folder, write_atomic
 
 GENESIS = hashlib.sha256(b"llama-hub licence ledger, version 1").hexdigest()
 MAX_LINE = 64 << 10  # bytes; a receipt is about one KiB
@@ -77,7 +77,8 @@ class Chain:
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add ``entry``: it is on the disk when this returns, whoever else appends."""
-        with locked(self._lock_path):
+        private_folder(self.path.parent)
+        with locked(self._lock_path, mode=PRIVATE):
             known = self._read(self._read_head())
             count = len(known.digests)
             line = _line(entry, count + 1, known)
@@ -109,11 +110,12 @@ class Chain:
         return head
 
     def _write_head(self, head: _Head) -> None:
-        write_atomic(self._head_path, json.dumps(asdict(head)).encode() + b"\n")
+        write_atomic(self._head_path, json.dumps(asdict(head)).encode() + b"\n", mode=PRIVATE)
 
     def _write_line(self, line: bytes, offset: int) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, PRIVATE)
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, PRIVATE)  # earlier versions made it readable by all
             file.seek(offset)
             file.truncate()
             file.write(line + b"\n")

@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any
 
 from llama_hub.errors import IntegrityError
-from llama_hub.files import write_atomic
+from llama_hub.files import PRIVATE, private_folder, write_atomic
 from llama_hub.home import home
 from llama_hub.licenses.chain import GENESIS, Chain, Content
 from llama_hub.licenses.wording import MAX_BYTES, normalised_sha256
@@ -100,7 +100,8 @@ class Ledger:
         try:
             self.text(digest)
         except IntegrityError:
-            write_atomic(self.text_path(digest), text.encode())
+            private_folder(self.text_path(digest).parent)
+            write_atomic(self.text_path(digest), text.encode(), mode=PRIVATE)
         return digest
 
     def text(self, digest: str) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 CHUNK = 1 << 20  # bytes read at a time
+PRIVATE = 0o600  # mode of ledgers, journals, states and logs: for their owner only
+PRIVATE_FOLDER = 0o700  # of the folders that hold them
 
 # Bytes written at a time. The kernel sizes the folios of its page cache by the write; from 256 KiB
 # on they need contiguous memory that a virtual machine's host must first supply, which took five
@@ -34,6 +36,23 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def private_folder(path: Path, top: Path | None = None) -> None:
+    """Make ``path``, readable by its owner only, and so each folder from ``top`` down to it.
+
+    ``top`` is ``path`` or a folder above it; what is above ``top`` is made as the umask says.
+    A folder that is there and is ours loses what it granted to others.
+    """
+    above = [path]
+    while top is not None and above[-1] != top:
+        above.append(above[-1].parent)
+    above[-1].parent.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(above):
+        folder.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
+        there = folder.stat()
+        if there.st_mode & 0o077 and there.st_uid == os.geteuid():
+            folder.chmod(PRIVATE_FOLDER)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -63,10 +82,10 @@ def write_at(descriptor: int, data: ReadableBuffer, offset: int) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, blocking: bool = True) -> Iterator[None]:
+def locked(path: Path, *, blocking: bool = True, mode: int = 0o666) -> Iterator[None]:
     """Hold the exclusive lock file ``path``; ``BlockingIOError`` if taken and not ``blocking``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
         yield

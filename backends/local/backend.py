@@ -8,7 +8,6 @@ after a reboot ``deploy`` with the same spec starts it again.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from llama_hub.backends.local.host import gpus, host_memory
 from llama_hub.backends.local.options import LocalOptions
 from llama_hub.backends.local.state import Folder, kill_group, last_lines
 from llama_hub.backends.local.view import children, deployed, revision_state
+from llama_hub.child_environment import child_environment
 from llama_hub.deploy.backend import (
     Check,
     Context,
@@ -40,6 +40,7 @@ from llama_hub.deploy.sizing import Need, gib
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import NotFoundError, ProvisioningError
+from llama_hub.files import private_folder
 from llama_hub.home import home
 
 POLL = 0.05  # seconds between two looks at what the supervisor says
@@ -203,7 +204,7 @@ class LocalBackend:
 
     def _serve(self, step: Step, context: Context) -> Mapping[str, Any]:
         folder = self._folder(step.name)
-        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder.path, self._root)
         body = dict(step.body)
         if body["api_key"] and folder.key() is None:
             import secrets
@@ -315,7 +316,7 @@ def _start_supervisor(folder: Folder) -> None:
         check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "LLAMA_HUB_HOME": str(home())},  # absolute: it leaves this folder
+        env=child_environment(LLAMA_HUB_HOME=str(home())),  # absolute: it leaves this folder
     )
 
 

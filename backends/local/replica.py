@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from llama_hub.backends.local.reverse_proxy import Upstream
 from llama_hub.backends.local.state import identity
+from llama_hub.child_environment import child_environment
 
 HEALTH_PERIOD = 1.0  # seconds
 HEALTH_TIMEOUT = 10.0  # seconds for one answer
@@ -140,7 +141,7 @@ class Replica:
         self._log(f"[{self.name}] {self._error}")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        environment = {**os.environ, **self.body["environment"], "PYTHONUNBUFFERED": "1"}
+        environment = child_environment(PYTHONUNBUFFERED="1") | self.body["environment"]
         if self._secret:
             environment["LLAMA_HUB_API_KEY"] = self._secret
         self._error = ""

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_hub.files import locked, write_atomic
+from llama_hub.files import PRIVATE, locked, write_atomic
 
 LOG_BYTES = 10 << 20  # of one log file
 LOG_FILES = 4  # older ones that are kept
@@ -61,16 +61,16 @@ class Folder:
 
     def write_desired(self, document: Mapping[str, Any]) -> None:
         """Say what is wanted."""
-        write_atomic(self.path / "desired.json", _dump(document), mode=0o600)
+        write_atomic(self.path / "desired.json", _dump(document), mode=PRIVATE)
 
     def write_state(self, document: Mapping[str, Any]) -> None:
         """Say what runs."""
-        write_atomic(self.path / "state.json", _dump(document), mode=0o600)
+        write_atomic(self.path / "state.json", _dump(document), mode=PRIVATE)
 
     @contextmanager
     def change(self) -> Iterator[dict[str, Any]]:
         """Edit what is wanted; other processes wait."""
-        with locked(self.path / "desired.lock"):
+        with locked(self.path / "desired.lock", mode=PRIVATE):
             document = self.desired()
             yield document
             self.write_desired(document)
@@ -84,7 +84,7 @@ class Folder:
 
     def write_key(self, key: str) -> None:
         """Keep the API key."""
-        write_atomic(self.path / "key", key.encode() + b"\n", mode=0o600)
+        write_atomic(self.path / "key", key.encode() + b"\n", mode=PRIVATE)
 
     def supervisor(self) -> int | None:
         """The supervisor's process id while it lives."""

@@ -29,7 +29,7 @@ from llama_hub.backends.local.state import (
     identity,
     kill_group,
 )
-from llama_hub.files import locked
+from llama_hub.files import PRIVATE, locked
 
 PERIOD = 0.1  # seconds between two looks at what is wanted
 
@@ -219,12 +219,13 @@ def main(path: str) -> None:
     """Supervise the deployment in folder ``path`` until it is no longer wanted."""
     folder = Folder(Path(path))
     _to_background()
+    os.umask(0o077)  # also for what the replicas write: logs and states are the owner's
     handler = _rotating(folder.supervisor_log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.Formatter.converter = time.gmtime
     try:
-        with locked(folder.lock, blocking=False):
+        with locked(folder.lock, blocking=False, mode=PRIVATE):
             asyncio.run(Supervisor(folder).run())
     except BlockingIOError:
         return  # another one is at work

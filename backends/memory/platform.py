@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from llama_hub.deploy.backend import TAG_MANIFEST, Step
 from llama_hub.deploy.journal import now
-from llama_hub.files import locked, write_atomic
+from llama_hub.files import PRIVATE, locked, write_atomic
 
 
 @dataclass
@@ -41,13 +41,13 @@ class Platform:
         if self.file is None:
             yield self.records
             return
-        with locked(self.file.with_suffix(".lock")):
+        with locked(self.file.with_suffix(".lock"), mode=PRIVATE):
             self.records = json.loads(self.file.read_text()) if self.file.exists() else {}
             before = json.dumps(self.records)
             yield self.records
             after = json.dumps(self.records)
             if after != before:
-                write_atomic(self.file, after.encode(), mode=0o600)
+                write_atomic(self.file, after.encode(), mode=PRIVATE)
 
     def fail(self, at: str, when: str, action: str = "") -> None:
         """Raise the first fault that is due."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_hub.files import write_atomic
+from llama_hub.files import PRIVATE, write_atomic
 
 NAME = "conversion.journal"
 
@@ -43,7 +43,7 @@ class WorkJournal:
         self._lock = threading.Lock()
         self.done = _read(self._path, identity)
         lines = [json.dumps(identity, sort_keys=True), *map(_line, self.done.values())]
-        write_atomic(self._path, "".join(line + "\n" for line in lines).encode())
+        write_atomic(self._path, "".join(line + "\n" for line in lines).encode(), mode=PRIVATE)
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def add(self, done: Done) -> None:

@@ -67,6 +67,21 @@ def test_quantised_weights_are_shared_too(model: Model, serving: Serving, kernel
         assert ours.logprobs[0].logprob == pytest.approx(theirs.logprobs[0].logprob, abs=0.05)
 
 
+def test_the_other_processes_inherit_no_secret(
+    model: Model, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+
+    async def run() -> list[str]:
+        async with serving(model(), tensor_parallel=2) as engine:
+            followers = engine._loaded.executor._followers  # type: ignore[union-attr, attr-defined]
+            return [Path(f"/proc/{one.pid}/environ").read_text() for one in followers]
+
+    (environment,) = asyncio.run(run())
+    assert "canary" not in environment
+    assert "PATH=" in environment
+
+
 def test_a_process_that_dies_makes_the_engine_unwell(model: Model, serving: Serving) -> None:
     async def run() -> Any:
         async with serving(model(), tensor_parallel=4) as engine:

@@ -38,6 +38,11 @@ def test_it_lies_in_the_home(ledger: Ledger, home: Path) -> None:
     assert [json.loads(line)["number"] for line in ledger.path.read_text().splitlines()] == [1, 2]
 
 
+def test_only_its_owner_may_read_it(ledger: Ledger, home: Path) -> None:
+    for path in [home / "licenses", *(home / "licenses").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
 def test_verify_counts_and_names_the_head(ledger: Ledger) -> None:
     audit = ledger.verify()
     assert (audit.count, audit.texts, audit.notes) == (2, 2, ())

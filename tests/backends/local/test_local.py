@@ -1,4 +1,4 @@
-"""The local backend with real processes: a stand-in service, the real supervisor and front."""
+"""The local backend with real processes: a stand-in service, the real supervisor and proxy."""
 
 from __future__ import annotations
 
@@ -289,6 +289,42 @@ def test_no_wait_returns_while_the_replica_starts(local: Local) -> None:
     deployed = local.deployer.apply(plan, Manner(wait=False))
     assert deployed.status in ("pending", "ready")
     until(lambda: local.backend.status("x").status == "ready")
+
+
+SECRETS = {
+    "HF_TOKEN": "hf_canary",
+    "AWS_SECRET_ACCESS_KEY": "canary-aws",
+    "AWS_SESSION_TOKEN": "canary-session",
+    "AZURE_CLIENT_SECRET": "canary-azure",
+    "OPENAI_API_KEY": "sk-canary",
+    "LLAMA_HUB_META_URL": "https://canary.invalid/*?Signature=x",
+    "HTTPS_PROXY": "http://user:canary@127.0.0.1:1",
+    "SOMETHING_OF_MINE": "canary",
+}
+
+
+def test_no_secret_of_the_shell_lives_on_in_supervisor_or_replicas(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**SECRETS, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(name, value)
+    local.deploy(environment={"WANTED": "yes"})
+    child = local.get()["pid"]
+    held = [Path(f"/proc/{pid}/environ").read_text() for pid in (local.folder.supervisor(), child)]
+    assert not [name for name in SECRETS for text in held if f"{name}=" in text]
+    assert "canary" not in "".join(held)
+    assert all("OMP_NUM_THREADS=1" in text and "PATH=" in text for text in held)
+    environment = local.get("/manifest")["environment"]
+    assert (environment["WANTED"], environment["CUDA_VISIBLE_DEVICES"]) == ("yes", "")
+
+
+def test_only_the_owner_may_read_anything_of_a_deployment(local: Local) -> None:
+    local.deploy()
+    local.get("/said")
+    written = [local.root / "local", local.root / "journals"]
+    written += [path for top in written for path in top.rglob("*")]
+    assert any(path.name == "service.log" for path in written)
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
 def test_the_state_names_no_secret_and_is_readable_by_its_owner_only(local: Local) -> None:
