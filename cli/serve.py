@@ -275,7 +275,8 @@ def _door(
     host: str | None, port: int | None, platform: Platform | None, api_key: str | None, open_: bool
 ) -> Door:
     """Loopback without a key, or everywhere with one, unless the platform stands guard."""
-    from llama_hub.inference.service.auth import is_loopback, new_key
+    from llama_hub.inference.service.api_key import new_key
+    from llama_hub.inference.service.auth import is_loopback
 
     key = secret(api_key, "LLAMA_HUB_API_KEY")
     if key is not None and open_:

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from llama_hub.inference.service import moderation
-from llama_hub.inference.service.auth import is_loopback, new_key
+from llama_hub.inference.service.api_key import new_key
+from llama_hub.inference.service.auth import is_loopback
 from llama_hub.inference.service.moderation import Passage
 from llama_hub.inference.service.settings import ServiceSettings
 from tests.support.serving import Running, echo_engine, serving
