@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub.architecture import DTYPE_BYTES, Architecture, from_config
+from llama_hub.hub.architecture import DTYPE_BYTES, Architecture
 from llama_hub.hub.manifest import MANIFEST_NAME, Manifest, read
+from llama_hub.hub.model_config import read_config
 from llama_hub.hub.store import Store, Stored
 from llama_hub.licenses.gate import Gate
 from llama_hub.progress import NO_PROGRESS, Progress
@@ -98,21 +98,7 @@ def _licensed(stored: Stored) -> Artifact:
 
 def dimensions(artifact: Artifact) -> tuple[Architecture, str]:
     """The model's sizes and the type of its weights, from the folder's ``config.json``."""
-    config = _config(artifact.folder)
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
-    if dtype not in DTYPE_BYTES:
-        raise IntegrityError(f"{artifact.folder}/config.json says dtype {dtype!r}")
-    return from_config(config), dtype
-
-
-def _config(folder: Path) -> dict[str, object]:
-    path = folder / "config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise IntegrityError(
-            f"{path} cannot be read: {error}", hint=f"llama-hub verify {folder}"
-        ) from error
-    if not isinstance(found, dict):
-        raise IntegrityError(f"{path} is not a JSON object")
-    return found
+    config = read_config(artifact.folder)
+    if config.weight_type not in DTYPE_BYTES:
+        raise IntegrityError(f"{artifact.folder}/config.json says dtype {config.weight_type!r}")
+    return config.architecture, config.weight_type

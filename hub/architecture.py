@@ -1,13 +1,13 @@
-"""The dimensions of a Llama model, read from ``params.json`` or ``config.json``.
+"""The dimensions of a Llama model, and how ``params.json`` and ``config.json`` state them.
 
-Both vocabularies, one type: conversion, memory sizing and the inference core
-read the same numbers. Sources of the formulas: facebookresearch/llama
+Conversion, memory sizing and the inference core use the same numbers; ``hub.model_config`` reads
+them. Sources of the formulas: facebookresearch/llama
 ``llama/model.py`` (feed-forward width) and the shapes of the tensors themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from llama_hub.errors import IntegrityError
 
 # Far beyond any model; a damaged header that says billions would have us list as many tensors.
 MAX_LAYERS = 4096
+MAX_WIDTH = 1 << 24  # of anything: columns, heads, tokens in the vocabulary
+MAX_CONTEXT = 1 << 30  # tokens
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -34,12 +36,14 @@ class Architecture:
     context: int = 4096  # tokens
 
     def __post_init__(self) -> None:
-        counts = (self.dim, self.n_layers, self.n_heads, self.n_kv_heads, self.ffn_dim)
-        if min(*counts, self.vocab_size, self.context) < 1:
+        widths = (self.dim, self.n_heads, self.n_kv_heads, self.ffn_dim, self.vocab_size)
+        if min(*widths, self.n_layers, self.context) < 1:
             raise IntegrityError(f"a dimension of the model is not positive: {self}")
-        if self.n_layers > MAX_LAYERS:
+        if max(widths) > MAX_WIDTH or self.n_layers > MAX_LAYERS or self.context > MAX_CONTEXT:
+            raise IntegrityError(f"these dimensions are no model's, the file is damaged: {self}")
+        if not 0 < self.norm_eps <= 1 or not 0 < self.rope_theta < math.inf:
             raise IntegrityError(
-                f"{self.n_layers} layers are no model's: the description is damaged"
+                f"norm_eps {self.norm_eps} or rope_theta {self.rope_theta} is no model's"
             )
         if self.dim % self.n_heads or self.n_heads % self.n_kv_heads or self.head_dim % 2:
             raise IntegrityError(
@@ -75,72 +79,6 @@ def ffn_width(dim: int, multiple_of: int, multiplier: float | None) -> int:
     if multiplier is not None:
         hidden = int(multiplier * hidden)
     return multiple_of * ((hidden + multiple_of - 1) // multiple_of)
-
-
-def from_params(params: Mapping[str, Any], *, vocab_size: int, ffn_dim: int) -> Architecture:
-    """From Meta's ``params.json`` and the two sizes that only the tensors tell.
-
-    ``vocab_size``: rows of ``tok_embeddings.weight`` (``params.json`` says -1); ``ffn_dim``:
-    rows of ``w1`` over all shards. A width that disagrees with the formula is an
-    ``IntegrityError``, except where ``multiple_of`` is absent.
-    """
-    try:
-        dim, heads = int(params["dim"]), int(params["n_heads"])
-        found = Architecture(
-            dim=dim,
-            n_layers=int(params["n_layers"]),
-            n_heads=heads,
-            n_kv_heads=int(params.get("n_kv_heads") or heads),
-            ffn_dim=ffn_dim,
-            vocab_size=vocab_size,
-            norm_eps=float(params.get("norm_eps", 1e-5)),
-            rope_theta=float(params.get("rope_theta", 10000.0)),
-            context=context_of(params),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"params.json is not a Llama model's: {error!r}") from error
-    declared = int(params.get("vocab_size", -1))
-    if declared not in (-1, vocab_size):
-        raise IntegrityError(
-            f"params.json says vocab_size {declared}, the embedding has {vocab_size} rows"
-        )
-    return found
-
-
-def context_of(params: Mapping[str, Any]) -> int:
-    """Trained context in tokens, which ``params.json`` states only indirectly.
-
-    A written ``max_seq_len`` is taken; a ``rope_theta`` of a million means Code Llama
-    (16384); otherwise Llama 2's 4096. Llama 1 cannot be told apart here (see the catalogue).
-    """
-    if "max_seq_len" in params:
-        return int(params["max_seq_len"])
-    return 16384 if float(params.get("rope_theta", 10000.0)) >= 1e6 else 4096
-
-
-def from_config(config: Mapping[str, Any]) -> Architecture:
-    """From a Hugging Face ``config.json``, old keys or new."""
-    if config.get("model_type") != "llama":
-        raise IntegrityError(f"config.json is of type {config.get('model_type')!r}, not 'llama'")
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or {}
-    if scaling or rope.get("rope_type", "default") != "default":
-        raise IntegrityError("config.json asks for RoPE scaling, which Llama 2 does not have")
-    try:
-        heads = int(config["num_attention_heads"])
-        return Architecture(
-            dim=int(config["hidden_size"]),
-            n_layers=int(config["num_hidden_layers"]),
-            n_heads=heads,
-            n_kv_heads=int(config.get("num_key_value_heads") or heads),
-            ffn_dim=int(config["intermediate_size"]),
-            vocab_size=int(config["vocab_size"]),
-            norm_eps=float(config.get("rms_norm_eps", 1e-5)),
-            rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-            context=int(config.get("max_position_embeddings", 4096)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"config.json is not a Llama model's: {error!r}") from error
 
 
 def to_config(architecture: Architecture, dtype: str) -> dict[str, Any]:

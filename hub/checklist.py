@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
+from llama_hub import strict
 from llama_hub.errors import IntegrityError
 
 _LINE = re.compile(r"\\?([0-9a-f]{32}|[0-9a-f]{64})[ \t]+\*?(\S.*)", re.IGNORECASE)
 _BSD = re.compile(r"(MD5|SHA256) \((.+)\) = ([0-9a-f]{32}|[0-9a-f]{64})", re.IGNORECASE)
+_KIND = strict.FileKind("the checksum list", hint="download it again, or remove it")
 Checksums = Mapping[str, Mapping[str, str]]  # file name → algorithm → hexadecimal
 ALGORITHM = {32: "md5", 64: "sha256"}  # by the number of hexadecimal digits
+
+
+def read(path: Path) -> str:
+    """The text of a list that lies beside a model; what is not UTF-8 in it is no checksum."""
+    return strict.read_bytes(path, _KIND).decode("utf-8", "replace")
 
 
 def parse(text: str) -> dict[str, dict[str, str]]:

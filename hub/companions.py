@@ -17,12 +17,16 @@ from llama_hub.hub import sentencepiece_model
 from llama_hub.hub.architecture import Architecture, to_config, to_params
 from llama_hub.hub.chat_template import CHAT_TEMPLATE
 from llama_hub.hub.manifest import Format
+from llama_hub.hub.model_config import TokenId
 from llama_hub.hub.sentencepiece_model import CONTROL, Piece, Vocabulary
 from llama_hub.hub.tokenizer_json import tokenizer_json
 from llama_hub.licenses.gate import notice_text
 from llama_hub.licenses.terms import License
+from llama_hub.schema import conform
+from llama_hub.strict import FileKind, parse_json, read_bytes
 
-MAX_COMPANION = 64 << 20  # bytes; a tokenizer.json is a few megabytes
+COMPANION = FileKind("the file", max_bytes=64 << 20)  # a tokenizer.json is a few megabytes
+ADDED_TOKENS = FileKind("the added tokens", max_bytes=4 << 20, hint="download it again")
 _LICENSE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 _POLICY_NAMES = ("USE_POLICY.md", "USE_POLICY")
 _CARD_NAMES = ("MODEL_CARD.md", "README.md")
@@ -58,14 +62,8 @@ class Subject:
         for folder in folders:
             for name in names:
                 if (folder / name).is_file():
-                    return _read(folder / name)
+                    return read_bytes(folder / name, COMPANION)
         return None
-
-
-def _read(path: Path) -> bytes:
-    if path.stat().st_size > MAX_COMPANION:
-        raise IntegrityError(f"{path} is too large for what it should be")
-    return path.read_bytes()
 
 
 def vocabulary(subject: Subject) -> Vocabulary | None:
@@ -92,12 +90,15 @@ def vocabulary(subject: Subject) -> Vocabulary | None:
 
 def added_pieces(subject: Subject) -> dict[int, Piece]:
     """Tokens that a fine-tune added behind the tokenizer's, by id (``added_tokens.json``)."""
-    data = subject.find("added_tokens.json")
-    try:
-        listed = json.loads(data) if data else {}
-        return {int(token): Piece(str(text), 0.0, CONTROL) for text, token in listed.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"added_tokens.json cannot be read: {error}") from error
+    name = "added_tokens.json"
+    data = subject.find(name)
+    if data is None:
+        return {}
+    listed = conform(dict[str, TokenId], parse_json(data, name, ADDED_TOKENS), name, ADDED_TOKENS)
+    pieces = {token: Piece(text, 0.0, CONTROL) for text, token in listed.items()}
+    if len(pieces) != len(listed):
+        raise ADDED_TOKENS.invalid(name, "two texts have the same id")
+    return pieces
 
 
 def legal(subject: Subject) -> dict[str, bytes]:

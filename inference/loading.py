@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from llama_hub.errors import UsageError
-from llama_hub.hub.architecture import Architecture, from_config
+from llama_hub.hub.architecture import Architecture
+from llama_hub.hub.model_config import Config, read_config
 from llama_hub.inference import memory_fit, native_model
 from llama_hub.inference.batch import Piece
 from llama_hub.inference.collective import Alone, Collective
@@ -30,7 +30,6 @@ from llama_hub.inference.weights import (
     TensorFiles,
     eos_of,
     heads_of,
-    read_config,
     stored_form,
 )
 
@@ -74,7 +73,7 @@ class Shard:
 def make_plan(folder: Path, options: EngineOptions) -> Plan:
     """Read ``config.json`` and decide; ``NotEnoughError`` if the model cannot fit."""
     config = read_config(folder)
-    architecture, stored = from_config(config), stored_form(config)
+    architecture, stored = config.architecture, stored_form(config)
     device, dtype = choose_device(options.device), choose_dtype(options.dtype, config)
     if stored and options.quantize not in (None, stored.name):
         raise UsageError(
@@ -203,10 +202,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, config: dict[str, Any]) -> torch.dtype:
+def choose_dtype(name: str, config: Config) -> torch.dtype:
     """The type that weights and activations have; ``auto`` is the folder's."""
     if name == "auto":
-        name = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+        name = config.weight_type
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     dtype = known.get(name.removeprefix("torch."))
     if dtype is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import MissingExtraError, NotEnoughError, UsageError
-from llama_hub.hub.architecture import from_config
+from llama_hub.hub.model_config import read_config
 from llama_hub.inference import requests
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.engine import (
@@ -24,7 +24,7 @@ from llama_hub.inference.engine import (
     SamplingParams,
     TokenLogprob,
 )
-from llama_hub.inference.weights import eos_of, read_config, stored_form
+from llama_hub.inference.weights import eos_of, stored_form
 
 
 class VllmEngine:
@@ -47,7 +47,7 @@ class VllmEngine:
 
     async def start(self) -> None:
         config = read_config(self._folder)
-        architecture = from_config(config)
+        architecture = config.architecture
         self._eos = eos_of(config)
         library = _library()
         arguments = library.AsyncEngineArgs(**engine_arguments(self._folder, self._options))

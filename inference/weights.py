@@ -7,7 +7,6 @@ process's own rows and columns are read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor
 
 from llama_hub.errors import IntegrityError, MissingExtraError, NotFoundError, UsageError
+from llama_hub.hub.checkpoints import weight_index
+from llama_hub.hub.model_config import Config, QuantizationConfig
 from llama_hub.inference.config import Quantization
 from llama_hub.inference.linear import Dense, Linear
 from llama_hub.inference.model import Heads, Layer, Weights
@@ -25,28 +26,13 @@ from llama_hub.inference.partition import Partition
 from llama_hub.inference.quantization import MakeQuantized, quantize
 
 DEFAULT_EOS = 2
-INDEX = "model.safetensors.index.json"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a Hugging Face folder."""
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"{folder} is not a model folder: it has no config.json",
-            hint=f"llama-hub convert {folder} --to hf",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path} cannot be read: {error}") from error
-    return config
-
-
-def eos_of(config: dict[str, Any]) -> int:
+def eos_of(config: Config) -> int:
     """The id that ends a text."""
-    stated = config.get("eos_token_id", DEFAULT_EOS)
-    return int(stated[0] if isinstance(stated, list) else stated)
+    stated = config.eos_token_id
+    first = stated[0] if isinstance(stated, list) and stated else stated
+    return first if isinstance(first, int) else DEFAULT_EOS
 
 
 def heads_of(partition: Partition) -> Heads:
@@ -113,10 +99,9 @@ class TensorFiles:
             raise IntegrityError(f"{path} cannot be read: {error}") from error
 
     def _names(self) -> dict[str, str]:
-        index = self._folder / INDEX
+        index = self._folder / weight_index.NAME
         if index.is_file():
-            found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            return found
+            return dict(weight_index.read(index))
         files = sorted(path.name for path in self._folder.glob("*.safetensors"))
         if not files:
             raise NotFoundError(f"{self._folder} has no *.safetensors files")
@@ -296,29 +281,35 @@ class StoredForm:
         return range(columns.start // self.group, columns.stop // self.group)
 
 
-def stored_form(config: dict[str, Any]) -> StoredForm | None:
+def stored_form(config: Config) -> StoredForm | None:
     """What ``config.json`` says of quantisation; ``IntegrityError`` for a form we cannot read."""
-    found = config.get("quantization_config")
-    if not found:
+    stated = config.quantization_config
+    if stated is None:
         return None
-    groups = list((found.get("config_groups") or {}).values())
-    weights = groups[0].get("weights", {}) if len(groups) == 1 else {}
-    readable = (
-        found.get("quant_method") == "compressed-tensors"
-        and found.get("format") == "pack-quantized"
-        and weights.get("num_bits") in (4, 8)
-        and weights.get("symmetric", True)
-        and not weights.get("actorder")
-        and not groups[0].get("input_activations")
-    )
-    if not readable:
+    form = _packed_form(stated)
+    if form is None:
         raise IntegrityError(
-            f"config.json describes a quantisation ({found.get('quant_method')}, "
-            f"{found.get('format')}) that this engine cannot read",
+            f"config.json describes a quantisation ({stated.quant_method}, {stated.format}) that "
+            "this engine cannot read",
             hint="convert from the unquantised weights: llama-hub convert … --quantize int4",
         )
-    group = weights.get("group_size") if weights.get("strategy") == "group" else None
-    return StoredForm(int(weights["num_bits"]), group)
+    return form
+
+
+def _packed_form(stated: QuantizationConfig) -> StoredForm | None:
+    """Symmetric 4- or 8-bit integers as compressed-tensors packs them."""
+    groups = list((stated.config_groups or {}).values())
+    if (stated.quant_method, stated.format) != ("compressed-tensors", "pack-quantized"):
+        return None
+    if len(groups) != 1 or groups[0].input_activations or groups[0].weights is None:
+        return None
+    weights = groups[0].weights
+    if weights.num_bits not in (4, 8) or not weights.symmetric or weights.actorder:
+        return None
+    if weights.strategy != "group":
+        return StoredForm(weights.num_bits, None)
+    size = weights.group_size
+    return StoredForm(weights.num_bits, size) if size and size > 0 else None
 
 
 def _joined(parts: Iterable[tuple[str, range]]) -> list[tuple[str, range]]:

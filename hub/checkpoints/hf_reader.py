@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub.architecture import from_config
-from llama_hub.hub.checkpoints import layout, numeric
+from llama_hub.hub.checkpoints import layout, numeric, weight_index
 from llama_hub.hub.checkpoints.meta import segment
 from llama_hub.hub.checkpoints.pickle_index import read_index
 from llama_hub.hub.checkpoints.safetensors import ITEM_BYTES, Entry, read_header
 from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
+from llama_hub.hub.model_config import read_config
 
-INDEX_NAME = "model.safetensors.index.json"
 _QUANTISED = (".weight_packed", ".weight_scale", ".weight_shape")
 
 
 def is_hf(folder: Path) -> bool:
     """Whether the folder looks like a Hugging Face model."""
     return (folder / "config.json").is_file()
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's ``config.json``."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{folder} has no config.json") from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise IntegrityError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise IntegrityError(f"{path} is not a JSON object")
-    return config
 
 
 def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
@@ -47,7 +29,7 @@ def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
     ``stored`` says where the bytes of the others are.
     """
     config = read_config(folder)
-    architecture = from_config(config)
+    architecture = config.architecture
     segments = _segments(folder)
     stored = _take_quantised(folder, segments)
     if stored and not quantised:
@@ -55,7 +37,7 @@ def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
             f"{folder} is quantised: the original weights cannot be had from it",
             hint="convert from the original or the unquantised folder",
         )
-    tied = "lm_head.weight" not in segments and config.get("tie_word_embeddings", False)
+    tied = "lm_head.weight" not in segments and config.tie_word_embeddings
     if tied and "model.embed_tokens.weight" in segments:
         segments["lm_head.weight"] = segments["model.embed_tokens.weight"]
     expected = [
@@ -121,7 +103,7 @@ def _segment(entry: Entry) -> Segment:
 
 def _weight_files(folder: Path) -> list[Path]:
     for name, pattern in (
-        (INDEX_NAME, "model*.safetensors"),
+        (weight_index.NAME, "model*.safetensors"),
         ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
     ):
         index = folder / name
@@ -134,13 +116,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{index} cannot be read: {error!r}") from error
+    names = sorted(set(weight_index.read(index).values()))
     for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-            raise IntegrityError(f"{index} names a file outside its folder: {name!r}")
         if not (index.parent / name).is_file():
             raise IntegrityError(
                 f"{index} names {name}, which is missing", hint="download it into the same folder"

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_hub.hub.checkpoints import layout, numeric
+from llama_hub.hub.checkpoints import layout, numeric, weight_index
 from llama_hub.hub.checkpoints.blueprint import Blueprint, FilePlan, Place, Portion, TensorPlan
-from llama_hub.hub.checkpoints.hf_reader import INDEX_NAME
 from llama_hub.hub.checkpoints.safetensors import ITEM_BYTES, NAMES, header
 
 
@@ -67,7 +66,7 @@ def plan(forms: Iterable[Form], max_shard_bytes: int) -> Blueprint:
     total = sum(stored.bytes for group in groups for form in group for stored in form.stored)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     text = json.dumps(index, indent=2).encode() + b"\n"
-    documents = {INDEX_NAME: text} if len(names) > 1 else {}
+    documents = {weight_index.NAME: text} if len(names) > 1 else {}
     return Blueprint(tuple(files), tuple(tensors), documents)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub.architecture import Architecture, from_params
+from llama_hub.hub import checklist
+from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import layout
 from llama_hub.hub.checkpoints.numeric import DTYPES
 from llama_hub.hub.checkpoints.pickle_index import StoredTensor, read_index
 from llama_hub.hub.checkpoints.source import Checked, Checkpoint, Location, Segment
+from llama_hub.hub.model_config import Params, read_params
 
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 Shard = Mapping[str, StoredTensor]
@@ -32,7 +32,7 @@ def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
     that params.json asks for.
     """
     paths = shard_paths(folder)
-    params = _params(folder)
+    params = read_params(folder)
     shards = [read_index(path) for path in paths]
     architecture = _architecture(folder, params, shards)
     if context is not None:
@@ -63,27 +63,12 @@ def _shard(path: Path) -> re.Match[str] | None:
 
 def _listed_but_absent(folder: Path, found: set[int]) -> set[int]:
     """Shards that the folder's own checklist names."""
-    checklist = folder / "checklist.chk"
-    text = checklist.read_text("utf-8", "replace") if checklist.is_file() else ""
+    path = folder / "checklist.chk"
+    text = checklist.read(path) if path.is_file() else ""
     return {int(number) for number in _SHARD.findall(text)} - found
 
 
-def _params(folder: Path) -> dict[str, Any]:
-    path = folder / "params.json"
-    try:
-        params = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"{folder} has no params.json", hint="it belongs beside the consolidated.NN.pth files"
-        ) from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise IntegrityError(f"{path} cannot be read: {error}") from error
-    if not isinstance(params, dict):
-        raise IntegrityError(f"{path} is not a JSON object")
-    return params
-
-
-def _architecture(folder: Path, params: Mapping[str, Any], shards: Sequence[Shard]) -> Architecture:
+def _architecture(folder: Path, params: Params, shards: Sequence[Shard]) -> Architecture:
     """Vocabulary and feed-forward width from the tensors, everything else from params.json."""
     embedding, w1 = (
         _required(folder, shards[0], name).shape
@@ -91,7 +76,7 @@ def _architecture(folder: Path, params: Mapping[str, Any], shards: Sequence[Shar
     )
     if len(embedding) != 2 or len(w1) != 2:
         raise IntegrityError(f"the tensors in {folder} are not a Llama model's")
-    found = from_params(params, vocab_size=embedding[0], ffn_dim=w1[0] * len(shards))
+    found = params.architecture(vocab_size=embedding[0], ffn_dim=w1[0] * len(shards))
     if embedding[1] * len(shards) != found.dim:
         cut = found.dim / max(1, embedding[1])
         raise IntegrityError(

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
+from llama_hub.hub.checkpoints import weight_index
 from llama_hub.hub.http import Client, Refusal
 from llama_hub.hub.journal import BLOCK
 from llama_hub.hub.manifest import Format
@@ -160,7 +161,7 @@ class HuggingFace:
         if self._fmt == "meta":
             wanted = model.weight_files
         elif layout.INDEX in small:
-            wanted = layout.index_files(small[layout.INDEX])
+            wanted = weight_index.files(small[layout.INDEX], layout.INDEX)
         else:
             wanted = tuple(name for name in sorted(present) if _SAFETENSORS.fullmatch(name))
         if not wanted or not set(wanted) <= set(present):

@@ -15,6 +15,7 @@ from typing import Any
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub import checklist, digests
 from llama_hub.hub.catalog import Model
+from llama_hub.hub.checkpoints import weight_index
 from llama_hub.hub.manifest import MANIFEST_NAME, Format, parse
 from llama_hub.hub.origins import BytesRequest, RemoteFile
 from llama_hub.hub.sources.base import FetchPlan, Place, missing, read_first, read_small
@@ -31,9 +32,8 @@ HF_OPTIONAL = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
-INDEX = "model.safetensors.index.json"
+INDEX = weight_index.NAME
 _SHARD = re.compile(r"consolidated\.\d+\.pth")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -216,16 +216,7 @@ def _weights(finder: Finder, home: str, small: dict[str, bytes]) -> tuple[str, .
     if index is None:
         return ("model.safetensors",)
     small[INDEX] = index
-    return index_files(index)
-
-
-def index_files(index: bytes) -> tuple[str, ...]:
-    """The weight files that a safetensors index names; only plain names are accepted."""
-    weight_map = _json(index, INDEX).get("weight_map")
-    names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-    if not names or not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
-        raise IntegrityError(f"{INDEX} does not name plain weight files")
-    return tuple(names)
+    return weight_index.files(index, INDEX)
 
 
 def _json(data: bytes, name: str) -> Any:

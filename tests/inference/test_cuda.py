@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from llama_hub.hub.architecture import from_config
+from llama_hub.hub.model_config import read_config
 from llama_hub.inference.batch import Piece, build
 from llama_hub.inference.collective import Alone
 from llama_hub.inference.config import PAGE
@@ -23,7 +23,7 @@ from llama_hub.inference.model import Llama
 from llama_hub.inference.partition import Partition
 from llama_hub.inference.quantization import for_kernels
 from llama_hub.inference.rope import Rope
-from llama_hub.inference.weights import Loader, Target, TensorFiles, heads_of, read_config
+from llama_hub.inference.weights import Loader, Target, TensorFiles, heads_of
 from tests.inference.conftest import Serving
 from tests.support.hf_models import ask, judged_greedy, prompt
 
@@ -34,7 +34,7 @@ PAGES = 16
 
 def loaded(folder: Path, bits: int | None) -> tuple[Llama, KVCache]:
     """The plain model in float32, with dense or plainly quantised weights, and its cache."""
-    architecture = from_config(read_config(folder))
+    architecture = read_config(folder).architecture
     partition = Partition(architecture)
     heads = heads_of(partition)
     target = Target(torch.float32, CPU, for_kernels, bits)
