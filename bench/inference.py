@@ -242,7 +242,7 @@ def memory_layers() -> int:
 
 def to_gguf(folder: Path, target: Path, kind: str) -> Path:
     """The folder as GGUF, by our converter."""
-    from llama_hub.hub.convert import convert
+    from llama_hub.hub.conversion.convert import convert
 
     convert(folder, target, to="gguf", dtype=kind, license="other-open", model="bench")
     (found,) = target.glob("*.gguf")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llama_hub.cli.chat_clients import InvokedSpeaker, LocalSpeaker, RemoteSpeaker, Speaker, Style
 from llama_hub.cli.conversation import Conversation, Prompt
 from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
 from llama_hub.cli.output import Output, output
 from llama_hub.cli.serve import Context, Device, Dtype, Quantize, make_engine
-from llama_hub.cli.speakers import InvokedSpeaker, LocalSpeaker, RemoteSpeaker, Speaker, Style
 from llama_hub.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from llama_hub.cli.chat_clients import Reply, Speaker, Style, Turn
 from llama_hub.cli.output import Output
-from llama_hub.cli.speakers import Reply, Speaker, Style, Turn
 from llama_hub.errors import LlamaHubError, UsageError
 from llama_hub.files import write_atomic
 from llama_hub.home import home

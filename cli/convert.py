@@ -14,7 +14,7 @@ from llama_hub.cli.output import Output, duration_text, output, size_text
 from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
-    from llama_hub.hub.conversion_run import Conversion
+    from llama_hub.hub.conversion.run import Conversion
     from llama_hub.progress import Progress
 
 app = typer.Typer(add_completion=False)
@@ -132,7 +132,7 @@ def _text_to_evaluate(path: Path | None, quantize: str | None, dry_run: bool) ->
 
 def _perplexity(source: str, quantised: Path, text: str, progress: Progress) -> dict[str, Any]:
     """Of the unquantised model, as a Hugging Face folder, and of the quantised one."""
-    from llama_hub.hub.convert import served
+    from llama_hub.hub.conversion.convert import served
     from llama_hub.hub.store import Store
     from llama_hub.inference.perplexity import measure
 
@@ -150,7 +150,7 @@ def _perplexity(source: str, quantised: Path, text: str, progress: Progress) -> 
 
 
 def _into_folder(source: str, destination: Path, options: dict[str, Any]) -> Conversion:
-    from llama_hub.hub.convert import convert
+    from llama_hub.hub.conversion.convert import convert
 
     return convert(_folder(source), destination, **options)
 
@@ -164,7 +164,7 @@ def _folder(source: str) -> Path:
 
 
 def _into_store(source: str, options: dict[str, Any]) -> Conversion:
-    from llama_hub.hub.convert import into_store
+    from llama_hub.hub.conversion.convert import into_store
     from llama_hub.hub.store import Store
 
     plain = {"to", "max_shard_size", "verify", "dry_run", "progress"}

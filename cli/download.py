@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llama_hub.hub.download import Downloaded
     from llama_hub.hub.manifest import FileEntry, Format
     from llama_hub.hub.sources.base import FetchPlan, Source
-    from llama_hub.hub.sources.choice import Wanted
+    from llama_hub.hub.sources.resolve import Wanted
 
 app = typer.Typer(add_completion=False)
 
@@ -91,7 +91,7 @@ def download(
 def _choose(model: Model, given: Wanted) -> tuple[Source, Format]:
     """The source that was named; without one, that of what is in the store already."""
     from llama_hub.hub.catalog import SOURCES
-    from llama_hub.hub.sources.choice import choose, named, recorded
+    from llama_hub.hub.sources.resolve import choose, named, recorded
     from llama_hub.hub.store import Store
 
     if not named(given):

@@ -195,7 +195,7 @@ def export(
     """A statement of models, digests and acceptances, for a compliance officer."""
     out = output(json, quiet)
     from llama_hub.files import write_atomic
-    from llama_hub.hub import statement
+    from llama_hub.hub import sbom as statement
     from llama_hub.hub.store import Store
 
     evidence = statement.gather(Ledger(), Store(), model)

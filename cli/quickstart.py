@@ -125,7 +125,7 @@ def _verify(journey: Journey, stored: Stored, progress: Progress) -> None:
 
 
 def _convert(journey: Journey, stored: Stored, progress: Progress) -> Stored:
-    from llama_hub.hub.convert import served
+    from llama_hub.hub.conversion.convert import served
     from llama_hub.hub.store import Store
 
     with journey.stage("convert") as facts:

@@ -12,7 +12,7 @@ from llama_hub.cli.output import Output
 from llama_hub.errors import UsageError
 from llama_hub.hub.catalog import SOURCES
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.sources.choice import FORMATS, Wanted
+from llama_hub.hub.sources.resolve import FORMATS, Wanted
 
 PANEL = "Where from"
 

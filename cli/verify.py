@@ -14,7 +14,7 @@ from llama_hub.errors import IntegrityError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llama_hub.hub.sources.choice import Wanted
+    from llama_hub.hub.sources.resolve import Wanted
     from llama_hub.hub.verify import FileCheck, Verification
     from llama_hub.progress import Progress
 
@@ -68,7 +68,7 @@ def verify(
 def _repair(found: Verification, given: Wanted, catalog: Path | None, progress: Progress) -> int:
     from llama_hub.hub.catalog import load
     from llama_hub.hub.repair import repair
-    from llama_hub.hub.sources.choice import recorded
+    from llama_hub.hub.sources.resolve import recorded
 
     model = load(catalog).get(found.manifest.model)
     return repair(found, model, recorded(model, found.manifest, given), progress=progress)

@@ -34,7 +34,7 @@ def find(spec: DeploymentSpec) -> Artifact:
 
 def prepare(spec: DeploymentSpec, progress: Progress = NO_PROGRESS) -> Artifact:
     """The same, converting (and quantising) what was downloaded where that is still to do."""
-    from llama_hub.hub.convert import convert, served
+    from llama_hub.hub.conversion.convert import convert, served
 
     store = Store()
     source = store.find(spec.model)

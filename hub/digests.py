@@ -16,7 +16,7 @@ from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK
-from llama_hub.hub.journal import BLOCK
+from llama_hub.hub.transfer.journal import BLOCK
 
 
 class Hash(Protocol):

@@ -19,12 +19,12 @@ from llama_hub.errors import NotFoundError
 from llama_hub.files import write_atomic
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import Hashed, hash_file
-from llama_hub.hub.fetching import fetch_all
 from llama_hub.hub.manifest import FileEntry, Format, Manifest
-from llama_hub.hub.origins import RemoteFile
 from llama_hub.hub.sources.base import FetchPlan, Source
 from llama_hub.hub.store import Store, Stored
-from llama_hub.hub.transfer import JOURNALS, Fetched
+from llama_hub.hub.transfer.fetch import JOURNALS, Fetched
+from llama_hub.hub.transfer.fetch_all import fetch_all
+from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.licenses import gate as gates
 from llama_hub.licenses import terms
 from llama_hub.progress import NO_PROGRESS, Progress

@@ -19,11 +19,11 @@ from llama_hub.hub.catalog import Catalog, Model
 from llama_hub.hub.digests import check, hash_file
 from llama_hub.hub.download import Downloaded, Job, complete
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.origins import FolderRequest, RemoteFile, Request
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan
 from llama_hub.hub.sources.mirror import FolderPlace
-from llama_hub.hub.transfer import Fetched
+from llama_hub.hub.transfer.fetch import Fetched
+from llama_hub.hub.transfer.remote_file import FolderRequest, RemoteFile, Request
 from llama_hub.licenses.gate import Texts
 from llama_hub.progress import Progress
 

@@ -16,12 +16,12 @@ from llama_hub.errors import NotFoundError
 from llama_hub.files import fsync_folder, locked, write_atomic
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import damaged_blocks
-from llama_hub.hub.fetching import fetch_all
-from llama_hub.hub.journal import BLOCK, BlockState, Journal, Recorded
 from llama_hub.hub.manifest import FileEntry, Manifest
-from llama_hub.hub.origins import RemoteFile
 from llama_hub.hub.sources.base import FetchPlan, Source
-from llama_hub.hub.transfer import JOURNALS
+from llama_hub.hub.transfer.fetch import JOURNALS
+from llama_hub.hub.transfer.fetch_all import fetch_all
+from llama_hub.hub.transfer.journal import BLOCK, BlockState, Journal, Recorded
+from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.hub.verify import FileCheck, Verification
 from llama_hub.licenses import gate as gates
 from llama_hub.licenses import terms

@@ -255,7 +255,7 @@ class Loader:
 
 @dataclass(frozen=True)
 class StoredForm:
-    """How a folder's quantised matrices are stored (``llama_hub.hub.quantize`` writes them)."""
+    """How a folder stores quantised matrices (see ``llama_hub.hub.conversion.quantize``)."""
 
     bits: int
     group: int | None  # columns for each scale; None: a whole row

@@ -22,8 +22,8 @@ from llama_hub.hub.checkpoints.blueprint import (
 )
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.source import Checkpoint
-from llama_hub.hub.companions import Subject, added_pieces, vocabulary
-from llama_hub.hub.sentencepiece_model import UNUSED, Piece, Vocabulary
+from llama_hub.hub.conversion.companions import Subject, added_pieces, vocabulary
+from llama_hub.hub.conversion.sentencepiece_model import UNUSED, Piece, Vocabulary
 
 _FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _INFILL = {"fim_pre": "▁<PRE>", "fim_suf": "▁<SUF>", "fim_mid": "▁<MID>", "eot": "▁<EOT>"}

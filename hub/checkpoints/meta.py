@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub import checklist
 from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import layout
 from llama_hub.hub.checkpoints.numeric import DTYPES
 from llama_hub.hub.checkpoints.pickle_index import StoredTensor, read_index
 from llama_hub.hub.checkpoints.source import Checked, Checkpoint, Location, Segment
 from llama_hub.hub.model_config import Params, read_params
+from llama_hub.hub.sources import checksum_list as checklist
 
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 Shard = Mapping[str, StoredTensor]

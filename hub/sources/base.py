@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.origins import RemoteFile, Request, read_all
-from llama_hub.hub.receiving import Cancel, Policy, Tries
+from llama_hub.hub.transfer.receiver import Cancel, Policy, Tries
+from llama_hub.hub.transfer.remote_file import RemoteFile, Request, read_all
 from llama_hub.licenses.gate import Texts
 from llama_hub.progress import NO_PROGRESS
 

@@ -17,14 +17,14 @@ from urllib.parse import quote, urlsplit
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.checkpoints import weight_index
-from llama_hub.hub.http import Client, Refusal
-from llama_hub.hub.journal import BLOCK
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.origins import Body, RemoteFile, Request, Transient
-from llama_hub.hub.receiving import Policy, TransferError
 from llama_hub.hub.redaction import plain_url, redact
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan, read_small
+from llama_hub.hub.transfer.http import Client, Refusal
+from llama_hub.hub.transfer.journal import BLOCK
+from llama_hub.hub.transfer.receiver import Policy, TransferError
+from llama_hub.hub.transfer.remote_file import Body, RemoteFile, Request, Transient
 from llama_hub.licenses.gate import Texts
 
 if TYPE_CHECKING:

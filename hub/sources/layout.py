@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub import checklist, digests
+from llama_hub.hub import digests
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.checkpoints import weight_index
 from llama_hub.hub.manifest import MANIFEST_NAME, Format, parse
-from llama_hub.hub.origins import BytesRequest, RemoteFile
+from llama_hub.hub.sources import checksum_list as checklist
 from llama_hub.hub.sources.base import FetchPlan, Place, missing, read_first, read_small
+from llama_hub.hub.transfer.remote_file import BytesRequest, RemoteFile
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Texts
 

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
-from llama_hub.hub.http import Client, Refusal
-from llama_hub.hub.journal import BLOCK
-from llama_hub.hub.origins import Body, RemoteFile, Request
-from llama_hub.hub.receiving import Policy, TransferError
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan, Place, read_small
 from llama_hub.hub.sources.signed_url import COPY, FORM, HOST, SignedUrl, parse
+from llama_hub.hub.transfer.http import Client, Refusal
+from llama_hub.hub.transfer.journal import BLOCK
+from llama_hub.hub.transfer.receiver import Policy, TransferError
+from llama_hub.hub.transfer.remote_file import Body, RemoteFile, Request
 from llama_hub.licenses.gate import Texts
 
 LARGEST_RANGE = 27_000_000_000 // BLOCK * BLOCK  # bytes that CloudFront serves in one answer

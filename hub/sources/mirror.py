@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from llama_hub.errors import AccessError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.origins import FolderRequest, Request
-from llama_hub.hub.receiving import Policy
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan, Place
+from llama_hub.hub.transfer.receiver import Policy
+from llama_hub.hub.transfer.remote_file import FolderRequest, Request
 from llama_hub.licenses.gate import Texts
 
 # Reading from a disk gains nothing from more connections.

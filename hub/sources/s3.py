@@ -12,9 +12,9 @@ from llama_hub.errors import (
     NotFoundError,
     UsageError,
 )
-from llama_hub.hub.origins import Body, Changed, Request, Transient
-from llama_hub.hub.receiving import Policy, TransferError
 from llama_hub.hub.redaction import redact
+from llama_hub.hub.transfer.receiver import Policy, TransferError
+from llama_hub.hub.transfer.remote_file import Body, Changed, Request, Transient
 
 TIMEOUT = 30  # seconds
 THREADS = 64  # connections that may be open at once

@@ -5,10 +5,10 @@ from __future__ import annotations
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
-from llama_hub.hub.http import Client, Refusal
-from llama_hub.hub.origins import Body, Request
-from llama_hub.hub.receiving import Policy, TransferError
 from llama_hub.hub.redaction import plain_url
+from llama_hub.hub.transfer.http import Client, Refusal
+from llama_hub.hub.transfer.receiver import Policy, TransferError
+from llama_hub.hub.transfer.remote_file import Body, Request
 
 
 class HttpPlace:

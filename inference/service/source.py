@@ -37,7 +37,7 @@ def stored(
 
     ``LicenseError`` unless its licence is accepted, ``NotFoundError`` if it is not there.
     """
-    from llama_hub.hub import convert
+    from llama_hub.hub.conversion import convert
 
     shelf = store or Store()
     (gate or Gate()).require(shelf.find(name).manifest.license)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from llama_hub.cli.chat_clients import InvokedSpeaker, RemoteSpeaker, Style, Turn
 from llama_hub.cli.conversation import Conversation, Prompt
 from llama_hub.cli.output import Output
-from llama_hub.cli.speakers import InvokedSpeaker, RemoteSpeaker, Style, Turn
 from llama_hub.errors import AccessError, ExitCode, LlamaHubError, NotFoundError, UsageError
 from llama_hub.inference.service.settings import ServiceSettings
 from tests.support.command import run
@@ -127,7 +127,7 @@ class Listener:
         self.fail: Exception | None = None
 
     def say(self, turns: Any, style: Style, show: Any) -> Any:
-        from llama_hub.cli.speakers import Reply
+        from llama_hub.cli.chat_clients import Reply
 
         self.heard.append(list(turns))
         if self.fail is not None:

@@ -14,12 +14,12 @@ from llama_hub.hub import manifest as manifests
 from llama_hub.hub.catalog import load
 from llama_hub.hub.digests import hash_file
 from llama_hub.hub.download import Downloaded, Job, download
-from llama_hub.hub.journal import BLOCK
 from llama_hub.hub.repair import repair
 from llama_hub.hub.sources.builtin import builtin
-from llama_hub.hub.sources.choice import Wanted, recorded
 from llama_hub.hub.sources.mirror import mirror
+from llama_hub.hub.sources.resolve import Wanted, recorded
 from llama_hub.hub.store import Store
+from llama_hub.hub.transfer.journal import BLOCK
 from llama_hub.hub.verify import Verification, verify
 from tests.support import models
 from tests.support.http_server import Server

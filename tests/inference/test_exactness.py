@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_hub.hub.convert import convert
+from llama_hub.hub.conversion.convert import convert
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.loading import make_plan
 from llama_hub.inference.torch_engine import TorchEngine

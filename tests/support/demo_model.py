@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_hub.hub import catalog, convert
+from llama_hub.hub import catalog
+from llama_hub.hub.conversion import convert
 from llama_hub.hub.download import Job, download
 from llama_hub.hub.sources.builtin import builtin
 from llama_hub.hub.store import Store, Stored

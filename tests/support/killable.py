@@ -6,11 +6,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from llama_hub.hub.journal import BLOCK
-from llama_hub.hub.origins import RemoteFile
-from llama_hub.hub.receiving import Cancel, Policy
 from llama_hub.hub.sources.web import HttpPlace
-from llama_hub.hub.transfer import fetch
+from llama_hub.hub.transfer.fetch import fetch
+from llama_hub.hub.transfer.journal import BLOCK
+from llama_hub.hub.transfer.receiver import Cancel, Policy
+from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.progress import NO_PROGRESS
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from llama_hub.hub.journal import BLOCK
-from llama_hub.hub.origins import RemoteFile
-from llama_hub.hub.receiving import Cancel, Policy
 from llama_hub.hub.sources.web import HttpPlace
-from llama_hub.hub.transfer import Fetched, fetch
+from llama_hub.hub.transfer.fetch import Fetched, fetch
+from llama_hub.hub.transfer.journal import BLOCK
+from llama_hub.hub.transfer.receiver import Cancel, Policy
+from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.progress import NO_PROGRESS
 from tests.support.models import MIB, noise
 

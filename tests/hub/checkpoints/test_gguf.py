@@ -14,7 +14,7 @@ import torch
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub.checkpoints import open_checkpoint
 from llama_hub.hub.checkpoints.gguf import read_header
-from llama_hub.hub.convert import convert
+from llama_hub.hub.conversion.convert import convert
 from tests.support.make_checkpoint import GROUPED, TINY, Recipe, make_checkpoint, merged
 
 LICENSE = "llama-hub-demo"

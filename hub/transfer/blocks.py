@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llama_hub.hub.journal import BLOCK, BlockState, Journal, Recorded
+from llama_hub.hub.transfer.journal import BLOCK, BlockState, Journal, Recorded
 
 STEP = 1 << 20  # bytes of a block between two journal lines: what SIGKILL costs each connection
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_hub.errors import AccessError, LlamaHubError, UsageError
-from llama_hub.hub import network
-from llama_hub.hub.http import Client, Refusal
-from llama_hub.hub.origins import Changed, Transient
 from llama_hub.hub.redaction import plain_url, redact
+from llama_hub.hub.transfer import proxy as network
+from llama_hub.hub.transfer.http import Client, Refusal
+from llama_hub.hub.transfer.remote_file import Changed, Transient
 from tests.support.http_server import Seen, Server
 
 DATA = bytes(range(256)) * 40

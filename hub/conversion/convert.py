@@ -13,10 +13,11 @@ from pathlib import Path
 
 from llama_hub.errors import NotFoundError, UsageError
 from llama_hub.files import fsync_folder
-from llama_hub.hub import conversion_run, manifest
-from llama_hub.hub.conversion_origin import check_destination, origin_of
-from llama_hub.hub.conversion_plan import MAX_SHARD_SIZE, Wanted
-from llama_hub.hub.conversion_run import Conversion, Task
+from llama_hub.hub import manifest
+from llama_hub.hub.conversion import run as conversion_run
+from llama_hub.hub.conversion.origin import check_destination, origin_of
+from llama_hub.hub.conversion.plan import MAX_SHARD_SIZE, Wanted
+from llama_hub.hub.conversion.run import Conversion, Task
 from llama_hub.hub.manifest import Format
 from llama_hub.hub.store import Store, Stored
 from llama_hub.licenses.gate import Gate

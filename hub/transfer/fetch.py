@@ -21,12 +21,11 @@ from isal.isal_zlib import crc32
 from llama_hub.errors import DiskFullError, IntegrityError
 from llama_hub.files import CHUNK, write_at
 from llama_hub.hub import digests
-from llama_hub.hub.buffers import Buffers
-from llama_hub.hub.coverage import Coverage
-from llama_hub.hub.following import Hasher, Keeper
-from llama_hub.hub.journal import BLOCK, BlockState, Journal, Recorded
-from llama_hub.hub.origins import Body, Changed, RemoteFile, Transient
-from llama_hub.hub.receiving import (
+from llama_hub.hub.transfer.blocks import Coverage
+from llama_hub.hub.transfer.buffers import Buffers
+from llama_hub.hub.transfer.hasher import Hasher, Keeper
+from llama_hub.hub.transfer.journal import BLOCK, BlockState, Journal, Recorded
+from llama_hub.hub.transfer.receiver import (
     Cancel,
     Intake,
     Policy,
@@ -34,6 +33,7 @@ from llama_hub.hub.receiving import (
     TransferError,
     refuse_web_page,
 )
+from llama_hub.hub.transfer.remote_file import Body, Changed, RemoteFile, Transient
 from llama_hub.progress import Progress
 
 JOURNALS = ".journals"  # inside a partial folder

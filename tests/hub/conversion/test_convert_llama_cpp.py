@@ -18,7 +18,7 @@ import pytest
 import sentencepiece
 
 import llama_hub.hub
-from llama_hub.hub.convert import convert
+from llama_hub.hub.conversion.convert import convert
 from tests.support.meta_forward import logits
 
 FOLDER = Path(os.environ.get("NODE_LLAMA_CPP", "/nowhere"))

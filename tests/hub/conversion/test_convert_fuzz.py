@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from llama_hub.errors import LlamaHubError
-from llama_hub.hub.convert import convert
+from llama_hub.hub.conversion.convert import convert
 from tests.support.make_checkpoint import GROUPED, make_checkpoint
 
 FORMATS = ("meta", "hf", "gguf")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_hub.errors import IntegrityError
-from llama_hub.hub.checklist import merge, parse
+from llama_hub.hub.sources.checksum_list import merge, parse
 
 MD5 = "daa8e3109935070df7fe8fc42d34525e"
 SHA = "0" * 63 + "a"

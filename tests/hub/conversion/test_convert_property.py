@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama_hub.hub.checkpoints.fingerprint import tensor_entries
-from llama_hub.hub.convert import convert
+from llama_hub.hub.conversion.convert import convert
 from llama_hub.hub.manifest import Manifest
 from tests.support.make_checkpoint import TINY, Recipe, make_checkpoint, merged
 

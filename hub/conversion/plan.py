@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.errors import UsageError
-from llama_hub.hub import companions
-from llama_hub.hub.companions import Subject
+from llama_hub.hub.conversion import companions
+from llama_hub.hub.conversion.companions import Subject
 from llama_hub.hub.manifest import Format
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _plan_hf(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
     if wanted.quantize is None:
         forms = [hf_writer.plain_form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
     else:
-        from llama_hub.hub import quantize
+        from llama_hub.hub.conversion import quantize
 
         scheme = quantize.scheme(wanted.quantize, wanted.group_size)
         forms = [scheme.form(spec, dtypes[spec.name], head_dim) for spec in source.specs]

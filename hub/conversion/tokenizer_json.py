@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llama_hub.hub.sentencepiece_model import CONTROL, NORMAL, UNKNOWN, Vocabulary
+from llama_hub.hub.conversion.sentencepiece_model import CONTROL, NORMAL, UNKNOWN, Vocabulary
 
 SPACE = "\u2581"
 

@@ -14,11 +14,11 @@ from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError, LlamaHubError
 from llama_hub.files import CHUNK, write_at
-from llama_hub.hub.buffers import Buffers
-from llama_hub.hub.coverage import Coverage, Span, Stopped
-from llama_hub.hub.journal import BLOCK
-from llama_hub.hub.origins import Body, Changed, RemoteFile, Transient
 from llama_hub.hub.redaction import redact
+from llama_hub.hub.transfer.blocks import Coverage, Span, Stopped
+from llama_hub.hub.transfer.buffers import Buffers
+from llama_hub.hub.transfer.journal import BLOCK
+from llama_hub.hub.transfer.remote_file import Body, Changed, RemoteFile, Transient
 from llama_hub.progress import Progress
 
 FAST = 100 << 20  # bytes a second: one connection that is so fast needs no second

@@ -30,9 +30,10 @@ from llama_hub.errors import (
     UnsafePickleError,
     UsageError,
 )
-from llama_hub.hub import conversion_run, manifest
+from llama_hub.hub import manifest
 from llama_hub.hub.checkpoints.fingerprint import tensor_entries
-from llama_hub.hub.convert import convert, served
+from llama_hub.hub.conversion import run as conversion_run
+from llama_hub.hub.conversion.convert import convert, served
 from llama_hub.hub.manifest import Manifest
 from llama_hub.hub.store import Store
 from llama_hub.hub.verify import verify
@@ -635,7 +636,7 @@ def test_served_refuses_gguf_and_what_is_not_there(home: Path, tmp_path: Path) -
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from llama_hub.hub.convert import convert
+from llama_hub.hub.conversion.convert import convert
 from llama_hub.progress import NO_PROGRESS
 
 class Deadly:

@@ -14,9 +14,9 @@ from isal.isal_zlib import crc32
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK
 from llama_hub.hub import digests
-from llama_hub.hub.buffers import Buffers
-from llama_hub.hub.coverage import Coverage, Stopped
-from llama_hub.hub.journal import BLOCK, Journal
+from llama_hub.hub.transfer.blocks import Coverage, Stopped
+from llama_hub.hub.transfer.buffers import Buffers
+from llama_hub.hub.transfer.journal import BLOCK, Journal
 from llama_hub.progress import Progress
 
 FLUSH_EVERY = 4 * BLOCK  # bytes between two flushes to the disk

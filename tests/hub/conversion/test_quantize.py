@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from llama_hub.errors import IntegrityError, UsageError
-from llama_hub.hub import quantize
 from llama_hub.hub.checkpoints import numeric
-from llama_hub.hub.convert import convert
-from llama_hub.hub.quantize import Quantiser, pack, unpack
+from llama_hub.hub.conversion import quantize
+from llama_hub.hub.conversion.convert import convert
+from llama_hub.hub.conversion.quantize import Quantiser, pack, unpack
 from llama_hub.hub.verify import verify
 from tests.support.make_checkpoint import GROUPED, Recipe, make_checkpoint, merged
 

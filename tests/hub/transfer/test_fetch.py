@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from llama_hub.errors import AccessError, DiskFullError, IntegrityError, NotFoundError
-from llama_hub.hub import transfer
-from llama_hub.hub.journal import BLOCK, Journal
-from llama_hub.hub.receiving import Policy, TransferError
+from llama_hub.hub.transfer.fetch import fetch as transfer
+from llama_hub.hub.transfer.journal import BLOCK, Journal
+from llama_hub.hub.transfer.receiver import Policy, TransferError
 from tests.support.http_server import Server
 from tests.support.models import MIB, noise
 from tests.support.transfers import DATA, DIGESTS, NAME, SIZE, Target
@@ -259,7 +259,7 @@ def _start(folder: Path, url: str, connections: int) -> subprocess.Popen[bytes]:
             DIGESTS["md5"],
             str(connections),
         ],  # fmt: skip
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
 
 

@@ -19,9 +19,9 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from llama_hub import __version__
 from llama_hub.errors import AccessError, LlamaHubError, UsageError
-from llama_hub.hub import network
-from llama_hub.hub.origins import Changed, Transient
 from llama_hub.hub.redaction import plain_url, redact
+from llama_hub.hub.transfer.proxy import basic, connect, proxy_for, proxy_headers
+from llama_hub.hub.transfer.remote_file import Changed, Transient
 
 TIMEOUT = 30.0  # seconds without a byte, and for connecting
 MAX_REDIRECTS = 5
@@ -145,7 +145,7 @@ class Client:
         self, url: str, headers: Mapping[str, str]
     ) -> tuple[http.client.HTTPConnection, str, http.client.HTTPResponse]:
         parts = _split(url)
-        proxy = network.proxy_for(parts)
+        proxy = proxy_for(parts)
         key = f"{_origin(parts)} {proxy.netloc if proxy else ''}"
         target, sent = _target(parts, proxy), dict(headers) | _common_headers(parts, proxy)
         kept = self._take(key)
@@ -153,7 +153,7 @@ class Client:
             with suppress(OSError, http.client.HTTPException):  # it may have been closed meanwhile
                 return kept, key, _ask(kept, target, sent)
             kept.close()
-        connection = network.connect(parts, proxy, self._timeout)
+        connection = connect(parts, proxy, self._timeout)
         try:
             response = _ask(connection, target, sent)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -261,9 +261,9 @@ def _range_headers(start: int, stop: int | None, validator: str | None) -> dict[
 def _common_headers(parts: SplitResult, proxy: SplitResult | None) -> dict[str, str]:
     headers = {"User-Agent": f"llama-hub/{__version__}", "Accept-Encoding": "identity"}
     if parts.username:
-        headers["Authorization"] = network.basic(parts)
+        headers["Authorization"] = basic(parts)
     if proxy is not None and parts.scheme == "http":
-        headers |= network.proxy_headers(proxy)
+        headers |= proxy_headers(proxy)
     return headers
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import IntegrityError
-from llama_hub.hub import sentencepiece_model
 from llama_hub.hub.architecture import Architecture, to_config, to_params
 from llama_hub.hub.chat_template import CHAT_TEMPLATE
+from llama_hub.hub.conversion import sentencepiece_model
+from llama_hub.hub.conversion.sentencepiece_model import CONTROL, Piece, Vocabulary
+from llama_hub.hub.conversion.tokenizer_json import tokenizer_json
 from llama_hub.hub.manifest import Format
 from llama_hub.hub.model_config import TokenId
-from llama_hub.hub.sentencepiece_model import CONTROL, Piece, Vocabulary
-from llama_hub.hub.tokenizer_json import tokenizer_json
 from llama_hub.licenses.gate import notice_text
 from llama_hub.licenses.terms import License
 from llama_hub.schema import conform

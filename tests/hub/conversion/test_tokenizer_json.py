@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 
 import llama_hub.hub
 from llama_hub.errors import IntegrityError
-from llama_hub.hub import sentencepiece_model
-from llama_hub.hub.tokenizer_json import tokenizer_json
+from llama_hub.hub.conversion import sentencepiece_model
+from llama_hub.hub.conversion.tokenizer_json import tokenizer_json
 
 DEMO = Path(llama_hub.hub.__file__).parent / "sources/demo/tokenizer.model"
 

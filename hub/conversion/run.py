@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from llama_hub import __version__
 from llama_hub.errors import DiskFullError, IntegrityError, UsageError
 from llama_hub.files import fsync_folder, write_atomic
-from llama_hub.hub import conversion_plan
 from llama_hub.hub.checkpoints import open_checkpoint
-from llama_hub.hub.companions import Subject
-from llama_hub.hub.conversion_origin import Origin
-from llama_hub.hub.conversion_plan import Wanted
+from llama_hub.hub.conversion import plan as conversion_plan
+from llama_hub.hub.conversion.companions import Subject
+from llama_hub.hub.conversion.origin import Origin
+from llama_hub.hub.conversion.plan import Wanted
 from llama_hub.hub.manifest import FileEntry, Manifest, TensorEntry
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate

@@ -9,10 +9,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
-from llama_hub.hub.origins import RemoteFile
-from llama_hub.hub.receiving import Cancel, Policy
 from llama_hub.hub.sources.base import FetchPlan
-from llama_hub.hub.transfer import JOURNALS, Fetched, disk_full, fetch
+from llama_hub.hub.transfer.fetch import JOURNALS, Fetched, disk_full, fetch
+from llama_hub.hub.transfer.receiver import Cancel, Policy
+from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.progress import NO_PROGRESS, Progress
 
 TOTAL = "total"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub import statement
+from llama_hub.hub import sbom as statement
 from llama_hub.hub.manifest import FileEntry, Manifest
 from llama_hub.hub.store import Store
 from llama_hub.licenses import terms

@@ -1,0 +1,1 @@
+"""Conversion between checkpoint formats: plan, run, what goes beside the weights."""

@@ -1,0 +1,1 @@
+"""Transfer of one model's files: ranges, resumption, digests while writing, journals."""
