@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from llama_hub.errors import NotFoundError, UsageError
 from llama_hub.hub.architecture import Architecture
+from llama_hub.hub.model_id import ModelId
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 SOURCES = ("meta", "huggingface", "mirror", "builtin")
 FAMILIES = ("llama-2", "code-llama", "llama-1")
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*|\.")
 _DIGEST = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 _KEYS = {
@@ -33,7 +33,7 @@ _KEYS = {
 class Model:
     """One catalogue entry."""
 
-    id: str
+    id: str  # a ModelId
     family: str
     variant: str  # base or chat
     folder: str  # below the source's base
@@ -49,6 +49,9 @@ class Model:
     digests: Mapping[str, str] = field(default_factory=dict)  # file name → md5:… or sha256:…
     sizes: Mapping[str, int] = field(default_factory=dict)  # file name → bytes
     architecture: Architecture | None = None  # where known before the weights are here
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", ModelId(self.id))
 
     @property
     def weight_files(self) -> tuple[str, ...]:
@@ -109,7 +112,7 @@ def _model(entry: Mapping[str, Any], where: str) -> Model:
         raise UsageError(f"{where}: unknown key {key!r}" + (f"; {near[0]!r}?" if near else ""))
     try:
         model = Model(
-            id=str(entry["id"]),
+            id=entry["id"],
             family=entry.get("family", "llama-2"),
             variant=entry.get("variant", "base"),
             folder=entry.get("folder", entry["id"]),
@@ -141,9 +144,6 @@ def _architecture(entry: Mapping[str, Any]) -> Architecture | None:
 
 def _check(model: Model, where: str) -> None:
     problems = {
-        f"id {model.id!r} must be lower case letters, digits, '.', '_' and '-'": not _ID.fullmatch(
-            model.id
-        ),
         f"folder {model.folder!r} is not a plain relative path": not _FOLDER.fullmatch(model.folder)
         or ".." in model.folder,
         f"family {model.family!r} is none of {', '.join(FAMILIES)}": model.family not in FAMILIES,

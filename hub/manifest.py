@@ -14,20 +14,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.files import write_atomic
+from llama_hub.hub.model_id import ModelId, shown
+from llama_hub.hub.relative_path import relative_path
 
 MANIFEST_NAME = "llama-hub.json"
 SCHEMA = 1
 
 Format = Literal["meta", "hf", "gguf"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True, order=True)
 class FileEntry:
-    """One file of the folder; ``path`` is relative, with ``/`` between its parts."""
+    """One file of the folder; ``path`` is relative, with ``/`` between its parts.
+
+    ``ValueError`` for a path that leads out of the folder.
+    """
 
     path: str
     size: int  # bytes
@@ -35,6 +41,9 @@ class FileEntry:
     md5: str | None = None  # where the source gave one and it was checked
     pinned: bool = False  # the expected digest was known to us, not sent along with the data
     blocks: tuple[str, ...] = ()  # CRC-32 of each hub.journal.BLOCK bytes: where damage is
+
+    def __post_init__(self) -> None:
+        relative_path(self.path)
 
 
 @dataclass(frozen=True, order=True)
@@ -52,9 +61,13 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of ``llama-hub.json``."""
+    """The content of ``llama-hub.json``.
 
-    model: str  # catalogue id, or the folder's name for an imported one
+    What a folder says it is: ``model`` names no place, and only ``digest`` tells two folders apart.
+    ``ValueError`` for a name, format or list of files that cannot be.
+    """
+
+    model: str  # a ModelId: catalogue id, or made of the folder's name
     format: Format
     license: str  # licence id, see llama_hub.licenses.terms
     files: tuple[FileEntry, ...]
@@ -64,6 +77,13 @@ class Manifest:
     source: Mapping[str, Any] = field(default_factory=dict)  # kind, host or repository, commit
     receipt: str | None = None  # id in the licence ledger
     created: str | None = None  # UTC, ISO 8601
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", ModelId(self.model))
+        if self.format not in FORMATS:
+            raise ValueError(f"{shown(self.format)} is no format of a model")
+        if len({entry.path for entry in self.files}) != len(self.files):
+            raise ValueError("a file is listed twice")
 
     @property
     def digest(self) -> str:
@@ -102,8 +122,11 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Put the manifest into ``folder``, whole or not at all."""
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, sort_keys=True)
-        write_atomic(folder / MANIFEST_NAME, text.encode() + b"\n")
+        write_atomic(folder / MANIFEST_NAME, self.to_text().encode())
+
+    def to_text(self) -> str:
+        """The file ``llama-hub.json``, here and at every platform that gets the model."""
+        return json.dumps(self.to_json(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
@@ -144,6 +167,8 @@ def parse(document: Any, where: str) -> Manifest:
         stated = document["digest"]
     except (KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{where} is not a llama-hub manifest: {error!r}") from error
+    except ValueError as error:
+        raise IntegrityError(f"{where} is not a llama-hub manifest: {error}") from error
     if stated != found.digest:
         raise IntegrityError(f"{where} was edited: it states {stated} and has {found.digest}")
     return found

@@ -10,6 +10,7 @@ from llama_hub.errors import NotFoundError, UsageError
 from llama_hub.hub import catalog, manifest
 from llama_hub.hub.chat_template import is_chat
 from llama_hub.hub.manifest import Manifest
+from llama_hub.hub.model_id import ModelId, model_id
 
 DEFAULT_LICENSE = "llama-2-community"  # of a folder that says nothing: the strictest guess
 
@@ -19,7 +20,7 @@ class Origin:
     """The source: which model, under which licence."""
 
     folder: Path
-    model: str
+    model: ModelId
     license: str
     manifest: Manifest | None  # of the source, if it has one
     context: int | None  # tokens, where the source itself does not tell
@@ -42,7 +43,7 @@ def origin_of(
         known: Manifest | None = manifest.read(source)
     except NotFoundError:
         known = None
-    name = model or (known.model if known else source.absolute().name)
+    name = _name(source, model, known)
     listed = _listed(name)
     stated = known.license if known else license or (listed.license if listed else None)
     variant = listed.variant == "chat" if listed else is_chat(name)
@@ -54,6 +55,13 @@ def origin_of(
         context=context or _context(known, listed),
         is_chat=variant if chat is None else chat,
     )
+
+
+def _name(source: Path, given: str | None, known: Manifest | None) -> ModelId:
+    """What the model is called: as the caller says, else its manifest, else like its folder."""
+    if given is not None:
+        return model_id(given, "the model's name")
+    return ModelId(known.model) if known else ModelId.of_folder(source.resolve().name)
 
 
 def _listed(name: str) -> catalog.Model | None:
