@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from llama_hub.backends.sagemaker.client import Aws
-from llama_hub.backends.sagemaker.upload import Bucket
+from llama_hub.backends.sagemaker.storage import Bucket
 from llama_hub.hub.manifest import FileEntry, Manifest
 
 MIB = 1 << 20

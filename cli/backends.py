@@ -85,7 +85,7 @@ def conform(
     """Run the conformance suite: deploys, breaks, updates and removes a small model."""
     from llama_hub.backends import registry
     from llama_hub.backends.lookup import deployer_for
-    from llama_hub.deploy import artifact, calling, core, rollout, spec
+    from llama_hub.deploy import artifact, client, reference_core, rollout, spec
     from llama_hub.deploy.conformance import Subject, run
 
     out = output(json, quiet)
@@ -100,7 +100,9 @@ def conform(
             spec=wanted,
             artifacts=artifact.find,
             root=Path(root),
-            reference=lambda body: calling.text_of(b"".join(core.answer(folder, body, False))),
+            reference=lambda body: client.text_of(
+                b"".join(reference_core.answer(folder, body, False))
+            ),
             crash_everywhere=not quick,
         )
         report = run(subject, out.status)

@@ -30,7 +30,7 @@ def delete(
     """Remove a deployment and everything that was made for it."""
     from llama_hub.backends.lookup import find
     from llama_hub.cli import plan_view
-    from llama_hub.deploy.apply import Manner
+    from llama_hub.deploy.apply import ApplyOptions
     from llama_hub.deploy.plan import entry
 
     out = output(json, quiet)
@@ -43,7 +43,7 @@ def delete(
     if out.interactive and not yes and not out.confirm(f"remove {name}?", flag="--yes"):
         raise UsageError("nothing was changed")
     with out.progress() as progress:
-        gone = deployer.apply(made, Manner(timeout=timeout, progress=progress))
+        gone = deployer.apply(made, ApplyOptions(timeout=timeout, progress=progress))
     document = {
         "name": name,
         "backend": made.backend,

@@ -178,20 +178,20 @@ def _apply(
     on_failure: Any,
 ) -> None:
     from llama_hub.cli import plan_view
-    from llama_hub.deploy.apply import Manner
+    from llama_hub.deploy.apply import ApplyOptions
 
     if plan.changes:
         out.status(plan_view.text(plan))
         _confirm(out, plan, yes)
     with out.progress() as progress:
-        manner = Manner(
+        options = ApplyOptions(
             wait=wait,
             timeout=timeout,
             on_failure=on_failure,
             on_interrupt=lambda: after_interrupt(out),
             progress=progress,
         )
-        deployed = deployer.apply(plan, manner)
+        deployed = deployer.apply(plan, options)
     out.result(document(plan, deployed), _summary(plan, deployed))
 
 

@@ -13,8 +13,8 @@ from llama_hub.cli.output import Output, output
 from llama_hub.errors import ExitCode, LlamaHubError
 
 if TYPE_CHECKING:
-    from llama_hub.deploy.collect import Leftover
     from llama_hub.deploy.deployer import Deployer
+    from llama_hub.deploy.gc import Leftover
 
 app = typer.Typer(add_completion=False)
 
@@ -52,7 +52,7 @@ def gc(
 def _find(only: str | None) -> tuple[Found, list[dict[str, str]]]:
     """Leftovers with the deployer that can remove them, and the backends that did not answer."""
     from llama_hub.backends import lookup
-    from llama_hub.deploy.collect import find
+    from llama_hub.deploy.gc import find
 
     found: Found = []
     errors: list[dict[str, str]] = []
@@ -77,14 +77,14 @@ def _confirmed(out: Output, found: Found) -> bool:
 
 
 def _remove(out: Output, found: Found, timeout: float) -> list[dict[str, Any]]:
-    from llama_hub.deploy.apply import Manner
-    from llama_hub.deploy.collect import remove
+    from llama_hub.deploy.apply import ApplyOptions
+    from llama_hub.deploy.gc import remove
 
     errors = []
     with out.progress() as progress:
         for deployer, left in found:
             try:
-                remove(deployer, left, Manner(timeout=timeout, progress=progress))
+                remove(deployer, left, ApplyOptions(timeout=timeout, progress=progress))
             except LlamaHubError as error:
                 out.warn(f"{left.name} in {left.backend}: {error.message}")
                 errors.append({"backend": left.backend, "message": error.message})

@@ -37,19 +37,19 @@ def invoke(
 ) -> None:
     """One request to a deployment; prints its answer."""
     from llama_hub.backends.lookup import find
-    from llama_hub.deploy import calling
+    from llama_hub.deploy import client
 
     out = output(json, quiet)
     asked = _body(message, body)
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     asked |= {key: value for key, value in options.items() if value is not None}
     deployed = find(name, backend).backend
-    pieces = calling.chat(deployed, name, asked, stream=stream and not json)
+    pieces = client.chat(deployed, name, asked, stream=stream and not json)
     if stream and not json:
-        _stream(out, calling.events(pieces))
+        _stream(out, client.events(pieces))
         return
     answer = b"".join(pieces)
-    text = calling.text_of(answer)
+    text = client.text_of(answer)
     out.result(json_format.loads(answer), text)
 
 

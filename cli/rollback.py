@@ -30,7 +30,7 @@ def rollback(
     """Return a deployment to the revision before the present one."""
     from llama_hub.backends.lookup import find
     from llama_hub.cli import plan_view
-    from llama_hub.deploy.apply import Manner
+    from llama_hub.deploy.apply import ApplyOptions
 
     out = output(json, quiet)
     deployer = find(name, backend)
@@ -42,5 +42,5 @@ def rollback(
     if out.interactive and not yes and not out.confirm(f"roll {name} back?", flag="--yes"):
         raise UsageError("nothing was changed")
     with out.progress() as progress:
-        back = deployer.apply(made, Manner(timeout=timeout, progress=progress))
+        back = deployer.apply(made, ApplyOptions(timeout=timeout, progress=progress))
     out.result(document(made, back), f"{name} is back at revision {back.generation}: {back.status}")

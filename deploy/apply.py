@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from llama_hub.deploy.journal import Journal
 
 OnFailure = Literal["remove", "keep"]
-WayBack = Callable[[], tuple[Target, Sequence[Step]]]
+Rollback = Callable[[], tuple[Target, Sequence[Step]]]
 LAST_LINES = 50  # of the log of a deployment that failed
 
 
 @dataclass(frozen=True)
-class Manner:
+class ApplyOptions:
     """How to apply: what to wait for, and what to do when it goes wrong."""
 
     wait: bool = True
@@ -39,7 +39,7 @@ class Manner:
     sleep: Callable[[float], None] = time.sleep
 
 
-class Applying:
+class PlanRunner:
     """One run: a plan, where it is written down, and the way back if it fails."""
 
     def __init__(
@@ -48,15 +48,15 @@ class Applying:
         journal: Journal,
         plan: Plan,
         target: Target | None,
-        manner: Manner,
-        back: WayBack | None = None,
+        options: ApplyOptions,
+        back: Rollback | None = None,
     ) -> None:
         self._backend = backend
         self._journal = journal
         self._plan = plan
-        self._manner = manner
+        self._options = options
         self._back = back
-        self._context = Context(target, manner.progress, manner.timeout)
+        self._context = Context(target, options.progress, options.timeout)
         self._facts: dict[str, Mapping[str, Any]] = {}
 
     def run(self, observed: Observed, asked: str) -> None:
@@ -78,7 +78,7 @@ class Applying:
             raise self._failed(error, before) from error
 
     def _do(self, step: Step) -> None:
-        self._manner.progress.say(f"{step.action} {step.id}: {step.why}")
+        self._options.progress.say(f"{step.action} {step.id}: {step.why}")
         self._journal.intent(step)
         outcome = self._call(step)
         self._facts[step.id] = outcome
@@ -86,12 +86,12 @@ class Applying:
 
     def _call(self, step: Step) -> Mapping[str, Any]:
         context = self._context
-        context.wait = self._manner.wait or self._is_needed(step)
+        context.wait = self._options.wait or self._is_needed(step)
         context.facts = dict(self._facts)
         return persist(
             lambda: self._backend.execute(step, context),
-            tell=self._manner.progress.say,
-            sleep=self._manner.sleep,
+            tell=self._options.progress.say,
+            sleep=self._options.sleep,
         )
 
     def _is_needed(self, step: Step) -> bool:
@@ -99,7 +99,7 @@ class Applying:
 
     def _interrupted(self, before: Sequence[str]) -> None:
         """Ctrl-C: the journal stays open for the next run, unless the person wants it undone."""
-        if self._plan.kind != "delete" and self._manner.on_interrupt() == "remove":
+        if self._plan.kind != "delete" and self._options.on_interrupt() == "remove":
             self._undo(before)
             self._journal.end("undone")
 
@@ -114,7 +114,7 @@ class Applying:
         return _told(shown, *notes, self._clean_up(before))
 
     def _clean_up(self, before: Sequence[str]) -> str:
-        if self._manner.on_failure == "keep" or self._cannot_undo(before):
+        if self._options.on_failure == "keep" or self._cannot_undo(before):
             self._journal.end("kept")
             return (
                 "nothing was undone: run deploy again to go on, "
@@ -153,7 +153,7 @@ class Applying:
     def _all(self) -> Observed:
         """What is there, and what may be there although it does not show yet."""
         observed = self._backend.observe(self._plan.name)
-        return with_ghosts(observed, self._journal.history().unfinished())
+        return with_unconfirmed(observed, self._journal.history().unfinished())
 
     def _last_lines(self) -> list[str]:
         with suppress(Exception):  # the cause is told already; a missing log must not hide it
@@ -168,18 +168,18 @@ def _changes_what_was_there(intent: Mapping[str, Any], before: Sequence[str]) ->
     return intent["action"] != "delete" or intent["id"] in before
 
 
-def with_ghosts(observed: Observed, intents: Sequence[Mapping[str, Any]]) -> Observed:
+def with_unconfirmed(observed: Observed, intents: Sequence[Mapping[str, Any]]) -> Observed:
     """``observed`` and what was asked for without a known outcome.
 
     A platform may list a new resource late; deleting what is absent does no harm.
     """
     shown = {found.id for found in observed.resources}
-    ghosts = tuple(
+    unconfirmed = tuple(
         Resource(kind=intent["kind"], name=intent["name"], state="unknown")
         for intent in intents
         if intent["undo"] and intent["id"] not in shown
     )
-    return Observed(observed.resources + ghosts)
+    return Observed(observed.resources + unconfirmed)
 
 
 def _before(journal: Journal, observed: Observed) -> list[str]:

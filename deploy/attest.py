@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_hub.deploy import calling
+from llama_hub.deploy import client
 from llama_hub.deploy.backend import (
     TAG_LICENSE,
     Attestable,
@@ -104,7 +104,7 @@ def _asked(backend: Backend, name: str) -> Proof:
     import httpx
 
     try:
-        stated = calling.get(backend.endpoint(name), "/manifest")["manifest"]
+        stated = client.get(backend.endpoint(name), "/manifest")["manifest"]
     except (LlamaHubError, httpx.HTTPError, KeyError, TypeError, ValueError) as error:
         return Proof("service", False, f"/manifest: {getattr(error, 'message', error)}")
     return Proof("manifest", stated is not None, str(stated))

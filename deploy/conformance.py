@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Backend
 from llama_hub.deploy.conformance_scenario import Scenario
 from llama_hub.deploy.conformance_tools import SkipError
@@ -40,7 +40,7 @@ class Subject:
     artifacts: Artifacts
     root: Path  # for the journals
     reference: Reference | None = None  # the local core's greedy answer to a chat body
-    manner: Manner = field(default_factory=Manner)
+    options: ApplyOptions = field(default_factory=ApplyOptions)
     crash_everywhere: bool = True  # False: at one place only, where creating takes long
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.deploy import attest, calling
+from llama_hub.deploy import attest, client
 from llama_hub.deploy.backend import (
     TAG_DEPLOYMENT,
     TAG_LICENSE,
@@ -16,7 +16,6 @@ from llama_hub.deploy.backend import (
     Deployed,
     Resource,
 )
-from llama_hub.deploy.collect import Leftover, find, remove
 from llama_hub.deploy.conformance_tools import (
     CrashError,
     Faulty,
@@ -27,6 +26,7 @@ from llama_hub.deploy.conformance_tools import (
     words,
 )
 from llama_hub.deploy.deployer import Deployer
+from llama_hub.deploy.gc import Leftover, find, remove
 from llama_hub.deploy.plan import Plan
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
@@ -105,7 +105,7 @@ class Scenario:
 
     def _planning(self) -> str:
         one, two = self._plan(self._spec), self._deployer().plan(self._spec)
-        expect(same(one, two), "two plans of one world differ")
+        expect(same(one, two), "two plans of the same state differ")
         expect(one.changes, "the plan for what is absent has no changes")
         expect(not self._observed(), "planning made something")
         deletes = [step.id for step in one.steps if step.action == "delete"]
@@ -141,8 +141,8 @@ class Scenario:
         return repr(said)
 
     def _stream(self) -> str:
-        pieces = calling.chat(self.backend, self._name, QUESTION, stream=True)
-        said = calling.streamed_text(pieces)
+        pieces = client.chat(self.backend, self._name, QUESTION, stream=True)
+        said = client.streamed_text(pieces)
         whole = self._ask()
         expect(said.strip() == whole.strip(), f"streamed {said!r}, at once {whole!r}")
         return "the same text as at once"
@@ -158,7 +158,7 @@ class Scenario:
         before = self._observed_plainly()
         plan = self._deployer().plan(self._spec)
         expect(not plan.changes, f"it would {words(plan.changes)}")
-        self._deployer().apply(plan, self._subject.manner)
+        self._deployer().apply(plan, self._subject.options)
         expect(self._observed_plainly() == before, "an empty plan changed something")
         return f"{len(plan.steps)} steps, all noop"
 
@@ -189,7 +189,7 @@ class Scenario:
             plan = self._plan(more)
         except (UsageError, ProvisioningError) as error:
             raise SkipError(f"the platform does not scale here: {error}") from error
-        scaled = self._deployer().apply(plan, self._subject.manner)
+        scaled = self._deployer().apply(plan, self._subject.options)
         expect(scaled.generation == self._first, "scaling made a new revision")
         expect(not self._plan(more).changes, "scaling does not settle")
         self._apply(self._spec)
@@ -204,7 +204,7 @@ class Scenario:
 
     def _rollback(self) -> str:
         deployer = self._deployer()
-        back = deployer.apply(deployer.plan_rollback(self._name), self._subject.manner)
+        back = deployer.apply(deployer.plan_rollback(self._name), self._subject.options)
         expect(back.generation == self._first, f"it is {back.generation}, not {self._first}")
         plan = self._plan(self._spec)
         expect(not plan.changes, f"after rollback it would {words(plan.changes)}")
@@ -284,7 +284,7 @@ class Scenario:
     def _crash(self, plan: Callable[[], Plan], place: int, after: bool) -> None:
         broken = Faulty(self.backend, place, after, CrashError())
         try:
-            self._deployer(broken).apply(plan(), self._subject.manner)
+            self._deployer(broken).apply(plan(), self._subject.options)
         except CrashError:
             return
         raise AssertionError("the crash did not happen")
@@ -292,7 +292,7 @@ class Scenario:
     def _expect_failure(self, spec: DeploymentSpec, place: int) -> None:
         broken = Faulty(self.backend, place, True, ProvisioningError("made to fail"))
         try:
-            self._deployer(broken).apply(self._plan(spec), self._subject.manner)
+            self._deployer(broken).apply(self._plan(spec), self._subject.options)
         except ProvisioningError as error:
             expect(error.message == "made to fail", f"it failed otherwise: {error}")
             return
@@ -311,7 +311,7 @@ class Scenario:
 
     def _remove_leftovers(self) -> None:
         for left in self._leftovers():
-            remove(self._deployer(), left, self._subject.manner)
+            remove(self._deployer(), left, self._subject.options)
 
     def _leftovers(self) -> list[Leftover]:
         mine = (self._name, self._bystander.name)
@@ -323,11 +323,11 @@ class Scenario:
 
     def _remove(self, name: str) -> None:
         deployer = self._deployer()
-        deployer.apply(deployer.plan_delete(name), self._subject.manner)
+        deployer.apply(deployer.plan_delete(name), self._subject.options)
 
     def _apply(self, spec: DeploymentSpec) -> Deployed:
         deployer = self._deployer()
-        return deployer.apply(deployer.plan(spec), self._subject.manner)
+        return deployer.apply(deployer.plan(spec), self._subject.options)
 
     def _plan(self, spec: DeploymentSpec) -> Plan:
         return self._deployer().plan(spec)
@@ -345,8 +345,8 @@ class Scenario:
         return dataclasses.replace(self._spec, environment=environment)
 
     def _ask(self) -> str:
-        answer = b"".join(calling.chat(self.backend, self._name, QUESTION, stream=False))
-        return calling.text_of(answer)
+        answer = b"".join(client.chat(self.backend, self._name, QUESTION, stream=False))
+        return client.text_of(answer)
 
     def _manifest(self) -> str:
         return self._subject.artifacts(self._spec).manifest.digest

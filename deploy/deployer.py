@@ -10,7 +10,7 @@
     plan = deployer.plan(spec)          # only reads
     print(deployer.apply(plan).url)     # does it, waits until it is ready
 
-``apply`` makes the plan again and refuses when the world has changed since.
+``apply`` makes the plan again and refuses when what is there has changed since.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.deploy import artifact, rollout, sizing
-from llama_hub.deploy.apply import Applying, Manner, WayBack, with_ghosts
+from llama_hub.deploy.apply import ApplyOptions, PlanRunner, Rollback, with_unconfirmed
 from llama_hub.deploy.backend import Artifact, Backend, Deployed, Observed, Step, Target
 from llama_hub.deploy.journal import Journal
 from llama_hub.deploy.plan import Plan, ordered
 from llama_hub.deploy.spec import DeploymentSpec, check_options
 from llama_hub.deploy.waiting import wait_for
-from llama_hub.errors import ChangedWorldError, LlamaHubError, NotFoundError
+from llama_hub.errors import StalePlanError, LlamaHubError, NotFoundError
 
 SETTLING = 120.0  # seconds that a platform may take to show what it has confirmed
 SETTLING_POLL = 1.0  # seconds
@@ -63,7 +63,7 @@ class Deployer:
     def plan_delete(self, name: str) -> Plan:
         """What removing ``name`` would delete; ``NotFoundError`` if there is nothing of it."""
         history = self.journal(name).history()
-        observed = with_ghosts(self.backend.observe(name), history.unfinished())
+        observed = with_unconfirmed(self.backend.observe(name), history.unfinished())
         if not observed.resources and not history.exists:
             raise not_found(name, self.backend.name)
         steps = self.backend.plan_delete(name, observed)
@@ -91,20 +91,20 @@ class Deployer:
             receipt=earlier.receipt,
         )
 
-    def apply(self, plan: Plan, manner: Manner | None = None) -> Deployed:
-        """Do what ``plan`` says, if the world still needs it; returns what is there then."""
-        manner = manner or Manner()
+    def apply(self, plan: Plan, options: ApplyOptions | None = None) -> Deployed:
+        """Do what ``plan`` says, if the plan still holds; returns what is there then."""
+        options = options or ApplyOptions()
         journal = self.journal(plan.name)
         with journal.locked():
             observed, fresh, target = self._again(plan)
             if fresh.digest != plan.digest and not _continues(journal, plan, fresh):
                 raise changed(plan, fresh)
             if fresh.changes or (plan.kind == "delete" and journal.history().exists):
-                back = self._way_back(plan)
-                Applying(self.backend, journal, fresh, target, manner, back).run(
+                back = self._rollback(plan)
+                PlanRunner(self.backend, journal, fresh, target, options, back).run(
                     observed, plan.digest
                 )
-                self._settle(fresh, target, manner)
+                self._settle(fresh, target, options)
                 journal.end("done")
             else:
                 self._close_cut_off(journal, fresh)
@@ -120,7 +120,7 @@ class Deployer:
             )
         return self.plan(DeploymentSpec(**good[-1]["spec"])).changes
 
-    def _way_back(self, plan: Plan) -> WayBack | None:
+    def _rollback(self, plan: Plan) -> Rollback | None:
         """How to return to the last good spec if this fails; ``None`` if there was none."""
         good = self.journal(plan.name).history().good
         if not good or plan.kind == "delete":
@@ -151,7 +151,7 @@ class Deployer:
         if plan.kind == "rollback" and rollout.is_own(self.backend):
             return observed, self.plan_rollback(plan.name), None
         if plan.spec is None:
-            raise ChangedWorldError(f"the plan for {plan.name!r} has no spec")
+            raise StalePlanError(f"the plan for {plan.name!r} has no spec")
         target = self._target(plan.spec, observed)
         return observed, self._plan(plan.kind, target, observed), target
 
@@ -185,16 +185,16 @@ class Deployer:
             offer=target.offer,
         )
 
-    def _settle(self, plan: Plan, target: Target | None, manner: Manner) -> None:
+    def _settle(self, plan: Plan, target: Target | None, options: ApplyOptions) -> None:
         """Wait until the platform itself shows the result: all noop, or nothing left."""
-        if not manner.wait and plan.kind != "delete":
+        if not options.wait and plan.kind != "delete":
             return
         wait_for(
             lambda: True if not self._unsettled(plan, target) else None,
             f"the result of {plan.kind} {plan.name!r}",
             timeout=SETTLING,
             every=SETTLING_POLL,
-            sleep=manner.sleep,
+            sleep=options.sleep,
             why=lambda: f"still {self._unsettled(plan, target)}",
         )
 
@@ -225,16 +225,16 @@ class Deployer:
 
 
 def _continues(journal: Journal, plan: Plan, fresh: Plan) -> bool:
-    """Whether the world differs because of a run of this very plan, cut off or done."""
+    """Whether what is there differs because of a run of this very plan, cut off or done."""
     runs = journal.history().runs
     if not runs or runs[-1].begin["asked"] != plan.digest:
         return False
     return runs[-1].result is None or (runs[-1].result == "done" and not fresh.changes)
 
 
-def changed(planned: Plan, fresh: Plan) -> ChangedWorldError:
-    """The error for a plan that the world has left behind."""
-    return ChangedWorldError(
+def changed(planned: Plan, fresh: Plan) -> StalePlanError:
+    """The error for a plan that no longer fits what is there."""
+    return StalePlanError(
         f"{planned.name!r} is no longer what the plan was made for: {_difference(planned, fresh)}",
         hint="make a new plan and look at it",
     )

@@ -2,7 +2,7 @@
 
 Planning only reads. ``digest`` covers what would be done, and nothing that
 moves by itself (prices, quota, times), so that a plan from a file can be held
-against the plan that today's world gives.
+against the plan that would be made today.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 
 from llama_hub.backends.lookup import deployer_for
-from llama_hub.deploy import artifact, calling
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy import artifact, client
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.attest import attest
 from llama_hub.deploy.deployer import Artifacts, Deployer
 from llama_hub.deploy.spec import DeploymentSpec
@@ -59,21 +59,21 @@ def ask(
     deployer: Deployer,
     spec: DeploymentSpec,
     artifacts: Artifacts = artifact.find,
-    manner: Manner | None = None,
+    options: ApplyOptions | None = None,
 ) -> Answers:
     """Deploy ``spec``, ask every prompt, attest, and remove it again, whatever happens."""
     try:
-        deployer.apply(deployer.plan(spec), manner)
+        deployer.apply(deployer.plan(spec), options)
         texts = tuple(_answer(deployer, spec.name, prompt) for prompt in PROMPTS)
         found = attest(deployer, spec.name, artifacts)
         return Answers(deployer.backend.name, found.served, texts)
     finally:
-        deployer.apply(deployer.plan_delete(spec.name), manner)
+        deployer.apply(deployer.plan_delete(spec.name), options)
 
 
 def _answer(deployer: Deployer, name: str, prompt: str) -> str:
     body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 48}
-    return calling.text_of(b"".join(calling.chat(deployer.backend, name, body, stream=False)))
+    return client.text_of(b"".join(client.chat(deployer.backend, name, body, stream=False)))
 
 
 def differences(answers: Sequence[Answers]) -> list[str]:

@@ -136,7 +136,7 @@ class TransientError(ProvisioningError):
         self.retry_after = retry_after
 
 
-class ChangedWorldError(ProvisioningError):
+class StalePlanError(ProvisioningError):
     """The world is no longer what the plan was made for."""
 
 

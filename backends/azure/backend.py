@@ -2,7 +2,7 @@
 
 One deployment of llama-hub is one endpoint of the same name; each revision is a
 deployment below it. What is planned stands in ``planning``, what is sent in
-``resources``; here is how a step is done, and done again after a crash.
+``bodies``; here is how a step is done, and done again after a crash.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.azure import doctor, export, planning, resources, scoring, skus, status
+from llama_hub.backends.azure import bodies, doctor, export, invoke, machines, planning, status
 from llama_hub.backends.azure.client import SCORING_SCOPE, Client
+from llama_hub.backends.azure.inventory import Inventory
 from llama_hub.backends.azure.options import Options
 from llama_hub.backends.azure.options import read as read_options
-from llama_hub.backends.azure.steps import Doing
-from llama_hub.backends.azure.world import World
+from llama_hub.backends.azure.runner import StepRunner
 from llama_hub.deploy import sizing
 from llama_hub.deploy.backend import (
     Check,
@@ -89,13 +89,13 @@ class AzureBackend:
                 + ", ".join(VARIABLES[key][0] for key in missing)
                 + ", or --set options.workspace=… and so on",
             )
-        place = resources.Place(*(str(self._settings[key]) for key in self.location))
-        return Client(place, credential=self._credential, sleep=self._sleep)
+        scope = bodies.WorkspaceScope(*(str(self._settings[key]) for key in self.location))
+        return Client(scope, credential=self._credential, sleep=self._sleep)
 
     @cached_property
-    def world(self) -> World:
+    def inventory(self) -> Inventory:
         """What the workspace holds."""
-        return World(self.client, self._sleep)
+        return Inventory(self.client, self._sleep)
 
     # --- planning ---------------------------------------------------------------------
 
@@ -109,44 +109,46 @@ class AzureBackend:
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Machine types of the workspace's region that hold a replica, cheapest first."""
         read_options(spec)
-        region = self.world.site.region
+        region = self.inventory.workspace.region
         if spec.region not in (None, region):
             raise UsageError(
                 f"the workspace is in {region}, not in {spec.region}",
                 hint="name a workspace of that region: --set options.workspace=…",
             )
-        sizes = skus.in_region(self.client.sizes(region), region)
-        quota = skus.usages(self.client.usages(region))
+        sizes = machines.in_region(self.client.sizes(region), region)
+        quota = machines.usages(self.client.usages(region))
         # An unknown price is not a price of nothing, which is what the core would take it for.
-        found = [skus.offer(size, region, quota) for size in sizes if size.price is not None]
+        found = [machines.offer(size, region, quota) for size in sizes if size.price is not None]
         return sizing.cheapest_first(offer for offer in found if sizing.fits(offer, need))
 
     def observe(self, name: str) -> Observed:
         """Endpoint, deployments, model, environment, weights and autoscale settings of ``name``."""
-        return self.world.observe(name)
+        return self.inventory.observe(name)
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """See ``planning``."""
         options = read_options(target.spec)
-        context = "" if options.image else resources.context_digest(self.world.build_context)
-        wish = planning.Wish(target, observed, self.world.site, options, context)
-        return planning.steps(wish)
+        context = "" if options.image else bodies.context_digest(self.inventory.build_context)
+        desired = planning.DesiredState(
+            target, observed, self.inventory.workspace, options, context
+        )
+        return planning.steps(desired)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Endpoint with deployments first, because they bill; then what they referred to."""
         return planning.deletions(observed)
 
     def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
-        """See ``steps``."""
-        return Doing(self.world, step, context).run()
+        """See ``runner``."""
+        return StepRunner(self.inventory, step, context).run()
 
     # --- running ------------------------------------------------------------------------
 
     def status(self, name: str) -> Deployed:
         """One deployment."""
-        found = self.world.endpoint(name)
+        found = self.inventory.endpoint(name)
         if found is not None:
-            return status.deployed(found, self.world.deployments(name), self._price)
+            return status.deployed(found, self.inventory.deployments(name), self._price)
         parts = self.observe(name).resources
         if not parts:
             raise NotFoundError(f"there is no deployment {name!r} in azure", hint="llama-hub ps")
@@ -154,16 +156,16 @@ class AzureBackend:
 
     def list(self) -> Iterator[Deployed]:
         """Every endpoint of the workspace that carries our tags."""
-        for endpoint in self.world.endpoints():
-            yield status.deployed(endpoint, self.world.deployments(endpoint.name), self._price)
+        for endpoint in self.inventory.endpoints():
+            yield status.deployed(endpoint, self.inventory.deployments(endpoint.name), self._price)
 
     def _price(self, instance: str) -> float | None:
         return self._prices.get(instance.lower())
 
     @cached_property
     def _prices(self) -> dict[str, float]:
-        region = self.world.site.region
-        sizes = skus.in_region(self.client.sizes(region), region)
+        region = self.inventory.workspace.region
+        sizes = machines.in_region(self.client.sizes(region), region)
         return {size.name.lower(): size.price for size in sizes if size.price is not None}
 
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
@@ -183,7 +185,7 @@ class AzureBackend:
             seen = now
 
     def _newest(self, name: str) -> str:
-        found = self.world.deployments(name) if self.world.endpoint(name) else []
+        found = self.inventory.deployments(name) if self.inventory.endpoint(name) else []
         if not found:
             raise NotFoundError(f"{name!r} has no deployment in azure", hint="llama-hub ps")
         live = max(found, key=lambda one: (str(one.body.get("createdAt", "")), one.name))
@@ -191,7 +193,7 @@ class AzureBackend:
 
     def endpoint(self, name: str) -> Endpoint:
         """The scoring URL and a header that opens it (a key, or a token that lasts an hour)."""
-        found = self.world.endpoint(name)
+        found = self.inventory.endpoint(name)
         if found is None:
             raise NotFoundError(f"there is no deployment {name!r} in azure", hint="llama-hub ps")
         return Endpoint(str(found.body["properties"].get("scoringUri", "")), self._opens(found))
@@ -205,7 +207,7 @@ class AzureBackend:
         """Send an OpenAI-style body to the scoring URL."""
         at = self.endpoint(name)
         sent = dict(body) | ({"stream": True} if stream else {})
-        return scoring.call(at.url, at.headers, sent, stream=stream, sleep=self._sleep)
+        return invoke.call(at.url, at.headers, sent, stream=stream, sleep=self._sleep)
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the service, the registry and the storage say of ``manifest``."""
@@ -213,7 +215,7 @@ class AzureBackend:
         answer = b"".join(self.invoke(name, {"manifest": True}, stream=False))
         served = str(json.loads(answer).get("manifest"))
         proofs = [Proof("manifest", served == manifest.digest, served)]
-        return proofs + self.world.proofs(observed, manifest)
+        return proofs + self.inventory.proofs(observed, manifest)
 
     def export(self, steps: Sequence[Step], form: str) -> Mapping[str, str]:
         """``az-yaml`` or ``bicep``; ``score`` adds what the stock inference server needs."""
@@ -221,7 +223,7 @@ class AzureBackend:
 
     def orphans(self) -> Iterator[Resource]:
         """Models, environments, weights and settings that no endpoint of ours uses."""
-        return self.world.orphans()
+        return self.inventory.orphans()
 
 
 def _from_environment(key: str) -> str | None:

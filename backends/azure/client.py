@@ -1,6 +1,6 @@
 """Calls to Azure Resource Manager and Azure ML.
 
-Only this module, ``entities`` and ``upload`` import the SDK, inside their functions.
+Only this module, ``entities`` and ``storage`` import the SDK, inside their functions.
 
 Writes of models, environments, endpoints and deployments go through the SDK's
 own entities. Reads, and the few calls that the SDK has not, go through its
@@ -24,6 +24,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from llama_hub._version import __version__
+from llama_hub.backends.azure.bodies import PROVIDER, WorkspaceScope
 from llama_hub.backends.azure.entities import (
     deployment_entity,
     endpoint_entity,
@@ -31,7 +32,6 @@ from llama_hub.backends.azure.entities import (
     model_entity,
 )
 from llama_hub.backends.azure.errors import Refusal, explain, login_failed
-from llama_hub.backends.azure.resources import PROVIDER, Place
 from llama_hub.errors import LlamaHubError, MissingExtraError, ProvisioningError, TransientError
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ class Client:
 
     def __init__(
         self,
-        place: Place,
+        scope: WorkspaceScope,
         *,
         credential: TokenCredential | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.place = place
+        self.scope = scope
         self.sleep = sleep
         self._given = credential
 
@@ -160,7 +160,7 @@ class Client:
 
     def workspace(self) -> dict[str, Any] | None:
         """The workspace's own document."""
-        return self.get(self.place.id, "ml")
+        return self.get(self.scope.id, "ml")
 
     def sizes(self, region: str) -> list[dict[str, Any]]:
         """Machine types of a region, with prices."""
@@ -171,17 +171,17 @@ class Client:
         return list(self.pages(f"{self._location(region)}/usages", "ml"))
 
     def _location(self, region: str) -> str:
-        return f"/subscriptions/{self.place.subscription}/providers/{PROVIDER}/locations/{region}"
+        return f"/subscriptions/{self.scope.subscription}/providers/{PROVIDER}/locations/{region}"
 
     def log(self, deployment: str, container: str, tail: int) -> str:
         """The last lines of ``StorageInitializer`` or ``InferenceServer``, if there are any."""
-        path = f"{self.place.deployment(deployment)}/getLogs"
+        path = f"{self.scope.deployment(deployment)}/getLogs"
         found = self.send("POST", path, "online", {"containerType": container, "tail": tail})
         return str((found or {}).get("content") or "")
 
     def keys(self, endpoint: str) -> str:
         """The endpoint's primary key."""
-        path = f"{self.place.id}/onlineEndpoints/{endpoint}/listKeys"
+        path = f"{self.scope.id}/onlineEndpoints/{endpoint}/listKeys"
         return str((self.send("POST", path, "online") or {}).get("primaryKey", ""))
 
     # --- writing, through the SDK's entities ----------------------------------------------
@@ -198,9 +198,9 @@ class Client:
         try:
             return MLClient(
                 self.credential,
-                self.place.subscription,
-                self.place.group,
-                self.place.workspace,
+                self.scope.subscription,
+                self.scope.group,
+                self.scope.workspace,
                 show_progress=False,
                 enable_telemetry=False,
                 user_agent=AGENT,

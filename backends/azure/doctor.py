@@ -12,7 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from llama_hub.backends.azure import skus
+from llama_hub.backends.azure import machines
 from llama_hub.backends.azure.client import MANAGEMENT_SCOPE, Client
 from llama_hub.backends.azure.errors import BLOB_ROLE, ROLE
 from llama_hub.deploy.backend import Check
@@ -71,7 +71,7 @@ def _credential(client: Client) -> Check:
 
 
 def _subscription(client: Client) -> Check:
-    id_ = client.place.subscription
+    id_ = client.scope.subscription
     found = client.get(f"/subscriptions/{id_}", "account")
     if found is None:
         return Check(
@@ -81,7 +81,7 @@ def _subscription(client: Client) -> Check:
 
 
 def _provider(client: Client, name: str) -> Check:
-    path = f"/subscriptions/{client.place.subscription}/providers/{name}"
+    path = f"/subscriptions/{client.scope.subscription}/providers/{name}"
     state = str((client.get(path, "providers") or {}).get("registrationState", "NotRegistered"))
     good = state == "Registered"
     hint = "" if good else f"az provider register --namespace {name} --wait"
@@ -89,22 +89,22 @@ def _provider(client: Client, name: str) -> Check:
 
 
 def _workspace(client: Client) -> Check:
-    place, found = client.place, client.workspace()
+    scope, found = client.scope, client.workspace()
     if found is None:
         return Check(
             "workspace",
             False,
-            f"{place.workspace} was not found in resource group {place.group}",
-            f"az ml workspace create --name {place.workspace} --resource-group {place.group}",
+            f"{scope.workspace} was not found in resource group {scope.group}",
+            f"az ml workspace create --name {scope.workspace} --resource-group {scope.group}",
         )
-    return Check("workspace", True, f"{place.workspace} in {found.get('location')}")
+    return Check("workspace", True, f"{scope.workspace} in {found.get('location')}")
 
 
 def _role(client: Client) -> Check:
     missing = [
         action
         for action in ACTIONS
-        if not _allowed(client, client.place.id, action, "actions", "notActions")
+        if not _allowed(client, client.scope.id, action, "actions", "notActions")
     ]
     if missing:
         return Check("role", False, f"not allowed: {', '.join(missing)}", ROLE)
@@ -132,8 +132,8 @@ def _matches(grant: Mapping[str, Any], key: str, action: str) -> bool:
 def _capacity(client: Client) -> Iterator[Check]:
     region = str((client.workspace() or {}).get("location", ""))
     try:
-        sizes = skus.in_region(client.sizes(region), region)
-        quota = skus.usages(client.usages(region))
+        sizes = machines.in_region(client.sizes(region), region)
+        quota = machines.usages(client.usages(region))
     except LlamaHubError as error:
         yield Check("region", False, error.message, error.hint)
         return
@@ -147,7 +147,9 @@ def _capacity(client: Client) -> Iterator[Check]:
     yield _gpu_quota(gpus, quota, region)
 
 
-def _gpu_quota(gpus: list[skus.Size], quota: Mapping[str, skus.Usage], region: str) -> Check:
+def _gpu_quota(
+    gpus: list[machines.Size], quota: Mapping[str, machines.Usage], region: str
+) -> Check:
     room = {size.name: _room(size, quota) for size in gpus}
     allowed = [f"{count} x {name}" for name, count in room.items() if count]
     if allowed:
@@ -155,10 +157,10 @@ def _gpu_quota(gpus: list[skus.Size], quota: Mapping[str, skus.Usage], region: s
     if not gpus:
         return Check("GPU quota", False, f"{region} has no GPU machines", "choose another region")
     first = gpus[0]
-    hint = skus.quota_hint(first, 1, region, quota.get(first.family.lower()))
+    hint = machines.quota_hint(first, 1, region, quota.get(first.family.lower()))
     return Check("GPU quota", False, f"no GPU machine is allowed in {region}", hint)
 
 
-def _room(size: skus.Size, quota: Mapping[str, skus.Usage]) -> int:
+def _room(size: machines.Size, quota: Mapping[str, machines.Usage]) -> int:
     usage = quota.get(size.family.lower())
     return size.instances_within(usage.left) if usage else 0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files as package_files
 from typing import Any
 
-from llama_hub.backends.azure.resources import DATASTORE
+from llama_hub.backends.azure.bodies import DATASTORE
 from llama_hub.backends.azure.values import seconds
 from llama_hub.deploy.backend import Step
 from llama_hub.errors import UsageError

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.azure import resources
+from llama_hub.backends.azure import bodies
+from llama_hub.backends.azure.bodies import KEEP_WEIGHTS, Workspace
 from llama_hub.backends.azure.options import Options
-from llama_hub.backends.azure.resources import KEEP_WEIGHTS, Site
 from llama_hub.backends.azure.values import holds
 from llama_hub.deploy.backend import TAG_MANIFEST, Action, Observed, Resource, Step, Target
 from llama_hub.deploy.sizing import gib
@@ -24,12 +24,12 @@ SMOKE = {"prompt": "Hello", "max_tokens": 1, "temperature": 0}  # base and chat 
 
 
 @dataclass(frozen=True)
-class Wish:
+class DesiredState:
     """Names and bodies of all that the target needs, in the light of what is there."""
 
     target: Target
     observed: Observed
-    site: Site
+    workspace: Workspace
     options: Options
     context: str  # digest of the build context; empty with a given image
 
@@ -41,23 +41,23 @@ class Wish:
     @cached_property
     def model(self) -> str:
         """``name:version`` of the model."""
-        return resources.model_name(self.target)
+        return bodies.model_name(self.target)
 
     @cached_property
     def environment_body(self) -> dict[str, Any]:
         """Body of the environment."""
-        return resources.environment_body(self.target, self.site, self.options, self.context)
+        return bodies.environment_body(self.target, self.workspace, self.options, self.context)
 
     @cached_property
     def environment(self) -> str:
         """``name:version`` of the environment."""
-        return resources.environment_name(self.target, self.environment_body)
+        return bodies.environment_name(self.target, self.environment_body)
 
     @cached_property
     def deployment_body(self) -> dict[str, Any]:
         """Body of the deployment."""
-        return resources.deployment_body(
-            self.target, self.site, self.options, self.model, self.environment
+        return bodies.deployment_body(
+            self.target, self.workspace, self.options, self.model, self.environment
         )
 
     @cached_property
@@ -84,7 +84,7 @@ class Wish:
                 and holds(new["instanceType"], old["instanceType"])
             ):
                 return self.live
-        return resources.revision(self.deployment_body)
+        return bodies.revision(self.deployment_body)
 
     @property
     def is_live(self) -> bool:
@@ -121,17 +121,23 @@ def runs(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     return holds(wanted, found) and wanted["environmentVariables"] == variables
 
 
-def steps(wish: Wish) -> list[Step]:
+def steps(desired: DesiredState) -> list[Step]:
     """All steps, noop included, in order."""
-    made = [_weights(wish), _model(wish), _environment(wish), _endpoint(wish), _deployment(wish)]
-    made += [*_autoscale(wish), *_rollout(wish)]
-    return made + list(_removals(wish, made[-1].id))
+    made = [
+        _weights(desired),
+        _model(desired),
+        _environment(desired),
+        _endpoint(desired),
+        _deployment(desired),
+    ]
+    made += [*_autoscale(desired), *_rollout(desired)]
+    return made + list(_removals(desired, made[-1].id))
 
 
-def _weights(wish: Wish) -> Step:
-    body = resources.weights_body(wish.target, wish.site)
-    name = resources.weights_name(wish.target.artifact.manifest.digest)
-    found = wish.observed.find("weights", name)
+def _weights(desired: DesiredState) -> Step:
+    body = bodies.weights_body(desired.target, desired.workspace)
+    name = bodies.weights_name(desired.target.artifact.manifest.digest)
+    found = desired.observed.find("weights", name)
     if found is not None and found.state == "complete":
         return Step("noop", "weights", name, "every file is in storage", body)
     return Step(
@@ -146,37 +152,37 @@ def _weights(wish: Wish) -> Step:
     )
 
 
-def _model(wish: Wish) -> Step:
-    body = resources.model_body(wish.target, wish.site, wish.options)
-    weights = f"weights/{wish.model.partition(':')[2]}"
-    found = wish.observed.find("model", wish.model)
+def _model(desired: DesiredState) -> Step:
+    body = bodies.model_body(desired.target, desired.workspace, desired.options)
+    weights = f"weights/{desired.model.partition(':')[2]}"
+    found = desired.observed.find("model", desired.model)
     uri = {"properties": {"modelUri": body["properties"]["modelUri"]}}
     if found is not None and holds(uri, found.body):
-        return Step("noop", "model", wish.model, "registered", body, after=(weights,))
-    return Step("create", "model", wish.model, "not registered yet", body, after=(weights,))
+        return Step("noop", "model", desired.model, "registered", body, after=(weights,))
+    return Step("create", "model", desired.model, "not registered yet", body, after=(weights,))
 
 
-def _environment(wish: Wish) -> Step:
-    body, name = wish.environment_body, wish.environment
-    if wish.observed.find("environment", name) is not None:
+def _environment(desired: DesiredState) -> Step:
+    body, name = desired.environment_body, desired.environment
+    if desired.observed.find("environment", name) is not None:
         return Step("noop", "environment", name, "registered", body)
-    built = "" if wish.options.image else "Azure ML builds the image when it is first used"
+    built = "" if desired.options.image else "Azure ML builds the image when it is first used"
     return Step("create", "environment", name, "not registered yet", body, note=built)
 
 
-def _endpoint(wish: Wish) -> Step:
-    found = wish.observed.find("endpoint")
-    body = _routed(wish, wish.traffic)
+def _endpoint(desired: DesiredState) -> Step:
+    found = desired.observed.find("endpoint")
+    body = _routed(desired, desired.traffic)
     if found is None:
-        return Step("create", "endpoint", wish.endpoint, "there is none", body, long=True)
+        return Step("create", "endpoint", desired.endpoint, "there is none", body, long=True)
     if found.state != "Succeeded":
         why = f"it is {found.state}"
-        return Step("update", "endpoint", wish.endpoint, why, body, long=True)
+        return Step("update", "endpoint", desired.endpoint, why, body, long=True)
     if _is_as_wanted(body, found):
-        return Step("noop", "endpoint", wish.endpoint, "as wanted", body)
-    if not wish.is_live:  # so that a revision that is no good has changed nothing
-        return Step("noop", "endpoint", wish.endpoint, "changes when the traffic does", body)
-    return Step("update", "endpoint", wish.endpoint, "settings or tags differ", body, long=True)
+        return Step("noop", "endpoint", desired.endpoint, "as wanted", body)
+    if not desired.is_live:  # so that a revision that is no good has changed nothing
+        return Step("noop", "endpoint", desired.endpoint, "changes when the traffic does", body)
+    return Step("update", "endpoint", desired.endpoint, "settings or tags differ", body, long=True)
 
 
 def _is_as_wanted(body: Mapping[str, Any], found: Resource) -> bool:
@@ -187,15 +193,19 @@ def _is_as_wanted(body: Mapping[str, Any], found: Resource) -> bool:
     return holds(wanted | {"properties": inner}, found.body)
 
 
-def _deployment(wish: Wish) -> Step:
-    after = (f"model/{wish.model}", f"environment/{wish.environment}", f"endpoint/{wish.endpoint}")
-    action, why, body = _deployment_change(wish)
-    live = wish.live is not None and wish.live != wish.revision
+def _deployment(desired: DesiredState) -> Step:
+    after = (
+        f"model/{desired.model}",
+        f"environment/{desired.environment}",
+        f"endpoint/{desired.endpoint}",
+    )
+    action, why, body = _deployment_change(desired)
+    live = desired.live is not None and desired.live != desired.revision
     note = "runs beside the old one until that is removed: both are billed" if live else ""
     return Step(
         action,
         "deployment",
-        wish.deployment,
+        desired.deployment,
         why,
         body,
         after=after,
@@ -204,34 +214,34 @@ def _deployment(wish: Wish) -> Step:
     )
 
 
-def _deployment_change(wish: Wish) -> tuple[Action, str, Mapping[str, Any]]:
-    body = wish.deployment_body
-    found = wish.observed.find("deployment", wish.deployment)
+def _deployment_change(desired: DesiredState) -> tuple[Action, str, Mapping[str, Any]]:
+    body = desired.deployment_body
+    found = desired.observed.find("deployment", desired.deployment)
     if found is None:
-        return "create", _why_new(wish), body
+        return "create", _why_new(desired), body
     if found.state in ("Failed", "Canceled"):
         return "replace", f"it is {found.state}", body
     if found.state != "Succeeded":
         return "create", f"it is {found.state}", body
     if not runs(body["properties"], found.body.get("properties", {})):
         return "update", "its settings differ", body
-    return _scale_change(wish, found)
+    return _scale_change(desired, found)
 
 
-def _why_new(wish: Wish) -> str:
-    found = wish.observed.find("deployment", f"{wish.endpoint}/{wish.live}")
+def _why_new(desired: DesiredState) -> str:
+    found = desired.observed.find("deployment", f"{desired.endpoint}/{desired.live}")
     if found is None:
         return "there is none"
-    old, new = found.body.get("properties", {}), wish.deployment_body["properties"]
+    old, new = found.body.get("properties", {}), desired.deployment_body["properties"]
     changed = [key for key, value in new.items() if not holds(value, old.get(key))]
     if "instanceType" in changed:
-        return f"another machine type cannot be given to {wish.live}"
-    return f"replaces {wish.live}, which differs in {', '.join(sorted(changed)) or 'variables'}"
+        return f"another machine type cannot be given to {desired.live}"
+    return f"replaces {desired.live}, which differs in {', '.join(sorted(changed)) or 'variables'}"
 
 
-def _scale_change(wish: Wish, found: Resource) -> tuple[Action, str, Mapping[str, Any]]:
+def _scale_change(desired: DesiredState, found: Resource) -> tuple[Action, str, Mapping[str, Any]]:
     """Scale and tags are the two things that change in place without a new revision."""
-    body, spec = wish.deployment_body, wish.target.spec
+    body, spec = desired.deployment_body, desired.target.spec
     capacity = int((found.body.get("sku") or {}).get("capacity", 0))
     wanted = capacity if spec.replicas_min <= capacity <= spec.replicas_max else spec.replicas_min
     patch = {"sku": body["sku"] | {"capacity": wanted}, "tags": body["tags"]}
@@ -242,12 +252,14 @@ def _scale_change(wish: Wish, found: Resource) -> tuple[Action, str, Mapping[str
     return "noop", "as wanted", body
 
 
-def _autoscale(wish: Wish) -> Iterator[Step]:
-    if wish.target.spec.replicas_min == wish.target.spec.replicas_max:
+def _autoscale(desired: DesiredState) -> Iterator[Step]:
+    if desired.target.spec.replicas_min == desired.target.spec.replicas_max:
         return
-    name = resources.autoscale_name(wish.deployment)
-    body = resources.autoscale_body(wish.target, wish.site, wish.options, wish.deployment)
-    found, after = wish.observed.find("autoscale", name), (f"deployment/{wish.deployment}",)
+    name = bodies.autoscale_name(desired.deployment)
+    body = bodies.autoscale_body(
+        desired.target, desired.workspace, desired.options, desired.deployment
+    )
+    found, after = desired.observed.find("autoscale", name), (f"deployment/{desired.deployment}",)
     if found is None:
         yield Step("create", "autoscale", name, "there is none", body, after=after)
     elif holds(body, found.body):
@@ -256,22 +268,22 @@ def _autoscale(wish: Wish) -> Iterator[Step]:
         yield Step("update", "autoscale", name, "its limits or rules differ", body, after=after)
 
 
-def _rollout(wish: Wish) -> list[Step]:
+def _rollout(desired: DesiredState) -> list[Step]:
     """From 0 % to 100 %: smoke, mirror, canary, traffic; only the last one if that holds."""
-    body = _routed(wish, {wish.revision: 100})
-    end = f"deployment/{wish.deployment}"
-    if wish.is_live:
+    body = _routed(desired, {desired.revision: 100})
+    end = f"deployment/{desired.deployment}"
+    if desired.is_live:
         why = "every request goes to it"
-        return [Step("noop", "traffic", wish.endpoint, why, body, after=(end,))]
-    chain = [_smoke(wish, end)]
-    if wish.live is not None and wish.live != wish.revision:
-        chain += _gradual(wish, chain[-1].id)
+        return [Step("noop", "traffic", desired.endpoint, why, body, after=(end,))]
+    chain = [_smoke(desired, end)]
+    if desired.live is not None and desired.live != desired.revision:
+        chain += _gradual(desired, chain[-1].id)
     chain.append(
         Step(
             "update",
             "traffic",
-            wish.endpoint,
-            f"{wish.revision} answers every request",
+            desired.endpoint,
+            f"{desired.revision} answers every request",
             body,
             after=(chain[-1].id,),
         )
@@ -279,68 +291,68 @@ def _rollout(wish: Wish) -> list[Step]:
     return chain
 
 
-def _smoke(wish: Wish, after: str) -> Step:
-    body = {"deployment": wish.revision, "request": SMOKE}
+def _smoke(desired: DesiredState, after: str) -> Step:
+    body = {"deployment": desired.revision, "request": SMOKE}
     why = "it must answer by name before it gets traffic"
-    return Step("create", "smoke", wish.deployment, why, body, after=(after,), undo=False)
+    return Step("create", "smoke", desired.deployment, why, body, after=(after,), undo=False)
 
 
-def _gradual(wish: Wish, after: str) -> Iterator[Step]:
+def _gradual(desired: DesiredState, after: str) -> Iterator[Step]:
     """Mirror and canary, where the options ask for them; the endpoint is otherwise left alone."""
-    options, found = wish.options, wish.observed.find("endpoint")
+    options, found = desired.options, desired.observed.find("endpoint")
     assert found is not None, "there is traffic, so there is an endpoint"
-    smoke = {"deployment": wish.revision, "request": SMOKE}
-    back = resources.routed_again(found.body, wish.traffic)
+    smoke = {"deployment": desired.revision, "request": SMOKE}
+    back = bodies.routed_again(found.body, desired.traffic)
     look = {"soak": options.soak, "smoke": smoke, "back": back}
     if options.mirror:
-        mirror = {wish.revision: options.mirror}
-        body = look | {"put": resources.routed_again(found.body, wish.traffic, mirror)}
+        mirror = {desired.revision: options.mirror}
+        body = look | {"put": bodies.routed_again(found.body, desired.traffic, mirror)}
         why = f"{options.mirror} % of live requests are copied to it"
-        yield Step("create", "mirror", wish.deployment, why, body, after=(after,), undo=False)
-        after = f"mirror/{wish.deployment}"
+        yield Step("create", "mirror", desired.deployment, why, body, after=(after,), undo=False)
+        after = f"mirror/{desired.deployment}"
     if options.canary:
-        shares = {str(wish.live): 100 - options.canary, wish.revision: options.canary}
-        body = look | {"put": resources.routed_again(found.body, shares)}
+        shares = {str(desired.live): 100 - options.canary, desired.revision: options.canary}
+        body = look | {"put": bodies.routed_again(found.body, shares)}
         why = f"{options.canary} % of live requests are answered by it"
-        yield Step("create", "canary", wish.deployment, why, body, after=(after,), undo=False)
+        yield Step("create", "canary", desired.deployment, why, body, after=(after,), undo=False)
 
 
-def _routed(wish: Wish, traffic: Mapping[str, int]) -> dict[str, Any]:
+def _routed(desired: DesiredState, traffic: Mapping[str, int]) -> dict[str, Any]:
     """The endpoint as wanted; traffic only to what is there or will be."""
-    there = {found.name.partition("/")[2] for found in wish.observed.all("deployment")}
-    known = {name: share for name, share in traffic.items() if name in there | {wish.revision}}
-    return resources.endpoint_body(wish.target, wish.site, wish.options, known)
+    there = {found.name.partition("/")[2] for found in desired.observed.all("deployment")}
+    known = {name: share for name, share in traffic.items() if name in there | {desired.revision}}
+    return bodies.endpoint_body(desired.target, desired.workspace, desired.options, known)
 
 
-def _removals(wish: Wish, after: str) -> Iterator[Step]:
+def _removals(desired: DesiredState, after: str) -> Iterator[Step]:
     """What no revision needs any more, only after the traffic has gone."""
-    deployments = {wish.deployment}
-    if wish.options.keep_previous:
-        live = f"{wish.endpoint}/{wish.live}" if wish.live else None
-        deployments = wish.kept("deployment", wish.deployment, live)
-    wanted = resources.autoscale_name(wish.deployment)
-    scaled = wish.target.spec.replicas_min < wish.target.spec.replicas_max
-    for found in wish.observed.all("autoscale"):
+    deployments = {desired.deployment}
+    if desired.options.keep_previous:
+        live = f"{desired.endpoint}/{desired.live}" if desired.live else None
+        deployments = desired.kept("deployment", desired.deployment, live)
+    wanted = bodies.autoscale_name(desired.deployment)
+    scaled = desired.target.spec.replicas_min < desired.target.spec.replicas_max
+    for found in desired.observed.all("autoscale"):
         if found.name != wanted or not scaled:
             yield _delete(found, "its deployment goes, or no longer scales", after)
-    for found in wish.observed.all("deployment"):
+    for found in desired.observed.all("deployment"):
         if found.name not in deployments:
             yield _delete(found, "a newer revision answers its requests", after)
     for kind, name, key in (
-        ("model", wish.model, "model"),
-        ("environment", wish.environment, "environmentId"),
+        ("model", desired.model, "model"),
+        ("environment", desired.environment, "environmentId"),
     ):
-        kept = wish.kept(kind, name, wish.of_live(key))
-        for found in wish.observed.all(kind):
+        kept = desired.kept(kind, name, desired.of_live(key))
+        for found in desired.observed.all(kind):
             if found.name not in kept:
                 yield _delete(found, "older than the revision before", after)
-    yield from _weights_removals(wish, after)
+    yield from _weights_removals(desired, after)
 
 
-def _weights_removals(wish: Wish, after: str) -> Iterator[Step]:
-    models = wish.kept("model", wish.model, wish.of_live("model"))
+def _weights_removals(desired: DesiredState, after: str) -> Iterator[Step]:
+    models = desired.kept("model", desired.model, desired.of_live("model"))
     versions = {name.partition(":")[2] for name in models}
-    for found in wish.observed.all("weights"):
+    for found in desired.observed.all("weights"):
         if found.name not in versions:
             yield _delete(found, "no registered model uses them", after)
 
@@ -356,7 +368,7 @@ def deletions(observed: Observed) -> list[Step]:
     """Steps that remove all of ``observed``: what bills first, then what it refers to."""
     endpoints = {found.name for found in observed.all("endpoint")}
     kept = {
-        resources.weights_name(found.tags.get(TAG_MANIFEST, ""))
+        bodies.weights_name(found.tags.get(TAG_MANIFEST, ""))
         for found in observed.all("model")
         if KEEP_WEIGHTS in found.tags
     }

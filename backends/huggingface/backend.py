@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.huggingface import doctor, hardware, planning, resources
+from llama_hub.backends.huggingface import bodies, doctor, machines, planning
 from llama_hub.backends.huggingface.client import Client
+from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.backends.huggingface.options import Options, read
-from llama_hub.backends.huggingface.steps import FAILED, Doing, extra_files
-from llama_hub.backends.huggingface.upload import check, check_weights, tree
-from llama_hub.backends.huggingface.world import World
-from llama_hub.deploy import calling, sizing
+from llama_hub.backends.huggingface.runner import FAILED, StepRunner, extra_files
+from llama_hub.backends.huggingface.storage import check, check_weights, tree
+from llama_hub.deploy import client, sizing
 from llama_hub.deploy.backend import (
     TAG_MANIFEST,
     TAG_MODEL,
@@ -80,14 +80,14 @@ class HuggingFaceBackend:
         self._sleep = sleep
 
     @cached_property
-    def world(self) -> World:
+    def inventory(self) -> Inventory:
         """What the namespace holds."""
-        return World(Client(self._token, self._plane), self._namespace)
+        return Inventory(Client(self._token, self._plane), self._namespace)
 
     def configured(self) -> bool:
         """Whether a token can be found here."""
         try:
-            return bool(self.world.client.token)
+            return bool(self.inventory.client.token)
         except LlamaHubError:
             return False
 
@@ -95,38 +95,38 @@ class HuggingFaceBackend:
 
     def check(self) -> Sequence[Check]:
         """See ``doctor``."""
-        return list(doctor.checks(self.world))
+        return list(doctor.checks(self.inventory))
 
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Machines of the live list that hold a replica, cheapest first."""
         options = read(spec)
-        listed = self.world.client.hardware(self.world.namespace)
-        found = hardware.offers(listed, options.vendor, spec.region)
+        listed = self.inventory.client.hardware(self.inventory.namespace)
+        found = machines.offers(listed, options.vendor, spec.region)
         priced = [one for one in found if one.price_per_hour is not None]
         return sizing.cheapest_first(one for one in priced if sizing.fits(one, need))
 
     def observe(self, name: str) -> Observed:
         """The endpoint and the repositories of ``name``."""
-        return self.world.observe(name)
+        return self.inventory.observe(name)
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """See ``planning``."""
         options = read(target.spec)
-        extra = resources.extra_digest(extra_files(options))
-        return planning.steps(target, observed, options, self.world.namespace, extra)
+        extra = bodies.extra_digest(extra_files(options))
+        return planning.steps(target, observed, options, self.inventory.namespace, extra)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Endpoint, then repositories; those that are kept only lose our marker."""
         return planning.deletions(observed)
 
     def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
-        """See ``steps``."""
-        return Doing(self.world, step, context, self._sleep).run()
+        """See ``runner``."""
+        return StepRunner(self.inventory, step, context, self._sleep).run()
 
     # --- running --------------------------------------------------------------------------
 
     def _found(self, name: str) -> Resource:
-        found = self.world.endpoint(name)
+        found = self.inventory.endpoint(name)
         if found is None:
             raise NotFoundError(
                 f"there is no deployment {name!r} in huggingface", hint="llama-hub ps"
@@ -135,10 +135,10 @@ class HuggingFaceBackend:
 
     def status(self, name: str) -> Deployed:
         """One deployment; one that has only got as far as its weights is pending."""
-        found = self.world.endpoint(name)
+        found = self.inventory.endpoint(name)
         if found is not None:
             return self._deployed(found)
-        weights = self.world.observe(name).find("repository")
+        weights = self.inventory.observe(name).find("repository")
         if weights is None:
             return self._deployed(self._found(name))
         return self._begun(name, weights)
@@ -158,7 +158,7 @@ class HuggingFaceBackend:
 
     def list(self) -> Iterator[Deployed]:
         """Every endpoint with our tags."""
-        for one in self.world.endpoints():
+        for one in self.inventory.endpoints():
             yield self._deployed(one)
 
     def _deployed(self, found: Resource) -> Deployed:
@@ -167,7 +167,7 @@ class HuggingFaceBackend:
         replicas = status.get("readyReplica")
         count = replicas if replicas is not None else compute["scaling"]["minReplica"]
         vendor = str((body.get("provider") or {}).get("vendor", ""))
-        price = hardware.price(self._hardware, compute, vendor)
+        price = machines.price(self._hardware, compute, vendor)
         asleep = found.state == "scaledToZero"
         return Deployed(
             name=found.name,
@@ -187,16 +187,16 @@ class HuggingFaceBackend:
 
     @cached_property
     def _hardware(self) -> Mapping[str, Any]:
-        return self.world.client.hardware(self.world.namespace)
+        return self.inventory.client.hardware(self.inventory.namespace)
 
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """Lines of the endpoint's log, oldest first."""
         self._found(name)
-        seen = self.world.client.logs(self.world.namespace, name, TAIL if follow else tail)
+        seen = self.inventory.client.logs(self.inventory.namespace, name, TAIL if follow else tail)
         yield from seen[-tail:]
         while follow:
             self._sleep(FOLLOW)
-            now = self.world.client.logs(self.world.namespace, name, TAIL)
+            now = self.inventory.client.logs(self.inventory.namespace, name, TAIL)
             last = seen[-1] if seen else None
             start = len(now) - now[::-1].index(last) if last in now else 0
             yield from now[start:]
@@ -208,16 +208,16 @@ class HuggingFaceBackend:
         url = str(found.body["status"].get("url") or "")
         if found.body.get("type") == "public":
             return Endpoint(url)
-        return Endpoint(url, {"Authorization": f"Bearer {self.world.client.token}"})
+        return Endpoint(url, {"Authorization": f"Bearer {self.inventory.client.token}"})
 
     def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
         """An OpenAI chat body; the stock image takes it as ``inputs`` and cannot stream."""
         at = self.endpoint(name)
         if not self._is_stock(name):
-            yield from calling.post(at, calling.CHAT, {**body, "stream": stream})
+            yield from client.post(at, client.CHAT, {**body, "stream": stream})
             return
         asked = {**body, "stream": False}
-        whole = b"".join(calling.post(at, "/", {"inputs": asked}))
+        whole = b"".join(client.post(at, "/", {"inputs": asked}))
         yield from _as_events(whole) if stream else [whole]
 
     def _is_stock(self, name: str) -> bool:
@@ -231,18 +231,18 @@ class HuggingFaceBackend:
     def _served(self, name: str, manifest: Manifest) -> Proof:
         at = self.endpoint(name)
         if self._is_stock(name):
-            said = json.loads(b"".join(calling.post(at, "/", {"inputs": {"manifest": True}})))
+            said = json.loads(b"".join(client.post(at, "/", {"inputs": {"manifest": True}})))
             served = str(said.get("manifest"))
         else:
-            served = str(calling.get(at, "/manifest").get("manifest"))
+            served = str(client.get(at, "/manifest").get("manifest"))
         return Proof("manifest", served == manifest.digest, served)
 
     def _stored(self, model: Mapping[str, Any], manifest: Manifest) -> Proof:
         repository, revision = model["repository"], model["revision"]
         what = "the Hub's digests of every file equal the manifest's"
         try:
-            stored = tree(self.world.client, repository, revision)
-            if repository.partition("/")[2].startswith(f"{resources.PREFIX}-"):
+            stored = tree(self.inventory.client, repository, revision)
+            if repository.partition("/")[2].startswith(f"{bodies.PREFIX}-"):
                 check(stored, manifest, None)
             else:
                 check_weights(stored, manifest, repository)
@@ -253,16 +253,16 @@ class HuggingFaceBackend:
     def pause(self, name: str) -> None:
         """Stop it; it keeps its name, costs nothing and frees its quota."""
         self._found(name)
-        self.world.client.act(self.world.namespace, name, "pause")
+        self.inventory.client.act(self.inventory.namespace, name, "pause")
 
     def resume(self, name: str) -> None:
         """Start it again after ``pause``."""
         if self._found(name).state == "paused":
-            self.world.client.act(self.world.namespace, name, "resume")
+            self.inventory.client.act(self.inventory.namespace, name, "resume")
 
     def orphans(self) -> Iterator[Resource]:
         """Marked repositories that no endpoint uses."""
-        return self.world.orphans()
+        return self.inventory.orphans()
 
 
 def _detail(found: Resource) -> str:

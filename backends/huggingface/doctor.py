@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from llama_hub.backends.huggingface import hardware
+from llama_hub.backends.huggingface import machines
 from llama_hub.backends.huggingface.client import LOGIN, Client
-from llama_hub.backends.huggingface.world import World
+from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.deploy.backend import Check
 from llama_hub.errors import LlamaHubError
 
@@ -16,17 +16,17 @@ BASE = "meta-llama/Llama-2-7b-chat-hf"
 NEEDED = ("inference.endpoints.write", "repo.write")
 
 
-def checks(world: World, vendor: str = "aws") -> Iterator[Check]:
+def checks(inventory: Inventory, vendor: str = "aws") -> Iterator[Check]:
     """Login, namespace, scopes, gate of the base model, machines and quota, endpoints."""
-    login = _line("login", lambda: _login(world.client))
+    login = _line("login", lambda: _login(inventory.client))
     yield login
     if not login.ok:
         return
-    yield _line("namespace", lambda: _namespace(world))
-    yield _line("token", lambda: _scopes(world))
-    yield _line("gate of Llama 2", lambda: _gate(world.client))
-    yield _line("machines", lambda: _machines(world, vendor))
-    yield _line("endpoints", lambda: _endpoints(world))
+    yield _line("namespace", lambda: _namespace(inventory))
+    yield _line("token", lambda: _scopes(inventory))
+    yield _line("gate of Llama 2", lambda: _gate(inventory.client))
+    yield _line("machines", lambda: _machines(inventory, vendor))
+    yield _line("endpoints", lambda: _endpoints(inventory))
 
 
 def _line(name: str, look: Callable[[], Check]) -> Check:
@@ -41,25 +41,25 @@ def _login(client: Client) -> Check:
     return Check("login", True, f"{who.get('type', 'user')} {who['name']}")
 
 
-def _namespace(world: World) -> Check:
-    who = world.client.whoami()
+def _namespace(inventory: Inventory) -> Check:
+    who = inventory.client.whoami()
     known = [who["name"], *(one["name"] for one in who.get("orgs", []))]
-    ok = world.namespace in known
+    ok = inventory.namespace in known
     return Check(
         "namespace",
         ok,
-        world.namespace if ok else f"{world.namespace} is none of {', '.join(known)}",
+        inventory.namespace if ok else f"{inventory.namespace} is none of {', '.join(known)}",
         "" if ok else "--set options.namespace=… or HF_NAMESPACE",
     )
 
 
-def _scopes(world: World) -> Check:
-    token = (world.client.whoami().get("auth") or {}).get("accessToken") or {}
+def _scopes(inventory: Inventory) -> Check:
+    token = (inventory.client.whoami().get("auth") or {}).get("accessToken") or {}
     role = str(token.get("role", "unknown"))
     if role != "fineGrained":
         ok = role == "write"
         return Check("token", ok, f"role {role}", "" if ok else f"a write token: {TOKENS}")
-    missing = [need for need in NEEDED if need not in _granted(token, world.namespace)]
+    missing = [need for need in NEEDED if need not in _granted(token, inventory.namespace)]
     return Check(
         "token",
         not missing,
@@ -83,8 +83,8 @@ def _gate(client: Client) -> Check:
     return Check("gate of Llama 2", True, f"access to {BASE} is granted")
 
 
-def _machines(world: World, vendor: str) -> Check:
-    listed = list(hardware.offers(world.client.hardware(world.namespace), vendor, None))
+def _machines(inventory: Inventory, vendor: str) -> Check:
+    listed = list(machines.offers(inventory.client.hardware(inventory.namespace), vendor, None))
     usable = [one for one in listed if one.accelerators and one.quota_left]
     if not usable:
         page = "https://endpoints.huggingface.co/settings/quotas"
@@ -98,5 +98,5 @@ def _machines(world: World, vendor: str) -> Check:
     )
 
 
-def _endpoints(world: World) -> Check:
-    return Check("endpoints", True, f"{sum(1 for _ in world.endpoints())} of llama-hub")
+def _endpoints(inventory: Inventory) -> Check:
+    return Check("endpoints", True, f"{sum(1 for _ in inventory.endpoints())} of llama-hub")

@@ -16,7 +16,7 @@ HANDLER = '''\
 import json
 from pathlib import Path
 
-from llama_hub.deploy.core import answer
+from llama_hub.deploy.reference_core import answer
 from llama_hub.hub.manifest import read
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llama_hub.backends.huggingface import resources
+from llama_hub.backends.huggingface import bodies
 from llama_hub.backends.huggingface.options import Options
 from llama_hub.deploy.backend import TAG_MANIFEST, Observed, Step, Target
 
@@ -20,10 +20,10 @@ def steps(
 ) -> list[Step]:
     """Upload (unless a gated repository is served), endpoint, repositories no longer used."""
     if options.gated_repository:
-        weights = resources.Weights(options.gated_repository, _revision(target, options))
+        weights = bodies.Weights(options.gated_repository, _revision(target, options))
         return [_endpoint(target, observed, options, weights, ())]
     upload = _repository(target, observed, options, namespace, extra)
-    weights = resources.Weights(upload.name, "main")
+    weights = bodies.Weights(upload.name, "main")
     endpoint = _endpoint(target, observed, options, weights, (upload.id,))
     return [upload, endpoint, *_unused(target, observed, upload.name, endpoint.id)]
 
@@ -36,9 +36,9 @@ def _repository(
     target: Target, observed: Observed, options: Options, namespace: str, extra: str
 ) -> Step:
     manifest = target.artifact.manifest
-    name = f"{namespace}/{resources.repository_name(target.spec.name, manifest.digest)}"
+    name = f"{namespace}/{bodies.repository_name(target.spec.name, manifest.digest)}"
     there = observed.find("repository", name)
-    marker = resources.marker(target, "ready", options, extra)
+    marker = bodies.marker(target, "ready", options, extra)
     body = {"private": True, "marker": marker}
     whole = there is not None and there.state == "ready" and there.body.get("extra") == extra
     same = whole and there is not None and dict(there.tags) == marker["tags"]
@@ -61,17 +61,17 @@ def _endpoint(
     target: Target,
     observed: Observed,
     options: Options,
-    weights: resources.Weights,
+    weights: bodies.Weights,
     after: tuple[str, ...],
 ) -> Step:
-    body = resources.endpoint_body(target, options, weights)
+    body = bodies.endpoint_body(target, options, weights)
     name, there = target.spec.name, observed.find("endpoint", target.spec.name)
     note = _note(target)
     if there is None:
         why = "there is none"
         return Step("create", "endpoint", name, why, body, after, long=True, note=note)
-    parts = resources.differences(body, there.body)
-    if resources.must_replace(parts, body, there.body):
+    parts = bodies.differences(body, there.body)
+    if bodies.must_replace(parts, body, there.body):
         why = f"{', '.join(parts)} cannot be changed in place"
         note = f"{note}; requests fail until the new one is ready".removeprefix("; ")
         return Step(

@@ -224,7 +224,7 @@ class MemoryBackend:
 
 def _core() -> Answer:
     """The inference core, imported when the first question comes."""
-    from llama_hub.deploy.core import answer
+    from llama_hub.deploy.reference_core import answer
 
     return answer
 

@@ -2,7 +2,7 @@
 
 One deployment is one endpoint of the same name; a revision is a model and an endpoint
 configuration, both named by their content. What is planned stands in ``planning``, what is sent in
-``resources``; how a step is done, and done again after a crash, in ``steps``.
+``bodies``; how a step is done, and done again after a crash, in ``runner``.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.backends.sagemaker import (
-    account,
+    bodies,
+    invoke,
     logs,
     machines,
     planning,
-    resources,
-    runtime,
+    quotas,
     status,
 )
+from llama_hub.backends.sagemaker.bodies import DesiredState
 from llama_hub.backends.sagemaker.client import Aws
-from llama_hub.backends.sagemaker.explain import quota_hint
+from llama_hub.backends.sagemaker.errors import quota_hint
+from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.backends.sagemaker.options import Options
 from llama_hub.backends.sagemaker.options import read as read_options
-from llama_hub.backends.sagemaker.resources import Wanted
-from llama_hub.backends.sagemaker.steps import Doing
-from llama_hub.backends.sagemaker.world import World
+from llama_hub.backends.sagemaker.runner import StepRunner
 from llama_hub.deploy import sizing
 from llama_hub.deploy.backend import (
     Check,
@@ -76,9 +76,9 @@ class SageMakerBackend:
         return self._aws.has_credentials()
 
     @cached_property
-    def world(self) -> World:
+    def inventory(self) -> Inventory:
         """What the account holds."""
-        return World(self._aws, self._bucket)
+        return Inventory(self._aws, self._bucket)
 
     # --- planning -------------------------------------------------------------------------
 
@@ -86,14 +86,14 @@ class SageMakerBackend:
         """Identity, permissions, quotas, role, bucket and image."""
         from llama_hub.backends.sagemaker import doctor
 
-        return list(doctor.checks(self.world))
+        return list(doctor.checks(self.inventory))
 
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Machine types that hold a replica, cheapest first; one without a price only by name."""
         if spec.region not in (None, self._aws.region):
             raise UsageError(f"this looks at {self._aws.region}, not at {spec.region}")
         read_options(spec)
-        used = account.used(self.world)
+        used = quotas.used(self.inventory)
         found = [self._offer(machine, spec, used) for machine in machines.table().values()]
         return sizing.cheapest_first(
             one for one in found if sizing.fits(one, need) and _is_apt(one, spec, need)
@@ -111,25 +111,25 @@ class SageMakerBackend:
 
     @cached_property
     def _quotas(self) -> Mapping[str, int] | None:
-        return account.quotas(self._aws)
+        return quotas.quotas(self._aws)
 
     @cached_property
     def _prices(self) -> Mapping[str, float]:
-        return account.prices(self._aws)
+        return quotas.prices(self._aws)
 
     def observe(self, name: str) -> Observed:
         """Everything that exists of ``name``."""
-        return self.world.observe(name)
+        return self.inventory.observe(name)
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """See ``planning``."""
         return planning.Planner(self._wanted(target), observed).steps()
 
-    def _wanted(self, target: Target) -> Wanted:
+    def _wanted(self, target: Target) -> DesiredState:
         options = read_options(target.spec)
         self._check_image(options.image)
         context = "" if options.image else self._context
-        return Wanted(target, options, self.world.site, context)
+        return DesiredState(target, options, self.inventory.account, context)
 
     def _check_image(self, image: str | None) -> None:
         """SageMaker pulls images from its own region only."""
@@ -150,13 +150,13 @@ class SageMakerBackend:
         return planning.deletions(name, observed)
 
     def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
-        """See ``steps``."""
-        return Doing(self.world, step, context).run()
+        """See ``runner``."""
+        return StepRunner(self.inventory, step, context).run()
 
     # --- running --------------------------------------------------------------------------
 
     def _endpoint(self, name: str) -> Resource:
-        found = self.world.endpoint(name)
+        found = self.inventory.endpoint(name)
         if found is None:
             raise NotFoundError(
                 f"there is no deployment {name!r} in sagemaker ({self._aws.region})",
@@ -166,14 +166,14 @@ class SageMakerBackend:
 
     def status(self, name: str) -> Deployed:
         """One deployment; pending where there is something of it, but no endpoint."""
-        found = self.world.endpoint(name)
+        found = self.inventory.endpoint(name)
         if found is not None:
             return self._deployed(found)
-        pieces = self.world.observe(name).resources
+        pieces = self.inventory.observe(name).resources
         return status.begun(pieces) if pieces else self._deployed(self._endpoint(name))
 
     def _deployed(self, endpoint: Resource) -> Deployed:
-        components = self.world.components(endpoint.name)
+        components = self.inventory.components(endpoint.name)
         return status.deployed(endpoint, components, self._price, self._url(endpoint.name))
 
     def _price(self, instance: str) -> float | None:
@@ -188,14 +188,14 @@ class SageMakerBackend:
 
     def list(self) -> Iterator[Deployed]:
         """Every endpoint of the account and region that carries our tags."""
-        for endpoint in self.world.endpoints():
+        for endpoint in self.inventory.endpoints():
             yield self._deployed(endpoint)
 
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """The container's lines from CloudWatch."""
-        yield from logs.last(self.world, name, tail)
+        yield from logs.last(self.inventory, name, tail)
         if follow:
-            yield from logs.follow(self.world, name)
+            yield from logs.follow(self.inventory, name)
 
     def endpoint(self, name: str) -> Endpoint:
         """The invocation URL; requests must be signed, so ``invoke`` is the way to call it."""
@@ -204,24 +204,24 @@ class SageMakerBackend:
 
     def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
         """Send an OpenAI-style body."""
-        return runtime.invoke(self.world, self._endpoint(name), body, stream=stream)
+        return invoke.invoke(self.inventory, self._endpoint(name), body, stream=stream)
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the service says, what S3 computes, and what the model refers to."""
         answer = b"".join(self.invoke(name, {"manifest": True}, stream=False))
         served = str(json.loads(answer).get("manifest"))
-        prefix = resources.weights_prefix(resources.digest_of(manifest))
+        prefix = bodies.weights_prefix(bodies.digest_of(manifest))
         proofs = [Proof("manifest", served == manifest.digest, served)]
         proofs += [
             Proof(f"s3 {path}", ok, words)
-            for path, ok, words in self.world.bucket.prove(manifest, prefix)
+            for path, ok, words in self.inventory.bucket.prove(manifest, prefix)
         ]
         return [*proofs, *self._references(name, prefix)]
 
     def _references(self, name: str, prefix: str) -> Iterator[Proof]:
         """Whether the models of the deployment read from the proven prefix, uncompressed."""
-        wanted = f"s3://{self.world.site.bucket}/{prefix}"
-        for model in self.world.observe(name).all("model"):
+        wanted = f"s3://{self.inventory.account.bucket}/{prefix}"
+        for model in self.inventory.observe(name).all("model"):
             source = model.body["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]
             ok = source["S3Uri"] == wanted and source["CompressionType"] == "None"
             yield Proof(f"model {model.name}", ok, str(source["S3Uri"]))
@@ -234,7 +234,7 @@ class SageMakerBackend:
 
     def orphans(self) -> Iterator[Resource]:
         """What no endpoint of ours uses."""
-        return self.world.orphans()
+        return self.inventory.orphans()
 
 
 def _is_apt(offer: Offer, spec: DeploymentSpec, need: Need) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_hub.backends.sagemaker.resources import ROOT, marker_prefix
-from llama_hub.backends.sagemaker.world import World
+from llama_hub.backends.sagemaker.bodies import ROOT, marker_prefix
+from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.errors import AccessError
 
 RULE = "llama-hub-unfinished-uploads"
@@ -23,37 +23,39 @@ CLOSED = {
 }
 
 
-def ensure(world: World) -> None:
+def ensure(inventory: Inventory) -> None:
     """Make the bucket if it is missing, and have unfinished uploads removed."""
-    name, aws = world.site.bucket, world.aws
+    name, aws = inventory.account.bucket, inventory.aws
     if aws.find("s3", "head_bucket", Bucket=name) is None:
-        where = {"CreateBucketConfiguration": {"LocationConstraint": world.site.region}}
-        aws.call("s3", "create_bucket", Bucket=name, **(where if _names_region(world) else {}))
-        _claim(world)
-    elif world.has_default_bucket and not world.bucket.keys("") and not _tags(world):
-        _claim(world)  # a run that was cut off here has made it
-    _ensure_rule(world)
+        where = {"CreateBucketConfiguration": {"LocationConstraint": inventory.account.region}}
+        aws.call("s3", "create_bucket", Bucket=name, **(where if _names_region(inventory) else {}))
+        _claim(inventory)
+    elif inventory.has_default_bucket and not inventory.bucket.keys("") and not _tags(inventory):
+        _claim(inventory)  # a run that was cut off here has made it
+    _ensure_rule(inventory)
 
 
-def _claim(world: World) -> None:
+def _claim(inventory: Inventory) -> None:
     """Close the bucket, and say that it is ours."""
-    name, aws = world.site.bucket, world.aws
+    name, aws = inventory.account.bucket, inventory.aws
     aws.call("s3", "put_public_access_block", Bucket=name, PublicAccessBlockConfiguration=CLOSED)
     aws.call("s3", "put_bucket_tagging", Bucket=name, Tagging={"TagSet": [OURS]})
 
 
-def _names_region(world: World) -> bool:
-    return world.site.region != "us-east-1"
+def _names_region(inventory: Inventory) -> bool:
+    return inventory.account.region != "us-east-1"
 
 
-def _rules(world: World) -> list[dict[str, Any]]:
-    found = world.aws.find("s3", "get_bucket_lifecycle_configuration", Bucket=world.site.bucket)
+def _rules(inventory: Inventory) -> list[dict[str, Any]]:
+    found = inventory.aws.find(
+        "s3", "get_bucket_lifecycle_configuration", Bucket=inventory.account.bucket
+    )
     return list((found or {}).get("Rules", []))
 
 
-def _ensure_rule(world: World) -> None:
+def _ensure_rule(inventory: Inventory) -> None:
     """Other rules of the bucket stay as they are."""
-    rules = _rules(world)
+    rules = _rules(inventory)
     if any(rule.get("ID") == RULE for rule in rules):
         return
     ours = {
@@ -62,42 +64,42 @@ def _ensure_rule(world: World) -> None:
         "Filter": {"Prefix": f"{ROOT}/"},
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": DAYS},
     }
-    _put_rules(world, [*rules, ours])
+    _put_rules(inventory, [*rules, ours])
 
 
-def _put_rules(world: World, rules: list[dict[str, Any]]) -> None:
-    world.aws.call(
+def _put_rules(inventory: Inventory, rules: list[dict[str, Any]]) -> None:
+    inventory.aws.call(
         "s3",
         "put_bucket_lifecycle_configuration",
-        Bucket=world.site.bucket,
+        Bucket=inventory.account.bucket,
         LifecycleConfiguration={"Rules": rules},
         ChecksumAlgorithm="SHA256",
     )
 
 
-def release(world: World) -> None:
+def release(inventory: Inventory) -> None:
     """When no deployment is left: our rule goes; the bucket too if we made it and it is empty."""
-    name, aws = world.site.bucket, world.aws
-    if aws.find("s3", "head_bucket", Bucket=name) is None or world.bucket.keys(marker_prefix()):
+    name, aws = inventory.account.bucket, inventory.aws
+    if aws.find("s3", "head_bucket", Bucket=name) is None or inventory.bucket.keys(marker_prefix()):
         return
-    if is_ours(world) and not world.bucket.keys("") and not world.bucket.uploads(""):
+    if is_ours(inventory) and not inventory.bucket.keys("") and not inventory.bucket.uploads(""):
         aws.find("s3", "delete_bucket", Bucket=name)
         return
-    others = [rule for rule in _rules(world) if rule.get("ID") != RULE]
+    others = [rule for rule in _rules(inventory) if rule.get("ID") != RULE]
     if others:
-        _put_rules(world, others)
+        _put_rules(inventory, others)
     else:
         aws.find("s3", "delete_bucket_lifecycle", Bucket=name)
 
 
-def is_ours(world: World) -> bool:
+def is_ours(inventory: Inventory) -> bool:
     """Whether we made the bucket."""
     try:
-        return OURS in _tags(world)
+        return OURS in _tags(inventory)
     except AccessError:
         return False
 
 
-def _tags(world: World) -> list[dict[str, str]]:
-    found = world.aws.find("s3", "get_bucket_tagging", Bucket=world.site.bucket)
+def _tags(inventory: Inventory) -> list[dict[str, str]]:
+    found = inventory.aws.find("s3", "get_bucket_tagging", Bucket=inventory.account.bucket)
     return list((found or {}).get("TagSet", []))

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from llama_hub._version import __version__
-from llama_hub.backends.sagemaker.explain import LOGIN, Refusal, explain
+from llama_hub.backends.sagemaker.errors import LOGIN, Refusal, explain
 from llama_hub.deploy.waiting import persist
 from llama_hub.errors import (
     AccessError,

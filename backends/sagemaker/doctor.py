@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 
-from llama_hub.backends.sagemaker import account, machines
-from llama_hub.backends.sagemaker.explain import LOGIN, quota_hint
-from llama_hub.backends.sagemaker.resources import ROLE_PATH, ROOT, marker_prefix
-from llama_hub.backends.sagemaker.world import World
+from llama_hub.backends.sagemaker import machines, quotas
+from llama_hub.backends.sagemaker.bodies import ROLE_PATH, ROOT, marker_prefix
+from llama_hub.backends.sagemaker.errors import LOGIN, quota_hint
+from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.deploy.backend import Check
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 
@@ -34,22 +34,22 @@ READS: Mapping[str, tuple[str, str, dict[str, object]]] = {
 }
 
 
-def checks(world: World) -> Iterator[Check]:
+def checks(inventory: Inventory) -> Iterator[Check]:
     """All lines, in the order in which things depend on one another."""
     found = find_spec("boto3") is not None
     yield Check("boto3", found, "installed" if found else "not installed", _extra(found))
     if not found:
         return
-    who = _line("identity", lambda: _identity(world))
+    who = _line("identity", lambda: _identity(inventory))
     yield who
     if not who.ok:
         return
     for name in READS:
-        yield _line(f"may read {name}", partial(_read, world, name))
-    yield _line("bucket", lambda: _bucket(world))
-    yield _line("execution roles", lambda: _roles(world))
-    yield _line("quota", lambda: _quota(world))
-    yield _line("prices", lambda: _prices(world))
+        yield _line(f"may read {name}", partial(_read, inventory, name))
+    yield _line("bucket", lambda: _bucket(inventory))
+    yield _line("execution roles", lambda: _roles(inventory))
+    yield _line("quota", lambda: _quota(inventory))
+    yield _line("prices", lambda: _prices(inventory))
 
 
 def _extra(found: bool) -> str:
@@ -63,27 +63,27 @@ def _line(name: str, look: Callable[[], Check]) -> Check:
         return Check(name, False, error.message, error.hint)
 
 
-def _identity(world: World) -> Check:
+def _identity(inventory: Inventory) -> Check:
     try:
-        who = world.aws.identity
+        who = inventory.aws.identity
     except AccessError as error:
         return Check("identity", False, error.message, error.hint or LOGIN)
-    return Check("identity", True, f"{who['Arn']} in {world.aws.region}")
+    return Check("identity", True, f"{who['Arn']} in {inventory.aws.region}")
 
 
-def _read(world: World, name: str) -> Check:
+def _read(inventory: Inventory, name: str) -> Check:
     service, operation, request = READS[name]
     try:
-        world.aws.call(service, operation, **request)
+        inventory.aws.call(service, operation, **request)
     except NotFoundError:  # the place that was asked for need not be there
         pass
     return Check(f"may read {name}", True, f"{service}: {operation}")
 
 
-def _bucket(world: World) -> Check:
+def _bucket(inventory: Inventory) -> Check:
     """There in the right region, or free to be made."""
-    name, region = world.site.bucket, world.aws.region
-    found = world.aws.find("s3", "head_bucket", Bucket=name)
+    name, region = inventory.account.bucket, inventory.aws.region
+    found = inventory.aws.find("s3", "head_bucket", Bucket=name)
     if found is None:
         return Check("bucket", True, f"{name} is not there yet; the first deployment makes it")
     where = str(found.get("BucketRegion") or region)
@@ -94,13 +94,13 @@ def _bucket(world: World) -> Check:
             f"{name} is in {where}; SageMaker reads weights from its own region only",
             f"name a bucket in {region}: --set options.bucket=…",
         )
-    world.bucket.keys(marker_prefix())
+    inventory.bucket.keys(marker_prefix())
     return Check("bucket", True, f"{name} in {where}, may be listed")
 
 
-def _roles(world: World) -> Check:
+def _roles(inventory: Inventory) -> Check:
     """Those that we made must still trust SageMaker."""
-    roles = list(world.aws.pages("iam", "list_roles", "Roles", PathPrefix=ROLE_PATH))
+    roles = list(inventory.aws.pages("iam", "list_roles", "Roles", PathPrefix=ROLE_PATH))
     wrong = [
         str(one["RoleName"])
         for one in roles
@@ -118,8 +118,8 @@ def _roles(world: World) -> Check:
     )
 
 
-def _quota(world: World) -> Check:
-    limits = account.quotas(world.aws)
+def _quota(inventory: Inventory) -> Check:
+    limits = quotas.quotas(inventory.aws)
     if limits is None:
         return Check(
             "quota",
@@ -127,7 +127,7 @@ def _quota(world: World) -> Check:
             "the quotas may not be read",
             "allow servicequotas:ListServiceQuotas to the identity that you use",
         )
-    used = account.used(world)
+    used = quotas.used(inventory)
     free = {
         name: limits.get(name, 0) - used.get(name, 0)
         for name, machine in machines.table().items()
@@ -141,9 +141,9 @@ def _quota(world: World) -> Check:
     return Check("quota", False, "no machine with a GPU is allowed for endpoints", hint)
 
 
-def _prices(world: World) -> Check:
+def _prices(inventory: Inventory) -> Check:
     """Not needed to deploy: without them the dated table is used."""
-    found = account.prices(world.aws)
+    found = quotas.prices(inventory.aws)
     if found:
         return Check("prices", True, f"{len(found)} from the Pricing API")
     return Check("prices", True, f"the Pricing API may not be asked; {machines.dated()}")

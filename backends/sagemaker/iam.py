@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_hub.backends.sagemaker.resources import (
+from llama_hub.backends.sagemaker.bodies import (
     ROOT,
-    Site,
-    Wanted,
+    Account,
+    DesiredState,
     build_prefix,
     repository,
     role_name,
@@ -35,32 +35,32 @@ def allow(actions: list[str], *resources: str, **more: Any) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": actions, "Resource": list(resources)} | more
 
 
-def trust(site: Site, service: str = "sagemaker") -> dict[str, Any]:
+def trust(account: Account, service: str = "sagemaker") -> dict[str, Any]:
     """Only the service may assume it, and only for this account."""
     statement = {
         "Effect": "Allow",
         "Principal": {"Service": f"{service}.amazonaws.com"},
         "Action": "sts:AssumeRole",
-        "Condition": {"StringEquals": {"aws:SourceAccount": site.account}},
+        "Condition": {"StringEquals": {"aws:SourceAccount": account.id}},
     }
     return {"Version": VERSION, "Statement": [statement]}
 
 
-def role(wanted: Wanted) -> dict[str, Any]:
+def role(desired: DesiredState) -> dict[str, Any]:
     """Name, trust and policy of the role."""
-    site = wanted.site
+    account = desired.account
     return {
-        "role": role_name(wanted.name, site.region),
-        "arn": wanted.role_arn,
-        "trust": trust(site),
-        "policy": {"Version": VERSION, "Statement": _statements(wanted)},
+        "role": role_name(desired.name, account.region),
+        "arn": desired.role_arn,
+        "trust": trust(account),
+        "policy": {"Version": VERSION, "Statement": _statements(desired)},
     }
 
 
-def _statements(wanted: Wanted) -> list[dict[str, Any]]:
-    site, options = wanted.site, wanted.options
-    bucket = f"arn:{site.partition}:s3:::{site.bucket}"
-    groups = f"arn:{site.partition}:logs:{site.region}:{site.account}:log-group:/aws/sagemaker/"
+def _statements(desired: DesiredState) -> list[dict[str, Any]]:
+    account, options = desired.account, desired.options
+    bucket = f"arn:{account.partition}:s3:::{account.bucket}"
+    groups = f"arn:{account.partition}:logs:{account.region}:{account.id}:log-group:/aws/sagemaker/"
     found = [
         allow(["s3:GetObject"], f"{bucket}/{ROOT}/models/*"),
         allow(
@@ -69,13 +69,13 @@ def _statements(wanted: Wanted) -> list[dict[str, Any]]:
             Condition={"StringLike": {"s3:prefix": [f"{ROOT}/models/*"]}},
         ),
         allow(["ecr:GetAuthorizationToken"], "*"),
-        allow(PULL, _repository(wanted)),
-        allow(LOGS, f"{groups}Endpoints/{wanted.name}*", f"{groups}InferenceComponents/*"),
+        allow(PULL, _repository(desired)),
+        allow(LOGS, f"{groups}Endpoints/{desired.name}*", f"{groups}InferenceComponents/*"),
         allow(["cloudwatch:PutMetricData", "cloudwatch:DescribeAlarms"], "*"),
     ]
     if options.data_capture or options.asynchronous:
         folder = "captured" if options.data_capture else "async"
-        own = f"{bucket}/{ROOT}/{folder}/{wanted.name}/*"
+        own = f"{bucket}/{ROOT}/{folder}/{desired.name}/*"
         found.append(allow(["s3:PutObject", "s3:GetObject"], own))
     if options.kms_key:
         found.append(allow(["kms:Decrypt", "kms:GenerateDataKey"], "*"))
@@ -84,21 +84,23 @@ def _statements(wanted: Wanted) -> list[dict[str, Any]]:
     return found
 
 
-def _repository(wanted: Wanted) -> str:
+def _repository(desired: DesiredState) -> str:
     """ARN of the repository that the image is in."""
-    site = wanted.site
-    host, _, rest = wanted.image.partition("/")
-    account = host.partition(".")[0]
+    account = desired.account
+    host, _, rest = desired.image.partition("/")
+    owner = host.partition(".")[0]
     name = rest.partition("@")[0].rpartition(":")[0] if "@" not in rest else rest.partition("@")[0]
-    return f"arn:{site.partition}:ecr:{site.region}:{account}:repository/{name}"
+    return f"arn:{account.partition}:ecr:{account.region}:{owner}:repository/{name}"
 
 
-def build_role(name: str, site: Site) -> dict[str, Any]:
+def build_role(name: str, account: Account) -> dict[str, Any]:
     """The role of the build, which is removed when the image is there."""
-    groups = f"arn:{site.partition}:logs:{site.region}:{site.account}:log-group:/aws/codebuild/"
-    where = f"arn:{site.partition}:ecr:{site.region}:{site.account}:repository/{repository(name)}"
+    groups = f"arn:{account.partition}:logs:{account.region}:{account.id}:log-group:/aws/codebuild/"
+    where = (
+        f"arn:{account.partition}:ecr:{account.region}:{account.id}:repository/{repository(name)}"
+    )
     push = [*PULL, "ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload"]
-    bucket = f"arn:{site.partition}:s3:::{site.bucket}"
+    bucket = f"arn:{account.partition}:s3:::{account.bucket}"
     statements = [
         allow(["s3:GetObject", "s3:GetObjectVersion"], f"{bucket}/{build_prefix(name)}*"),
         allow(["ecr:GetAuthorizationToken"], "*"),
@@ -106,8 +108,8 @@ def build_role(name: str, site: Site) -> dict[str, Any]:
         allow(LOGS[:3], f"{groups}{ROOT}-{name}*"),
     ]
     return {
-        "role": f"{role_name(name, site.region)}-build",
-        "arn": site.role_arn(f"{role_name(name, site.region)}-build"),
-        "trust": trust(site, "codebuild"),
+        "role": f"{role_name(name, account.region)}-build",
+        "arn": account.role_arn(f"{role_name(name, account.region)}-build"),
+        "trust": trust(account, "codebuild"),
         "policy": {"Version": VERSION, "Statement": statements},
     }

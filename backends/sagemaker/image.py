@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from llama_hub.backends.sagemaker import buckets, iam, resources
-from llama_hub.backends.sagemaker.resources import ROOT, Site
+from llama_hub.backends.sagemaker import bodies, buckets, iam
+from llama_hub.backends.sagemaker.bodies import ROOT, Account
+from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
-from llama_hub.backends.sagemaker.world import World
 from llama_hub.deploy import image as packed
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import ProvisioningError
@@ -73,11 +73,11 @@ def digest() -> str:
 class Builder:
     """The image of one deployment."""
 
-    def __init__(self, world: World, name: str) -> None:
-        self._world, self._name = world, name
-        self._aws = world.aws
+    def __init__(self, inventory: Inventory, name: str) -> None:
+        self._inventory, self._name = inventory, name
+        self._aws = inventory.aws
         self._project = f"{ROOT}-{name}"
-        self._key = f"{resources.build_prefix(name)}{digest()}.zip"
+        self._key = f"{bodies.build_prefix(name)}{digest()}.zip"
 
     def build(self, body: Mapping[str, Any], timeout: float, progress: Progress) -> dict[str, Any]:
         """Put the image into the repository; what is needed only for that is removed."""
@@ -91,7 +91,7 @@ class Builder:
         return {"image": body["image"]}
 
     def _ensure_repository(self, tags: Mapping[str, str]) -> None:
-        name = resources.repository(self._name)
+        name = bodies.repository(self._name)
         if self._aws.find("ecr", "describe_repositories", repositoryNames=[name]) is None:
             self._aws.call(
                 "ecr",
@@ -106,16 +106,16 @@ class Builder:
         found = self._aws.find(
             "ecr",
             "describe_images",
-            repositoryName=resources.repository(self._name),
+            repositoryName=bodies.repository(self._name),
             imageIds=[{"imageTag": tag}],
         )
         return found is not None
 
     def _run(self, body: Mapping[str, Any], timeout: float, progress: Progress) -> None:
-        buckets.ensure(self._world)
-        self._world.bucket.put(self._key, context())
-        role = iam.build_role(self._name, self._world.site)
-        ensure_role(self._world, role, body["tags"])
+        buckets.ensure(self._inventory)
+        self._inventory.bucket.put(self._key, context())
+        role = iam.build_role(self._name, self._inventory.account)
+        ensure_role(self._inventory, role, body["tags"])
         self._ensure_project(role, body)
         started = self._aws.call("codebuild", "start_build", projectName=self._project)
         id_ = str(started["build"]["id"])
@@ -139,7 +139,7 @@ class Builder:
         found = self._aws.call("codebuild", "batch_get_projects", names=[self._project])
         if found["projects"]:
             return
-        request = project(self._project, role["arn"], self._world.site, self._key, body)
+        request = project(self._project, role["arn"], self._inventory.account, self._key, body)
 
         def create() -> Any:
             try:
@@ -157,21 +157,23 @@ class Builder:
 
     def _clean_up(self) -> None:
         self._aws.find("codebuild", "delete_project", name=self._project)
-        remove_role(self._world, iam.build_role(self._name, self._world.site)["role"])
-        self._world.bucket.delete(self._key)
+        remove_role(self._inventory, iam.build_role(self._name, self._inventory.account)["role"])
+        self._inventory.bucket.delete(self._key)
 
     def remove(self) -> None:
         """Repository with its images, and what a cut-off build left."""
-        name = resources.repository(self._name)
+        name = bodies.repository(self._name)
         self._aws.find("ecr", "delete_repository", repositoryName=name, force=True)
         self._clean_up()
 
 
-def project(name: str, role: str, site: Site, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
+def project(
+    name: str, role: str, account: Account, key: str, body: Mapping[str, Any]
+) -> dict[str, Any]:
     """``CreateProject``."""
     return {
         "name": name,
-        "source": {"type": "S3", "location": f"{site.bucket}/{key}"},
+        "source": {"type": "S3", "location": f"{account.bucket}/{key}"},
         "artifacts": {"type": "NO_ARTIFACTS"},
         "environment": {
             "type": "LINUX_CONTAINER",

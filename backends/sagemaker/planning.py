@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.sagemaker import iam, resources, scaling
-from llama_hub.backends.sagemaker.resources import VARIANT, Wanted
+from llama_hub.backends.sagemaker import bodies, iam, scaling
+from llama_hub.backends.sagemaker.bodies import VARIANT, DesiredState
 from llama_hub.deploy.backend import Action, Observed, Resource, Step
 from llama_hub.deploy.sizing import gib
 
@@ -22,7 +22,7 @@ BUILD_NOTE = "built by CodeBuild in this account, about 15 minutes, once per rel
 class Planner:
     """What is wanted, in the light of what is there."""
 
-    wanted: Wanted
+    desired: DesiredState
     observed: Observed
 
     def steps(self) -> list[Step]:
@@ -32,55 +32,55 @@ class Planner:
 
     @property
     def _name(self) -> str:
-        return self.wanted.name
+        return self.desired.name
 
     # --- foundations ----------------------------------------------------------------------
 
     def _foundations(self) -> Iterator[Step]:
-        wanted = self.wanted
-        role = [self._role()] if wanted.options.role is None else []
-        image = [self._image()] if wanted.options.image is None else []
+        desired = self.desired
+        role = [self._role()] if desired.options.role is None else []
+        image = [self._image()] if desired.options.image is None else []
         weights = self._weights()
         yield from (*role, *image, weights)
         needs = tuple(step.id for step in (*role, *image, weights))
-        model = self._fixed("model", str(wanted.model["ModelName"]), wanted.model, needs)
+        model = self._fixed("model", str(desired.model["ModelName"]), desired.model, needs)
         yield model
-        uses = tuple(step.id for step in role) if wanted.idle else (model.id,)
-        config = wanted.config
+        uses = tuple(step.id for step in role) if desired.idle else (model.id,)
+        config = desired.config
         yield self._fixed("config", str(config["EndpointConfigName"]), config, uses)
 
     def _role(self) -> Step:
-        wanted = iam.role(self.wanted)
-        body = wanted | {"tags": self.wanted.lasting_tags}
+        wanted = iam.role(self.desired)
+        body = wanted | {"tags": self.desired.lasting_tags}
         there = self.observed.find("role", wanted["role"])
         return self._compared("role", wanted["role"], body, there, ("trust", "policy"))
 
     def _image(self) -> Step:
-        name, tag = resources.repository(self._name), self.wanted.context[:16]
+        name, tag = bodies.repository(self._name), self.desired.context[:16]
         there = self.observed.find("image", name)
         built = there is not None and tag in there.body["images"]
-        body = {"image": self.wanted.image, "tags": self.wanted.lasting_tags}
+        body = {"image": self.desired.image, "tags": self.desired.lasting_tags}
         action: Action = "noop" if built else "update" if there else "create"
         why = "built already" if built else "not built yet"
         note = "" if built else BUILD_NOTE
         return Step(action, "image", name, why, body, undo=False, long=True, note=note)
 
     def _weights(self) -> Step:
-        wanted, manifest = self.wanted, self.wanted.target.artifact.manifest
-        name = f"{self._name}/{wanted.digest}"
+        desired, manifest = self.desired, self.desired.target.artifact.manifest
+        name = f"{self._name}/{desired.digest}"
         there = self.observed.find("weights", name)
         body = {
-            "bucket": wanted.site.bucket,
-            "prefix": resources.weights_prefix(wanted.digest),
+            "bucket": desired.account.bucket,
+            "prefix": bodies.weights_prefix(desired.digest),
             "bytes": manifest.bytes,
-            "kms_key": wanted.options.kms_key,
-            "tags": wanted.lasting_tags,
+            "kms_key": desired.options.kms_key,
+            "tags": desired.lasting_tags,
         }
         if there is None:
             action, why = "create", "not uploaded for this deployment yet"
         elif there.state != "complete":
             action, why = "update", "the upload is not complete"
-        elif dict(there.tags) != wanted.lasting_tags:
+        elif dict(there.tags) != desired.lasting_tags:
             action, why = "update", "tags differ"
         else:
             action, why = "noop", "uploaded already"
@@ -91,11 +91,11 @@ class Planner:
         self, kind: str, name: str, request: Mapping[str, Any], after: tuple[str, ...]
     ) -> Step:
         """Something that is never changed, only made anew; its tags are."""
-        body = {"request": dict(request), "tags": self.wanted.tags}
+        body = {"request": dict(request), "tags": self.desired.tags}
         there = self.observed.find(kind, name)
         if there is None:
             return Step("create", kind, name, "there is none", body, after)
-        if dict(there.tags) != self.wanted.tags:
+        if dict(there.tags) != self.desired.tags:
             return Step("update", kind, name, "tags differ", body, after)
         return Step("noop", kind, name, "as wanted", body, after)
 
@@ -121,22 +121,22 @@ class Planner:
     def _endpoint_and_around(self) -> Iterator[Step]:
         alarms = list(self._alarms())
         yield from alarms
-        config = f"config/{self.wanted.config['EndpointConfigName']}"
+        config = f"config/{self.desired.config['EndpointConfigName']}"
         endpoint = self._endpoint((config, *(step.id for step in alarms)))
         yield endpoint
         last = endpoint
-        if self.wanted.idle:
+        if self.desired.idle:
             last = self._component(endpoint)
             yield last
         grows = self._scaling(last)
         if grows is not None:
             yield grows
-        elif not self.wanted.idle:
+        elif not self.desired.idle:
             yield self._capacity(endpoint)
 
     def _alarms(self) -> Iterator[Step]:
-        for name, request in self.wanted.alarms.items():
-            body = {"request": request, "tags": self.wanted.lasting_tags}
+        for name, request in self.desired.alarms.items():
+            body = {"request": request, "tags": self.desired.lasting_tags}
             there = self.observed.find("alarm", name)
             shown = None if there is None else _wrapped(there)
             yield self._compared("alarm", name, body, shown, ("request",))
@@ -147,9 +147,9 @@ class Planner:
 
     def _endpoint(self, after: tuple[str, ...]) -> Step:
         body = {
-            "request": self.wanted.endpoint,
-            "deployment": self.wanted.deployment,
-            "tags": self.wanted.tags,
+            "request": self.desired.endpoint,
+            "deployment": self.desired.deployment,
+            "tags": self.desired.tags,
         }
         action, why = self._endpoint_action()
         note = self._update_note() if action == "update" and why.startswith("new") else ""
@@ -161,23 +161,23 @@ class Planner:
             return "create", "there is none"
         if there.state in ("Failed", "OutOfService", "UpdateRollbackFailed"):
             return "replace", f"it is {there.state}"
-        if there.body["EndpointConfigName"] != self.wanted.endpoint["EndpointConfigName"]:
+        if there.body["EndpointConfigName"] != self.desired.endpoint["EndpointConfigName"]:
             return "update", "new configuration"
         if there.state != "InService":
             return "update", f"it is {there.state}"
-        if dict(there.tags) != self.wanted.tags:
+        if dict(there.tags) != self.desired.tags:
             return "update", "tags differ"
         return "noop", "as wanted"
 
     def _update_note(self) -> str:
-        if self.wanted.options.update == "rolling":
+        if self.desired.options.update == "rolling":
             return "a few instances at a time are exchanged"
         return "for a while old and new instances run and bill side by side"
 
     def _component(self, endpoint: Step) -> Step:
-        request = self.wanted.component
+        request = self.desired.component
         name = str(request["InferenceComponentName"])
-        model = f"model/{self.wanted.model['ModelName']}"
+        model = f"model/{self.desired.model['ModelName']}"
         there = self.observed.find("component", name)
         step = self._fixed("component", name, request, (endpoint.id, model))
         state = there.state if there else "InService"
@@ -188,11 +188,11 @@ class Planner:
         return Step(step.action, *_same(step, step.why), long=True)
 
     def _scaling(self, last: Step) -> Step | None:
-        wanted = scaling.body(self.wanted)
+        wanted = scaling.body(self.desired)
         if wanted is None:
             return None
         name = str(wanted["target"]["ResourceId"])
-        body = wanted | {"tags": self.wanted.lasting_tags}
+        body = wanted | {"tags": self.desired.lasting_tags}
         there = self.observed.find("scaling", name)
         step = self._compared("scaling", name, body, there, ("target", "policies"))
         action = step.action
@@ -209,7 +209,7 @@ class Planner:
     def _changes_type(self) -> bool:
         """Whether the update changes the machine type, which an autoscaled variant refuses."""
         return self._there is not None and types_of(self._there.body["config"]) != types_of(
-            self.wanted.config
+            self.desired.config
         )
 
     def _capacity(self, endpoint: Step) -> Step:
@@ -217,12 +217,12 @@ class Planner:
         body = {
             "EndpointName": self._name,
             "DesiredWeightsAndCapacities": [
-                {"VariantName": VARIANT, "DesiredInstanceCount": self.wanted.count}
+                {"VariantName": VARIANT, "DesiredInstanceCount": self.desired.count}
             ],
         }
-        found = desired(self._there)
-        good = found in (None, self.wanted.count)
-        why = "as wanted" if good else f"{found} instances, {self.wanted.count} wanted"
+        found = desired_count(self._there)
+        good = found in (None, self.desired.count)
+        why = "as wanted" if good else f"{found} instances, {self.desired.count} wanted"
         action: Action = "noop" if good else "update"
         return Step(action, "capacity", self._name, why, body, (endpoint.id,))
 
@@ -231,7 +231,7 @@ class Planner:
     def _retire(self, made: list[Step]) -> list[Step]:
         """Old models, configurations and so on, once the new ones are in use."""
         wanted = {step.id for step in made}
-        wake = (scaling.body(self.wanted) or {}).get("alarm", {}).get("AlarmName")
+        wake = (scaling.body(self.desired) or {}).get("alarm", {}).get("AlarmName")
         wanted |= {f"alarm/{wake}", f"weights/{self._previous()}"}
         old = [
             one
@@ -249,7 +249,7 @@ class Planner:
 
     def _previous(self) -> str:
         """The weights before these: kept, so that going back needs no upload."""
-        name = f"{self._name}/{self.wanted.digest}"
+        name = f"{self._name}/{self.desired.digest}"
         others = [one for one in self.observed.all("weights") if one.name != name]
         newest = max(others, key=lambda one: (one.body.get("at", ""), one.name), default=None)
         return newest.name if newest else ""
@@ -273,7 +273,7 @@ def types_of(config: Mapping[str, Any]) -> list[str]:
     return [str(one["InstanceType"]) for one in pools] or [str(variants[0].get("InstanceType"))]
 
 
-def desired(endpoint: Resource | None) -> int | None:
+def desired_count(endpoint: Resource | None) -> int | None:
     """Instances that an endpoint is to have; ``None`` while there are none."""
     variants = endpoint.body.get("ProductionVariants") if endpoint else None
     return int(variants[0].get("DesiredInstanceCount", 0)) if variants else None

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from llama_hub.backends.sagemaker.bodies import ROLE_PATH
 from llama_hub.backends.sagemaker.iam import POLICY
-from llama_hub.backends.sagemaker.resources import ROLE_PATH
-from llama_hub.backends.sagemaker.world import World
+from llama_hub.backends.sagemaker.inventory import Inventory
 
 
-def ensure_role(world: World, wanted: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+def ensure_role(inventory: Inventory, wanted: Mapping[str, Any], tags: Mapping[str, str]) -> None:
     """Make the role what ``wanted`` says; each call again does no harm."""
-    name, aws = wanted["role"], world.aws
+    name, aws = wanted["role"], inventory.aws
     listed = [{"Key": key, "Value": value} for key, value in tags.items()]
     trust = json.dumps(wanted["trust"])
     if aws.find("iam", "get_role", RoleName=name) is None:
@@ -28,20 +28,22 @@ def ensure_role(world: World, wanted: Mapping[str, Any], tags: Mapping[str, str]
         )
     else:
         aws.call("iam", "update_assume_role_policy", RoleName=name, PolicyDocument=trust)
-        _retag(world, name, tags, listed)
+        _retag(inventory, name, tags, listed)
     policy = json.dumps(wanted["policy"])
     aws.call("iam", "put_role_policy", RoleName=name, PolicyName=POLICY, PolicyDocument=policy)
 
 
-def _retag(world: World, name: str, tags: Mapping[str, str], listed: list[dict[str, str]]) -> None:
-    found = world.role(name)
+def _retag(
+    inventory: Inventory, name: str, tags: Mapping[str, str], listed: list[dict[str, str]]
+) -> None:
+    found = inventory.role(name)
     stale = [key for key in (found.tags if found else {}) if key not in tags]
     if stale:
-        world.aws.call("iam", "untag_role", RoleName=name, TagKeys=stale)
-    world.aws.call("iam", "tag_role", RoleName=name, Tags=listed)
+        inventory.aws.call("iam", "untag_role", RoleName=name, TagKeys=stale)
+    inventory.aws.call("iam", "tag_role", RoleName=name, Tags=listed)
 
 
-def remove_role(world: World, name: str) -> None:
+def remove_role(inventory: Inventory, name: str) -> None:
     """The inline policy, then the role; absent ones are well."""
-    world.aws.find("iam", "delete_role_policy", RoleName=name, PolicyName=POLICY)
-    world.aws.find("iam", "delete_role", RoleName=name)
+    inventory.aws.find("iam", "delete_role_policy", RoleName=name, PolicyName=POLICY)
+    inventory.aws.find("iam", "delete_role", RoleName=name)

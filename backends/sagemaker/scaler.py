@@ -1,4 +1,4 @@
-"""Telling Application Auto Scaling and CloudWatch what ``scaling`` and ``resources`` plan."""
+"""Telling Application Auto Scaling and CloudWatch what ``scaling`` and ``bodies`` plan."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_hub.backends.sagemaker.resources import NAMESPACE, VARIANT, Wanted, alarm_prefix
+from llama_hub.backends.sagemaker.bodies import NAMESPACE, VARIANT, DesiredState, alarm_prefix
 
 SERVICE = "sagemaker"
 BY_VARIANT = "sagemaker:variant:DesiredInstanceCount"
@@ -18,48 +18,48 @@ def dimension_of(resource: str) -> str:
     return BY_VARIANT if resource.startswith("endpoint/") else BY_COPY
 
 
-def resource_of(wanted: Wanted) -> str:
+def resource_of(desired: DesiredState) -> str:
     """What is scaled: the variant, or the component's copies."""
-    if wanted.idle:
-        return f"inference-component/{wanted.component['InferenceComponentName']}"
-    return f"endpoint/{wanted.name}/variant/{VARIANT}"
+    if desired.idle:
+        return f"inference-component/{desired.component['InferenceComponentName']}"
+    return f"endpoint/{desired.name}/variant/{VARIANT}"
 
 
-def body(wanted: Wanted) -> dict[str, Any] | None:
+def body(desired: DesiredState) -> dict[str, Any] | None:
     """Target, policies and the alarm that wakes; ``None`` if the count is fixed."""
-    spec = wanted.target.spec
+    spec = desired.target.spec
     least = 0 if spec.scale_to_zero else spec.replicas_min
     if least == spec.replicas_max:
         return None
-    resource = resource_of(wanted)
+    resource = resource_of(desired)
     known = {"ResourceId": resource, "ScalableDimension": dimension_of(resource)}
     target = known | {"MinCapacity": least, "MaxCapacity": spec.replicas_max}
-    policies = [known | _tracking(wanted)]
+    policies = [known | _tracking(desired)]
     if least:
         return {"target": target, "policies": policies}
     return {
         "target": target,
         "policies": [*policies, known | _wake()],
-        "alarm": {"AlarmName": f"{alarm_prefix(wanted.name)}wake"} | _calls(wanted),
+        "alarm": {"AlarmName": f"{alarm_prefix(desired.name)}wake"} | _calls(desired),
     }
 
 
-def _tracking(wanted: Wanted) -> dict[str, Any]:
+def _tracking(desired: DesiredState) -> dict[str, Any]:
     """Keep the requests under way per instance at the target."""
-    spec, options = wanted.target.spec, wanted.options
+    spec, options = desired.target.spec, desired.options
     aim = options.scale_target or max(1.0, round(BUSY_SHARE * spec.concurrency, 1))
     rest = 60 * spec.scale_to_zero_minutes if spec.scale_to_zero_minutes else IN
     metric = {
         True: "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution",
         False: "SageMakerVariantConcurrentRequestsPerModelHighResolution",
-    }[wanted.idle]
+    }[desired.idle]
     known = {"TargetValue": aim, "ScaleInCooldown": rest, "ScaleOutCooldown": OUT}
     what = {"PredefinedMetricSpecification": {"PredefinedMetricType": metric}}
     if options.asynchronous:
         backlog = {
             "MetricName": "ApproximateBacklogSizePerInstance",
             "Namespace": NAMESPACE,
-            "Dimensions": [{"Name": "EndpointName", "Value": wanted.name}],
+            "Dimensions": [{"Name": "EndpointName", "Value": desired.name}],
             "Statistic": "Average",
         }
         what = {"CustomizedMetricSpecification": backlog}  # type: ignore[dict-item]
@@ -84,20 +84,20 @@ def _wake() -> dict[str, Any]:
     }
 
 
-def _calls(wanted: Wanted) -> dict[str, Any]:
+def _calls(desired: DesiredState) -> dict[str, Any]:
     """The alarm for requests that found nobody."""
-    if wanted.options.asynchronous:
-        metric, dimension = "HasBacklogWithoutCapacity", ("EndpointName", wanted.name)
+    if desired.options.asynchronous:
+        metric, dimension = "HasBacklogWithoutCapacity", ("EndpointName", desired.name)
     else:
-        component = wanted.component["InferenceComponentName"]
+        component = desired.component["InferenceComponentName"]
         metric, dimension = "NoCapacityInvocationFailures", ("InferenceComponentName", component)
     return {
-        "AlarmDescription": f"wakes {wanted.name}",
+        "AlarmDescription": f"wakes {desired.name}",
         "Namespace": NAMESPACE,
         "MetricName": metric,
         "Dimensions": [{"Name": dimension[0], "Value": dimension[1]}],
         "Statistic": "Maximum",
-        "Period": 30 if wanted.idle else 60,
+        "Period": 30 if desired.idle else 60,
         "EvaluationPeriods": 1,
         "DatapointsToAlarm": 1,
         "Threshold": 1.0,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from llama_hub.backends.sagemaker.planning import desired, types_of
+from llama_hub.backends.sagemaker.planning import desired_count, types_of
 from llama_hub.deploy.backend import (
     TAG_DEPLOYMENT,
     TAG_MANIFEST,
@@ -54,7 +54,7 @@ def deployed(
         detail=detail,
         tags=endpoint.tags,
         instance=instance,
-        replicas=desired(endpoint),
+        replicas=desired_count(endpoint),
     )
 
 

@@ -138,7 +138,7 @@ def test_a_saved_plan_from_out_to_apply(tmp_path: Path) -> None:
     assert done("deploy", "--apply", saved, "--yes")["status"] == "ready"
     assert deploy("--set", "environment.A=1", "--yes").code == 0
     changed = run("deploy", "--apply", saved, "--yes", "--json")
-    assert (changed.code, changed.json["error"]["type"]) == (8, "ChangedWorldError")
+    assert (changed.code, changed.json["error"]["type"]) == (8, "StalePlanError")
 
 
 def test_the_life_of_a_deployment() -> None:

@@ -25,7 +25,7 @@ FAILURES: dict[ExitCode, BaseException] = {
     ExitCode.INTEGRITY: errors.UnsafePickleError("os.system"),
     ExitCode.NOT_FOUND: errors.NotFoundError("no such model"),
     ExitCode.NOT_ENOUGH: OSError(errno.ENOSPC, "No space left on device", "/x"),
-    ExitCode.PROVISIONING: errors.ChangedWorldError("changed"),
+    ExitCode.PROVISIONING: errors.StalePlanError("changed"),
     ExitCode.CHANGES_PENDING: errors.ChangesPendingError("2 changes"),
     ExitCode.INTERRUPTED: KeyboardInterrupt(),
 }

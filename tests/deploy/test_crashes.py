@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llama_hub.backends.memory.platform import Platform
-from llama_hub.deploy import collect
+from llama_hub.deploy import gc
 from llama_hub.deploy.journal import Journal
 from tests.support.crashing import calls_of, killed_at
 from tests.support.deployments import PROMPT, Bench
@@ -75,7 +75,7 @@ def finish(bench: Bench, name: str) -> None:
 
 def check_all_is_well(bench: Bench, name: str, expected: set[str]) -> None:
     assert ids_of(bench) == expected
-    assert collect.find(bench.backend, root=bench.root / "journals") == []
+    assert gc.find(bench.backend, root=bench.root / "journals") == []
     if name != "delete":
         writes = bench.platform.writes
         finish(bench, name)
@@ -174,11 +174,11 @@ def test_gc_proposes_a_first_deployment_that_was_cut_off_and_removes_it(tmp_path
     calls = calls_of(lambda: deploy(bench_in(tmp_path / "counted")))
     killed_at(calls * 2 // 3, lambda: deploy(bench))
     assert ids_of(bench)
-    left = collect.find(bench.backend, root=bench.root / "journals")
+    left = gc.find(bench.backend, root=bench.root / "journals")
     assert [one.reason for one in left] == ["cut off"]
-    collect.remove(bench.new_deployer(), left[0], PROMPT)
+    gc.remove(bench.new_deployer(), left[0], PROMPT)
     assert ids_of(bench) == set()
-    assert collect.find(bench.backend, root=bench.root / "journals") == []
+    assert gc.find(bench.backend, root=bench.root / "journals") == []
 
 
 def test_a_saved_plan_can_be_taken_up_again_after_a_crash(tmp_path: Path) -> None:

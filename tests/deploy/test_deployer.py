@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.memory.platform import Fault
-from llama_hub.deploy import attest, collect, plan
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy import attest, gc, plan
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import TAG_TTL, Step
 from llama_hub.deploy.journal import Journal
 from llama_hub.errors import (
-    ChangedWorldError,
+    StalePlanError,
     IntegrityError,
     NotFoundError,
     ProvisioningError,
@@ -89,7 +89,7 @@ def test_a_saved_plan_is_refused_after_a_change_of(
     else:
         bench.deploy(environment={"B": "2"})
     writes = bench.platform.writes
-    with pytest.raises(ChangedWorldError, match="no longer what the plan was made for"):
+    with pytest.raises(StalePlanError, match="no longer what the plan was made for"):
         bench.deployer.apply(plan.read(tmp_path / "plan.json"), PROMPT)
     assert bench.platform.writes == writes
 
@@ -121,9 +121,9 @@ def test_a_failed_first_deployment_is_removed_and_its_log_kept(bench: Bench) -> 
 
 def test_a_failed_deployment_is_kept_for_who_wants_to_look(bench: Bench) -> None:
     fail(bench, "revision/*")
-    keep = Manner(on_failure="keep", sleep=no_sleep)
+    keep = ApplyOptions(on_failure="keep", sleep=no_sleep)
     with pytest.raises(ProvisioningError) as caught:
-        bench.deploy(manner=keep)
+        bench.deploy(options=keep)
     assert "llama-hub delete x" in caught.value.hint
     assert [one.status for one in bench.backend.list()] == ["failed"]
     made = bench.deployer.plan(spec())
@@ -165,7 +165,7 @@ def test_when_undoing_fails_too_both_are_told(bench: Bench) -> None:
     assert "locked" in caught.value.hint
     assert "llama-hub gc" in caught.value.hint
     bench.backend.execute = execute  # type: ignore[method-assign]
-    left = collect.find(bench.backend, root=bench.root / "journals")
+    left = gc.find(bench.backend, root=bench.root / "journals")
     assert [one.reason for one in left] == ["cut off"]
 
 
@@ -173,7 +173,7 @@ def test_throttling_is_waited_out_with_growing_pauses(bench: Bench) -> None:
     pauses: list[float] = []
     busy = [TransientError("429"), TransientError("429"), TransientError("503", retry_after=90)]
     bench.platform.faults += [Fault("revision/*", error) for error in busy]
-    bench.deploy(manner=Manner(sleep=pauses.append))
+    bench.deploy(options=ApplyOptions(sleep=pauses.append))
     assert pauses[0] < pauses[1] < pauses[2]
     assert pauses[2] >= 90
 
@@ -189,7 +189,7 @@ def test_throttling_that_does_not_end_fails_and_is_undone(bench: Bench) -> None:
 def test_ctrl_c_keeps_or_undoes(choice: Any, left: bool, bench: Bench) -> None:
     bench.platform.faults.append(Fault("traffic/*", KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        bench.deploy(manner=Manner(on_interrupt=lambda: choice, sleep=no_sleep))
+        bench.deploy(options=ApplyOptions(on_interrupt=lambda: choice, sleep=no_sleep))
     assert ("endpoint/x" in bench.ids()) is left
     assert (bench.deployer.journal("x").history().open is not None) is left
     assert bench.deploy().status == "ready"
@@ -213,7 +213,7 @@ def test_two_applies_of_one_name_exclude_each_other(bench: Bench) -> None:
         with pytest.raises(ProvisioningError, match="another llama-hub is working"):
             bench.new_deployer().apply(made, PROMPT)
         # What is under way is no leftover.
-        assert collect.find(bench.backend, root=bench.root / "journals") == []
+        assert gc.find(bench.backend, root=bench.root / "journals") == []
     finally:
         leave.set()
         first.join()
@@ -281,13 +281,13 @@ def test_gc_finds_expired_lifetimes_and_orphans_and_spares_the_rest(bench: Bench
         "tags": {"llama-hub:deployment": "gone"},
     }
     root = bench.root / "journals"
-    assert [one.reason for one in collect.find(bench.backend, root=root)] == ["orphan"]
+    assert [one.reason for one in gc.find(bench.backend, root=root)] == ["orphan"]
     later = datetime.now(UTC) + timedelta(hours=2)
-    left = collect.find(bench.backend, root=root, now=later)
+    left = gc.find(bench.backend, root=root, now=later)
     assert [(one.reason, one.name) for one in left] == [("expired", "short"), ("orphan", "gone")]
     for one in left:
-        collect.remove(bench.deployer, one, PROMPT)
-    assert collect.find(bench.backend, root=root, now=later) == []
+        gc.remove(bench.deployer, one, PROMPT)
+    assert gc.find(bench.backend, root=root, now=later) == []
     assert [one.name for one in bench.backend.list()] == ["long"]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from llama_hub.backends.memory.platform import Fault
-from llama_hub.deploy import collect
+from llama_hub.deploy import gc
 from llama_hub.errors import NotFoundError, ProvisioningError
 from tests.support.deployments import PROMPT, Bench, artifact, make_folder, spec
 
@@ -126,9 +126,9 @@ class Deployments(RuleBasedStateMachine):
     @rule()
     def gc(self) -> None:
         """Removes half-made first deployments and unused uploads, never what works."""
-        for left in collect.find(self.bench.backend, root=self.root / "journals"):
+        for left in gc.find(self.bench.backend, root=self.root / "journals"):
             assert left.name not in self.good or left.reason == "orphan"
-            collect.remove(self.bench.new_deployer(), left, PROMPT)
+            gc.remove(self.bench.new_deployer(), left, PROMPT)
         self.unsettled &= set(self.good)
 
     def belongs(self, key: str, name: str) -> bool:

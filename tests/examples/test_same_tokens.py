@@ -23,7 +23,7 @@ from llama_hub.backends.azure.backend import AzureBackend  # noqa: E402
 from llama_hub.backends.huggingface.backend import HuggingFaceBackend  # noqa: E402
 from llama_hub.backends.local.backend import LocalBackend  # noqa: E402
 from llama_hub.backends.sagemaker.backend import SageMakerBackend  # noqa: E402
-from llama_hub.deploy.apply import Manner  # noqa: E402
+from llama_hub.deploy.apply import ApplyOptions  # noqa: E402
 from llama_hub.deploy.backend import Artifact, Backend  # noqa: E402
 from llama_hub.deploy.deployer import Deployer  # noqa: E402
 from llama_hub.deploy.spec import DeploymentSpec  # noqa: E402
@@ -50,15 +50,15 @@ class Clouds:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
         self._root, self._patch, self._stack = root, monkeypatch, stack
 
-    def backend(self, name: str) -> tuple[Backend, Manner, dict[str, Any]]:
+    def backend(self, name: str) -> tuple[Backend, ApplyOptions, dict[str, Any]]:
         """The backend, how to wait for it, and the options that it needs."""
-        made: tuple[Backend, Manner, dict[str, Any]] = getattr(self, name)()
+        made: tuple[Backend, ApplyOptions, dict[str, Any]] = getattr(self, name)()
         return made
 
-    def local(self) -> tuple[Backend, Manner, dict[str, Any]]:
-        return LocalBackend(root=str(self._root / "local")), Manner(), {}
+    def local(self) -> tuple[Backend, ApplyOptions, dict[str, Any]]:
+        return LocalBackend(root=str(self._root / "local")), ApplyOptions(), {}
 
-    def azure(self) -> tuple[Backend, Manner, dict[str, Any]]:
+    def azure(self) -> tuple[Backend, ApplyOptions, dict[str, Any]]:
         folder = self._root / "azure"
         folder.mkdir()
         plane = self._stack.enter_context(Azure(folder))
@@ -68,16 +68,16 @@ class Clouds:
         plane.arm.quota["standardFSv2Family"] = 100
         self._set(plane.environment)
         options = {"image": "registry.azurecr.io/llama-hub:1"}
-        return AzureBackend(sleep=no_sleep), Manner(sleep=no_sleep), options
+        return AzureBackend(sleep=no_sleep), ApplyOptions(sleep=no_sleep), options
 
-    def sagemaker(self) -> tuple[Backend, Manner, dict[str, Any]]:
+    def sagemaker(self) -> tuple[Backend, ApplyOptions, dict[str, Any]]:
         plane = self._stack.enter_context(Aws(self._root / "aws"))
         plane.launch = sagemaker_host.process
         self._set(plane.environment)
         aws = QuickAws(sleep=plane.sleep)
-        return SageMakerBackend(aws=aws), Manner(sleep=plane.sleep), {"image": IMAGE}
+        return SageMakerBackend(aws=aws), ApplyOptions(sleep=plane.sleep), {"image": IMAGE}
 
-    def huggingface(self) -> tuple[Backend, Manner, dict[str, Any]]:
+    def huggingface(self) -> tuple[Backend, ApplyOptions, dict[str, Any]]:
         hub = self._stack.enter_context(WritableHub({TOKEN: "acme"}))
         self._patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         self._patch.setattr(constants, "ENDPOINT", hub.url)
@@ -88,7 +88,7 @@ class Clouds:
         plane = EndpointsPlane(tokens={TOKEN: "acme"}, launch=launcher)
         self._stack.enter_context(plane)
         backend = HuggingFaceBackend(token=TOKEN, plane=plane.url, sleep=no_sleep)
-        return backend, Manner(sleep=no_sleep), {"image": "ghcr.io/acme/llama-hub:1"}
+        return backend, ApplyOptions(sleep=no_sleep), {"image": "ghcr.io/acme/llama-hub:1"}
 
     def _set(self, environment: dict[str, str]) -> None:
         for name in list(os.environ):
@@ -109,12 +109,12 @@ def test_four_backends_answer_with_the_same_tokens(clouds: Clouds, tmp_path: Pat
     artifact = Artifact(stored.path, stored.manifest, stored.manifest.receipt or "r-0")
     answers = []
     for name in ("local", "azure", "sagemaker", "huggingface"):
-        backend, manner, options = clouds.backend(name)
+        backend, options, options = clouds.backend(name)
         spec = DeploymentSpec(
             name="parity", backend=name, model=CHAT, context=256, concurrency=2, options=options
         )
         deployer = Deployer(backend, artifacts=lambda _: artifact, root=tmp_path / "journals")
-        answers.append(ask(deployer, spec, lambda _: artifact, manner))
+        answers.append(ask(deployer, spec, lambda _: artifact, options))
     assert differences(answers) == []
     assert {one.manifest for one in answers} == {stored.manifest.digest}
     assert all(text.strip() for text in answers[0].texts)

@@ -13,7 +13,7 @@ from typing import Any
 
 from llama_hub.backends.memory.backend import MemoryBackend
 from llama_hub.backends.memory.platform import Platform
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.spec import DeploymentSpec
@@ -30,7 +30,7 @@ def no_sleep(seconds: float) -> None:
     """Instead of ``time.sleep``."""
 
 
-PROMPT = Manner(sleep=no_sleep)  # waits as the code asks, in no time
+PROMPT = ApplyOptions(sleep=no_sleep)  # waits as the code asks, in no time
 
 
 def make_folder(folder: Path, content: str = "one", model: str = "llama-demo") -> Path:
@@ -73,9 +73,9 @@ class Bench:
         """Other weights in the same folder."""
         make_folder(self.folder, content)
 
-    def deploy(self, name: str = "x", manner: Manner = PROMPT, **changes: Any) -> Any:
+    def deploy(self, name: str = "x", options: ApplyOptions = PROMPT, **changes: Any) -> Any:
         """Plan and apply in one go."""
-        return self.deployer.apply(self.deployer.plan(spec(name, **changes)), manner)
+        return self.deployer.apply(self.deployer.plan(spec(name, **changes)), options)
 
     def ids(self) -> set[str]:
         """Everything that the pretend cloud has."""

@@ -10,7 +10,7 @@ import boto3
 
 from llama_hub.backends.sagemaker.backend import SageMakerBackend
 from llama_hub.backends.sagemaker.client import Aws
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact, Deployed
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.plan import Plan
@@ -41,7 +41,7 @@ class Bench:
     def __init__(self, plane: Plane | None, aws: Aws, root: Path) -> None:
         self.plane, self.aws, self.root = plane, aws, root
         self.folder = make_folder(root / "model")
-        self.manner = Manner(sleep=aws.sleep)
+        self.options = ApplyOptions(sleep=aws.sleep)
 
     def backend(self) -> SageMakerBackend:
         """A new one."""
@@ -72,10 +72,10 @@ class Bench:
 
     def deploy(self, name: str = "x", **changes: Any) -> Deployed:
         """Plan and apply."""
-        manner = changes.pop("manner", self.manner)
-        return self.deployer().apply(self.plan(name, **changes), manner)
+        options = changes.pop("options", self.options)
+        return self.deployer().apply(self.plan(name, **changes), options)
 
     def delete(self, name: str = "x") -> None:
         """Remove it."""
         deployer = self.deployer()
-        deployer.apply(deployer.plan_delete(name), self.manner)
+        deployer.apply(deployer.plan_delete(name), self.options)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from llama_hub.backends.azure.backend import AzureBackend
-from llama_hub.deploy import core
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy import reference_core
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact
-from llama_hub.deploy.calling import text_of
+from llama_hub.deploy.client import text_of
 from llama_hub.deploy.conformance import BackendContract, Subject
 from llama_hub.deploy.spec import DeploymentSpec
 from tests.support.azure_plane import Plane
@@ -46,7 +46,9 @@ class TestAzure(BackendContract):
             ),
             artifacts=lambda spec: artifact,
             root=tmp_path / "journals",
-            reference=lambda body: text_of(b"".join(core.answer(stored.path, body, False))),
-            manner=Manner(sleep=no_sleep),
+            reference=lambda body: text_of(
+                b"".join(reference_core.answer(stored.path, body, False))
+            ),
+            options=ApplyOptions(sleep=no_sleep),
         )
         services.close()

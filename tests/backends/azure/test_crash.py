@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_hub.backends.azure import upload
+from llama_hub.backends.azure import storage
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy.backend import Artifact
 from tests.backends.azure.conftest import Driver
@@ -20,8 +20,8 @@ from tests.support.azure_plane import Plane
 CHILD = """
 import sys
 from pathlib import Path
-from llama_hub.backends.azure import upload
-upload.BLOCK = 16384
+from llama_hub.backends.azure import storage
+storage.BLOCK = 16384
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy.backend import Artifact, Context
 from llama_hub.hub.manifest import read
@@ -85,7 +85,7 @@ def test_creating_converges(
     moment: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(upload, "BLOCK", 16384)
+    monkeypatch.setattr(storage, "BLOCK", 16384)
     killed_at(plane, artifact, CREATING[moment], "deploy", "256")
     target = drive.target(artifact, replicas_max=2)
     plane.forget()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llama_hub.backends.azure import resources
+from llama_hub.backends.azure import bodies
 from llama_hub.backends.azure.backend import AzureBackend
-from llama_hub.backends.azure.resources import weights_name
+from llama_hub.backends.azure.bodies import weights_name
 from llama_hub.backends.azure.values import seconds
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, TAG_MANIFEST, Artifact, Context, Step
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
@@ -292,11 +292,11 @@ def test_probes_wait_as_long_as_the_model_needs(
     big = dataclasses.replace(target, artifact=dataclasses.replace(artifact, manifest=entries))
     patience = [
         probe["failureThreshold"] * (seconds(probe["period"]) or 0)
-        for probe in (resources.readiness(target), resources.readiness(big))
+        for probe in (bodies.readiness(target), bodies.readiness(big))
     ]
     assert patience[0] >= 300
     assert patience[1] >= 2 * 138e9 / 150e6
-    assert resources.liveness(big) == resources.liveness(target)  # the process answers at once
+    assert bodies.liveness(big) == bodies.liveness(target)  # the process answers at once
 
 
 def test_autoscale_follows_the_deployment(plane: Plane, drive: Driver, artifact: Artifact) -> None:
@@ -467,7 +467,7 @@ def test_refuses_before_sending(
 
 def test_settings_may_come_from_options_of_the_spec(plane: Plane) -> None:
     assert not AzureBackend(subscription="").configured() or AzureBackend().configured()
-    assert AzureBackend("s", "g", "w").client.place.id.endswith("workspaces/w")
+    assert AzureBackend("s", "g", "w").client.scope.id.endswith("workspaces/w")
 
 
 def test_without_a_workspace_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from llama_hub.backends.azure.backend import AzureBackend
-from llama_hub.deploy import core
+from llama_hub.deploy import reference_core
 from llama_hub.deploy.backend import Artifact
-from llama_hub.deploy.calling import text_of
+from llama_hub.deploy.client import text_of
 from llama_hub.deploy.conformance import Subject, run
 from llama_hub.deploy.spec import DeploymentSpec
 from tests.support.demo_model import CHAT, demo_folder
@@ -35,7 +35,7 @@ def subject(tmp_path: Path) -> Subject:
         spec=DeploymentSpec(name=name, backend="azure", model=CHAT, context=256),
         artifacts=lambda spec: artifact,
         root=tmp_path / "journals",
-        reference=lambda body: text_of(b"".join(core.answer(stored.path, body, False))),
+        reference=lambda body: text_of(b"".join(reference_core.answer(stored.path, body, False))),
         crash_everywhere=False,
     )
 

@@ -21,8 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
-from llama_hub.deploy import core
-from llama_hub.deploy.calling import text_of
+from llama_hub.deploy import reference_core
+from llama_hub.deploy.client import text_of
 from llama_hub.deploy.waiting import wait_for
 from tests.support.demo_model import demo_folder
 
@@ -90,7 +90,7 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_answers_as_the_core_does(url: str, model: Path) -> None:
     answer = httpx.post(f"{url}/score", json=BODY, timeout=60)
     assert answer.status_code == 200, answer.text
-    local = text_of(b"".join(core.answer(model / "llama-demo-chat", BODY, False)))
+    local = text_of(b"".join(reference_core.answer(model / "llama-demo-chat", BODY, False)))
     assert text_of(answer.content) == local
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_hub.backends.azure.resources import without
+from llama_hub.backends.azure.bodies import without
 from llama_hub.backends.azure.values import duration, holds, seconds
 
 JSON = st.recursive(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_hub.deploy import calling, core
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy import client, reference_core
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.attest import attest
 from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.deployer import Deployer
@@ -19,19 +19,19 @@ BODY = {
     "temperature": 0,
     "max_tokens": 24,
 }
-MANNER = Manner(sleep=lambda seconds: None)
+OPTIONS = ApplyOptions(sleep=lambda seconds: None)
 
 
 @pytest.fixture
 def reference(demo: Artifact) -> str:
     """The local core's answer."""
-    return calling.text_of(b"".join(core.answer(demo.folder, BODY, False)))
+    return client.text_of(b"".join(reference_core.answer(demo.folder, BODY, False)))
 
 
 @pytest.fixture
 def running(loopback: Loopback, deployer: Deployer) -> Iterator[str]:
     """The URL of a deployed container."""
-    deployed = deployer.apply(deployer.plan(spec()), MANNER)
+    deployed = deployer.apply(deployer.plan(spec()), OPTIONS)
     yield str(deployed.url)
     loopback.launcher.close()
 
@@ -55,14 +55,14 @@ def test_the_stock_image_runs_our_core_without_an_image(
 ) -> None:
     deployer = Deployer(loopback.backend(), artifacts=lambda _: demo, root=tmp_path / "journals")
     wanted = spec(options={"run": "handler", "image": None})
-    deployer.apply(deployer.plan(wanted), MANNER)
+    deployer.apply(deployer.plan(wanted), OPTIONS)
     backend = loopback.backend()
     try:
-        whole = b"".join(calling.chat(backend, "chat", BODY, stream=False))
-        assert calling.text_of(whole) == reference
-        pieces = calling.chat(backend, "chat", BODY, stream=True)
-        assert calling.streamed_text(pieces) == reference
+        whole = b"".join(client.chat(backend, "chat", BODY, stream=False))
+        assert client.text_of(whole) == reference
+        pieces = client.chat(backend, "chat", BODY, stream=True)
+        assert client.streamed_text(pieces) == reference
         found = attest(deployer, "chat", lambda _: demo)
         assert found.served == demo.manifest.digest
     finally:
-        deployer.apply(deployer.plan_delete("chat"), MANNER)
+        deployer.apply(deployer.plan_delete("chat"), OPTIONS)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llama_hub.deploy import core
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy import reference_core
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact
-from llama_hub.deploy.calling import text_of
+from llama_hub.deploy.client import text_of
 from llama_hub.deploy.conformance import BackendContract, Subject
 from tests.backends.huggingface.conftest import Loopback, spec
 
@@ -26,7 +26,9 @@ class TestHuggingFace(BackendContract):
             spec=spec(name="conform", options={"keep_repository": False}),
             artifacts=lambda _: demo,
             root=tmp_path / "journals",
-            reference=lambda body: text_of(b"".join(core.answer(demo.folder, body, False))),
-            manner=Manner(sleep=lambda seconds: None),
+            reference=lambda body: text_of(
+                b"".join(reference_core.answer(demo.folder, body, False))
+            ),
+            options=ApplyOptions(sleep=lambda seconds: None),
         )
         loopback.launcher.close()

@@ -12,7 +12,7 @@ import pytest
 
 from llama_hub.backends.huggingface.backend import HuggingFaceBackend
 from llama_hub.backends.huggingface.errors import explain
-from llama_hub.deploy.apply import Manner
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.errors import (
@@ -24,11 +24,11 @@ from llama_hub.errors import (
 )
 from tests.backends.huggingface.conftest import TOKEN, USER, Loopback, spec
 
-MANNER = Manner(sleep=lambda seconds: None, timeout=60)
+OPTIONS = ApplyOptions(sleep=lambda seconds: None, timeout=60)
 
 
 def apply(deployer: Deployer, **wanted: object) -> None:
-    deployer.apply(deployer.plan(spec(**wanted)), MANNER)
+    deployer.apply(deployer.plan(spec(**wanted)), OPTIONS)
 
 
 def test_a_start_that_fails_is_explained_and_removed(quick: Loopback, deployer: Deployer) -> None:
@@ -124,7 +124,7 @@ KILLED = """
     import json, os, sys
     from pathlib import Path
     from llama_hub.backends.huggingface.client import Client
-    from llama_hub.backends.huggingface.upload import Upload
+    from llama_hub.backends.huggingface.storage import Upload
     from llama_hub.deploy.backend import Artifact
     from llama_hub.hub.manifest import read
     from llama_hub.progress import NO_PROGRESS

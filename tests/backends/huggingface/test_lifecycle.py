@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from llama_hub.backends.huggingface.resources import MARKER
-from llama_hub.deploy.apply import Manner
+from llama_hub.backends.huggingface.bodies import MARKER
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact, Deployed
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import AccessError, IntegrityError, NotFoundError, UsageError
 from tests.backends.huggingface.conftest import USER, Loopback, spec
 
-MANNER = Manner(sleep=lambda seconds: None)
+OPTIONS = ApplyOptions(sleep=lambda seconds: None)
 
 
 def apply(deployer: Deployer, wanted: DeploymentSpec) -> Deployed:
-    return deployer.apply(deployer.plan(wanted), MANNER)
+    return deployer.apply(deployer.plan(wanted), OPTIONS)
 
 
 def created(loopback: Loopback) -> Any:
@@ -117,7 +117,7 @@ def test_secrets_are_sent_and_stand_nowhere_else(
     wanted = spec(options={"secrets": ("MY_SECRET",)})
     plan = deployer.plan(wanted)
     assert "s3cret-value" not in json.dumps(plan.to_json(), default=str)
-    deployed = deployer.apply(plan, MANNER)
+    deployed = deployer.apply(plan, OPTIONS)
     assert created(quick)["model"]["secrets"] == {"MY_SECRET": "s3cret-value"}
     assert "s3cret-value" not in str(deployed)
     journal = deployer.journal("chat").path.read_text()
@@ -134,11 +134,11 @@ def test_delete_keeps_the_repository_unless_told_otherwise(
     quick: Loopback, deployer: Deployer
 ) -> None:
     apply(deployer, spec())
-    deployer.apply(deployer.plan_delete("chat"), MANNER)
+    deployer.apply(deployer.plan_delete("chat"), OPTIONS)
     assert quick.plane.endpoints == {}
     assert MARKER not in next(iter(quick.hub.repositories.values()))
     apply(deployer, spec(options={"keep_repository": False}))
-    deployer.apply(deployer.plan_delete("chat"), MANNER)
+    deployer.apply(deployer.plan_delete("chat"), OPTIONS)
     assert quick.hub.repositories == {}
 
 

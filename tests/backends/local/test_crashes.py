@@ -14,7 +14,7 @@ import pytest
 
 from llama_hub.backends.local.backend import LocalBackend
 from llama_hub.backends.local.state import Folder, identity
-from llama_hub.deploy import collect
+from llama_hub.deploy import gc
 from llama_hub.deploy.conformance import BackendContract, Subject
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.journal import Journal
@@ -77,7 +77,7 @@ def check_one_supervisor_and_one_replica(root: Path) -> None:
     assert sorted(processes_of(root)) == sorted([state["pid"], state["children"][0]["pid"]])
     assert len(state["children"]) == 1
     assert deployer_in(root).plan(spec("x", backend="local")).changes == ()
-    assert collect.find(backend_in(root), root=root / "journals") == []
+    assert gc.find(backend_in(root), root=root / "journals") == []
     delete(root)
     assert processes_of(root) == []
     assert not folder.path.exists()

@@ -283,10 +283,10 @@ def test_delete_leaves_no_process_and_no_file(local: Local) -> None:
 
 
 def test_no_wait_returns_while_the_replica_starts(local: Local) -> None:
-    from llama_hub.deploy.apply import Manner
+    from llama_hub.deploy.apply import ApplyOptions
 
     plan = local.deployer.plan(local.spec())
-    deployed = local.deployer.apply(plan, Manner(wait=False))
+    deployed = local.deployer.apply(plan, ApplyOptions(wait=False))
     assert deployed.status in ("pending", "ready")
     until(lambda: local.backend.status("x").status == "ready")
 

@@ -18,7 +18,7 @@ from tests.support.deployments import PROMPT, artifact, echo, make_folder, spec
 def subject_of(make: Callable[[], Backend], root: Path) -> Subject:
     folder = make_folder(root / "model")
     return Subject(
-        make, spec("x"), lambda wanted: artifact(folder), root / "journals", manner=PROMPT
+        make, spec("x"), lambda wanted: artifact(folder), root / "journals", options=PROMPT
     )
 
 

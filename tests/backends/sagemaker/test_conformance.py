@@ -10,7 +10,11 @@ from tests.support.sagemaker_bench import Bench
 
 def subject_of(bench: Bench, **changes: object) -> Subject:
     return Subject(
-        bench.backend, bench.spec(**changes), bench.artifact, bench.root / "j", manner=bench.manner
+        bench.backend,
+        bench.spec(**changes),
+        bench.artifact,
+        bench.root / "j",
+        options=bench.options,
     )
 
 

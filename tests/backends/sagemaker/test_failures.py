@@ -47,9 +47,9 @@ def test_a_failed_ping_is_explained_with_log_lines(plane: Plane, bench: Bench) -
 
 def test_a_failed_one_can_be_kept_and_is_replaced(plane: Plane, bench: Bench) -> None:
     good, plane.launch = plane.launch, broken
-    keep = dataclasses.replace(bench.manner, on_failure="keep")
+    keep = dataclasses.replace(bench.options, on_failure="keep")
     with pytest.raises(ProvisioningError):
-        bench.deploy(manner=keep)
+        bench.deploy(options=keep)
     assert bench.backend().status("x").status == "failed"
     plane.launch = good
     plan = bench.plan()

@@ -43,7 +43,7 @@ def test_create_answer_noop_delete(plane: Plane, bench: Bench, kinds: Kinds) -> 
         "create alarm",
         "create endpoint",
     ]
-    found = bench.deployer().apply(plan, bench.manner)
+    found = bench.deployer().apply(plan, bench.options)
     assert (found.status, found.instance, found.replicas) == ("ready", "ml.m5.large", 1)
     assert found.cost_per_hour == pytest.approx(0.115)
     assert ask(bench) == "one two"
@@ -107,7 +107,7 @@ def test_everything_carries_the_tags(plane: Plane, bench: Bench) -> None:
 
 
 def test_timeouts_follow_the_size(bench: Bench) -> None:
-    from llama_hub.backends.sagemaker.resources import DOWNLOAD_RATE, LOAD_RATE, seconds_for
+    from llama_hub.backends.sagemaker.bodies import DOWNLOAD_RATE, LOAD_RATE, seconds_for
 
     small, large = 13_500_000_000, 138_000_000_000  # 7B and 70B in 16 bits
     assert seconds_for(small, DOWNLOAD_RATE) == 570
@@ -139,7 +139,7 @@ def test_update_is_blue_green_with_alarms(plane: Plane, bench: Bench, kinds: Kin
     ]  # fmt: skip
     note = next(step.note for step in plan.changes if step.kind == "endpoint")
     assert "side by side" in note
-    bench.deployer().apply(plan, bench.manner)
+    bench.deployer().apply(plan, bench.options)
     update = plane.body_of("UpdateEndpoint")
     assert update["RetainAllVariantProperties"] is True
     alarms = update["DeploymentConfig"]["AutoRollbackConfiguration"]["Alarms"]
@@ -240,7 +240,7 @@ def test_scaling_is_in_place(plane: Plane, bench: Bench, kinds: Kinds) -> None:
     first = bench.deploy()
     plan = bench.plan(replicas_min=3, replicas_max=3)
     assert kinds(plan) == ["update capacity"]
-    found = bench.deployer().apply(plan, bench.manner)
+    found = bench.deployer().apply(plan, bench.options)
     assert (found.replicas, found.generation) == (3, first.generation)
 
 
@@ -423,7 +423,7 @@ def test_orphans_are_found_and_removed(plane: Plane, bench: Bench) -> None:
 
 def test_lost_uploads_are_orphans(plane: Plane, bench: Bench) -> None:
     bench.deploy()
-    bucket = bench.backend().world.bucket
+    bucket = bench.backend().inventory.bucket
     bench.aws.call(
         "s3", "create_multipart_upload", Bucket=bucket.name, Key="llama-hub/models/aa/big"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llama_hub.backends.sagemaker.backend import SageMakerBackend
-from llama_hub.deploy import attest, calling
+from llama_hub.deploy import attest, client
 from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.spec import DeploymentSpec
@@ -43,8 +43,8 @@ def test_the_demo_model_on_a_small_machine(home: Path, tmp_path: Path) -> None:
     try:
         assert deployer.apply(deployer.plan(spec)).status == "ready"
         assert deployer.plan(spec).changes == ()
-        assert calling.text_of(b"".join(calling.chat(backend, NAME, QUESTION, stream=False)))
-        assert calling.streamed_text(calling.chat(backend, NAME, QUESTION, stream=True))
+        assert client.text_of(b"".join(client.chat(backend, NAME, QUESTION, stream=False)))
+        assert client.streamed_text(client.chat(backend, NAME, QUESTION, stream=True))
         assert attest.attest(deployer, NAME, lambda _: artifact).ok
     finally:
         deployer.apply(deployer.plan_delete(NAME))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.sagemaker.client import Aws
-from llama_hub.backends.sagemaker.explain import ExistsError
+from llama_hub.backends.sagemaker.errors import ExistsError
 from llama_hub.errors import LlamaHubError, NotFoundError, UsageError
 from tests.support.sagemaker_bench import Bench
 from tests.support.sagemaker_plane import Plane

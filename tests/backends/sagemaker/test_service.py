@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra serve")
 
-from llama_hub.deploy import attest, calling  # noqa: E402
+from llama_hub.deploy import attest, client  # noqa: E402
 from llama_hub.deploy.backend import Artifact  # noqa: E402
 from tests.support import sagemaker_host as host  # noqa: E402
 from tests.support.demo_model import demo_folder  # noqa: E402
@@ -36,12 +36,12 @@ def real(plane: Plane, bench: Bench, home: Path) -> Bench:
 def test_it_answers_streams_and_says_what_it_serves(plane: Plane, real: Bench) -> None:
     deployer = real.deployer()
     plan = deployer.plan(real.spec(model="llama-demo-chat"))
-    assert deployer.apply(plan, real.manner).status == "ready"
+    assert deployer.apply(plan, real.options).status == "ready"
     backend = real.backend()
 
-    whole = calling.text_of(b"".join(calling.chat(backend, "x", QUESTION, stream=False)))
+    whole = client.text_of(b"".join(client.chat(backend, "x", QUESTION, stream=False)))
     assert whole.strip()
-    streamed = calling.streamed_text(calling.chat(backend, "x", QUESTION, stream=True))
+    streamed = client.streamed_text(client.chat(backend, "x", QUESTION, stream=True))
     assert streamed == whole
 
     found = attest.attest(deployer, "x", real.artifact)

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.azure.client import Client
-from llama_hub.backends.azure.resources import (
+from llama_hub.backends.azure.bodies import (
     CONTEXT_ROOT,
     DATASTORE,
     MODELS_ROOT,
-    Site,
+    Workspace,
     from_cloud,
     weights_name,
     weights_prefix,
 )
-from llama_hub.backends.azure.upload import Container, Stored
+from llama_hub.backends.azure.client import Client
+from llama_hub.backends.azure.storage import BlobInfo, Container
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Proof, Resource
 from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError
 from llama_hub.hub.manifest import MANIFEST_NAME, Manifest
@@ -31,7 +31,7 @@ MOST_CONTEXT = 1_000_000  # bytes of a build context
 MOVING = ("Creating", "Updating", "Scaling", "Deleting")  # states that end by themselves
 
 
-class World:
+class Inventory:
     """The reading side of the backend."""
 
     def __init__(self, client: Client, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -39,25 +39,25 @@ class World:
         self.sleep = sleep
 
     @cached_property
-    def site(self) -> Site:
+    def workspace(self) -> Workspace:
         """Region and storage of the workspace; ``NotFoundError`` if it is not there."""
-        place = self.client.place
+        scope = self.client.scope
         workspace = self.client.workspace()
-        store = self.client.get(f"{place.id}/datastores/{DATASTORE}", "ml")
+        store = self.client.get(f"{scope.id}/datastores/{DATASTORE}", "ml")
         if workspace is None or store is None:
             raise NotFoundError(
-                f"there is no workspace {place.workspace} in resource group {place.group}",
+                f"there is no workspace {scope.workspace} in resource group {scope.group}",
                 hint="llama-hub doctor azure",
             )
         settings = store["properties"]
         host = f"{settings['accountName']}.blob.{settings.get('endpoint') or 'core.windows.net'}"
-        return Site(place, workspace["location"], f"https://{host}", settings["containerName"])
+        return Workspace(scope, workspace["location"], f"https://{host}", settings["containerName"])
 
     @cached_property
     def container(self) -> Container:
         """The blob container of the workspace's own datastore."""
-        site, credential = self.site, self.client.credential
-        return Container(site.account_url, site.container, credential, sleep=self.sleep)
+        workspace, credential = self.workspace, self.client.credential
+        return Container(workspace.account_url, workspace.container, credential, sleep=self.sleep)
 
     @cached_property
     def build_context(self) -> dict[str, bytes]:
@@ -87,20 +87,20 @@ class World:
 
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint of deployment ``name``; ``None`` if absent or somebody else's."""
-        document = self.client.get(f"{self.site.place.id}/onlineEndpoints/{name}")
+        document = self.client.get(f"{self.workspace.scope.id}/onlineEndpoints/{name}")
         found = _online("endpoint", name, document) if document else None
         return found if found and found.tags.get(TAG_DEPLOYMENT) == name else None
 
     def endpoints(self) -> Iterator[Resource]:
         """Every endpoint that carries our tag."""
-        for document in self.client.pages(f"{self.site.place.id}/onlineEndpoints"):
+        for document in self.client.pages(f"{self.workspace.scope.id}/onlineEndpoints"):
             found = _online("endpoint", document["name"], document)
             if found.tags.get(TAG_DEPLOYMENT) == found.name:
                 yield found
 
     def deployments(self, endpoint: str) -> list[Resource]:
         """Deployments of an endpoint, ours or not: the endpoint is ours."""
-        path = f"{self.client.place.id}/onlineEndpoints/{endpoint}/deployments"
+        path = f"{self.client.scope.id}/onlineEndpoints/{endpoint}/deployments"
         return [
             _online("deployment", f"{endpoint}/{document['name']}", document)
             for document in self.client.pages(path)
@@ -108,13 +108,13 @@ class World:
 
     def assets(self, kind: str, name: str) -> list[Resource]:
         """Registered versions of the model or environment ``name`` with our tag."""
-        path = f"{self.client.place.id}/{kind}s/{name}/versions"
+        path = f"{self.client.scope.id}/{kind}s/{name}/versions"
         found = [_asset(kind, name, document) for document in self.client.pages(path, "ml")]
         return [one for one in found if one.tags.get(TAG_DEPLOYMENT) == name]
 
     def autoscales(self) -> Iterator[Resource]:
         """Autoscale settings of the resource group with our tag."""
-        path = f"{self.client.place.group_id}/providers/Microsoft.Insights/autoscalesettings"
+        path = f"{self.client.scope.group_id}/providers/Microsoft.Insights/autoscalesettings"
         for document in self.client.pages(path, "autoscale"):
             tags = from_cloud(document.get("tags"))
             if TAG_DEPLOYMENT in tags:
@@ -202,7 +202,7 @@ class World:
             yield Resource("context", owner, "unused")
 
     def _everything(self, kind: str) -> list[Resource]:
-        containers = self.client.pages(f"{self.client.place.id}/{kind}s", "ml")
+        containers = self.client.pages(f"{self.client.scope.id}/{kind}s", "ml")
         return [found for one in containers for found in self.assets(kind, one["name"])]
 
     def uses(self, name: str) -> str | None:
@@ -233,5 +233,5 @@ def _weights_of(model: Resource) -> str:
     return uri.rstrip("/").rpartition("/")[2] if f"/{MODELS_ROOT}" in uri else ""
 
 
-def _same(entry: Any, blob: Stored | None) -> bool:
+def _same(entry: Any, blob: BlobInfo | None) -> bool:
     return blob is not None and (blob.size, blob.sha256) == (entry.size, entry.sha256)

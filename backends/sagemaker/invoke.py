@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from llama_hub.backends.sagemaker import resources
+from llama_hub.backends.sagemaker import bodies
 from llama_hub.backends.sagemaker.client import translated
-from llama_hub.backends.sagemaker.world import World
+from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.deploy.backend import Resource
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import ProvisioningError, UsageError
@@ -21,32 +21,32 @@ JSON = "application/json"
 
 
 def invoke(
-    world: World, endpoint: Resource, body: Mapping[str, Any], *, stream: bool
+    inventory: Inventory, endpoint: Resource, body: Mapping[str, Any], *, stream: bool
 ) -> Iterator[bytes]:
     """The answer to an OpenAI-style body; in whole lines where it streams."""
     content = json.dumps(body).encode()
     if "AsyncInferenceConfig" in endpoint.body["config"]:
-        yield _queued(world, endpoint, content)
+        yield _queued(inventory, endpoint, content)
         return
     if len(content) > MOST_BYTES:
         raise UsageError(
             f"the request has {len(content)} bytes; SageMaker takes {MOST_BYTES}",
             hint="shorten it, or deploy with --set options.asynchronous=true",
         )
-    request = _request(world, endpoint, content)
+    request = _request(inventory, endpoint, content)
     if not stream:
-        answer = world.aws.call("sagemaker-runtime", "invoke_endpoint", **request)
+        answer = inventory.aws.call("sagemaker-runtime", "invoke_endpoint", **request)
         yield bytes(answer["Body"].read())
         return
-    yield from lines(_streamed(world, request))
+    yield from lines(_streamed(inventory, request))
 
 
-def _request(world: World, endpoint: Resource, content: bytes) -> dict[str, Any]:
+def _request(inventory: Inventory, endpoint: Resource, content: bytes) -> dict[str, Any]:
     known = {"EndpointName": endpoint.name, "ContentType": JSON, "Body": content}
     variants = endpoint.body["config"].get("ProductionVariants") or [{}]
     if "ModelName" in variants[0]:
         return known
-    serving = [one for one in world.components(endpoint.name) if one.state == "InService"]
+    serving = [one for one in inventory.components(endpoint.name) if one.state == "InService"]
     if not serving:
         raise ProvisioningError(
             f"{endpoint.name} has no component that is in service", hint="llama-hub status"
@@ -54,10 +54,10 @@ def _request(world: World, endpoint: Resource, content: bytes) -> dict[str, Any]
     return known | {"InferenceComponentName": serving[0].name}
 
 
-def _streamed(world: World, request: Mapping[str, Any]) -> Iterator[bytes]:
+def _streamed(inventory: Inventory, request: Mapping[str, Any]) -> Iterator[bytes]:
     """The bytes of the parts; an exception in the stream becomes an error."""
     operation = "invoke_endpoint_with_response_stream"
-    answer = world.aws.call("sagemaker-runtime", operation, **request)
+    answer = inventory.aws.call("sagemaker-runtime", operation, **request)
     with translated("stream an answer"):
         for event in answer["Body"]:
             yield bytes(event.get("PayloadPart", {}).get("Bytes", b""))
@@ -74,12 +74,12 @@ def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def _queued(world: World, endpoint: Resource, content: bytes) -> bytes:
+def _queued(inventory: Inventory, endpoint: Resource, content: bytes) -> bytes:
     """Question into S3, into the queue, answer from S3; both objects are removed."""
-    bucket = world.bucket
-    key = f"{resources.async_prefix(endpoint.name)}in/{uuid.uuid4().hex}.json"
+    bucket = inventory.bucket
+    key = f"{bodies.async_prefix(endpoint.name)}in/{uuid.uuid4().hex}.json"
     bucket.put(key, content)
-    answer = world.aws.call(
+    answer = inventory.aws.call(
         "sagemaker-runtime",
         "invoke_endpoint_async",
         EndpointName=endpoint.name,
@@ -95,7 +95,7 @@ def _queued(world: World, endpoint: Resource, content: bytes) -> bytes:
             f"the answer of {endpoint.name}",
             timeout=ASYNC_WAIT,
             every=LOOK,
-            sleep=world.aws.sleep,
+            sleep=inventory.aws.sleep,
         )
         said = bucket.read(found)
     finally:

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llama_hub.backends.huggingface import handler, resources
+from llama_hub.backends.huggingface import bodies, handler
 from llama_hub.backends.huggingface.client import Client
+from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.backends.huggingface.options import Options, read
-from llama_hub.backends.huggingface.upload import Upload, check_weights, read_marker, tree
-from llama_hub.backends.huggingface.world import World
+from llama_hub.backends.huggingface.storage import Upload, check_weights, read_marker, tree
 from llama_hub.deploy.backend import Context, Step, Target
-from llama_hub.deploy.calling import get
+from llama_hub.deploy.client import get
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError, UsageError
 
@@ -28,14 +28,14 @@ def extra_files(options: Options) -> dict[str, bytes]:
     return handler.files() if options.run == "handler" else {}
 
 
-class Doing:
+class StepRunner:
     """One step."""
 
     def __init__(
-        self, world: World, step: Step, context: Context, sleep: Callable[[float], None]
+        self, inventory: Inventory, step: Step, context: Context, sleep: Callable[[float], None]
     ) -> None:
-        self._world = world
-        self._client: Client = world.client
+        self._inventory = inventory
+        self._client: Client = inventory.client
         self._step = step
         self._context = context
         self._sleep = sleep
@@ -70,9 +70,9 @@ class Doing:
         name, token = self._step.name, self._client.token
         marker = self._marker(name)
         if marker is not None and marker.get("keep"):
-            self._client.hub(name, lambda api: api.delete_file(resources.MARKER, name, token=token))
+            self._client.hub(name, lambda api: api.delete_file(bodies.MARKER, name, token=token))
             return {"repository": name, "kept": True}
-        if not name.partition("/")[2].startswith(f"{resources.PREFIX}-"):
+        if not name.partition("/")[2].startswith(f"{bodies.PREFIX}-"):
             raise ProvisioningError(f"{name} is not a repository that llama-hub made")
         self._client.hub(name, lambda api: api.delete_repo(name, missing_ok=True, token=token))
         return {"repository": name, "kept": False}
@@ -89,15 +89,15 @@ class Doing:
         options = read(self._target.spec)
         if options.gated_repository:
             self._check_gated(self._step.body["model"])
-        body = resources.with_secrets(
+        body = bodies.with_secrets(
             self._step.body, _secret_values(options), os.environ.get(PASSWORD)
         )
         name = self._step.name
         if self._step.action == "replace":
             self._delete()
-        there = self._world.endpoint(name)
+        there = self._inventory.endpoint(name)
         if there is None:
-            self._client.create(self._world.namespace, body)
+            self._client.create(self._inventory.namespace, body)
         else:
             self._change(body, there.state)
         if self._context.wait:
@@ -107,9 +107,9 @@ class Doing:
     def _change(self, body: Mapping[str, Any], state: str) -> None:
         name = self._step.name
         sent = {key: value for key, value in body.items() if key != "name"}
-        self._client.update(self._world.namespace, name, sent)
+        self._client.update(self._inventory.namespace, name, sent)
         if state == "paused":
-            self._client.act(self._world.namespace, name, "resume")
+            self._client.act(self._inventory.namespace, name, "resume")
 
     def _check_gated(self, model: Mapping[str, Any]) -> None:
         repository, revision = model["repository"], model["revision"]
@@ -123,7 +123,7 @@ class Doing:
         seen: list[str] = []
 
         def probe() -> bool | None:
-            found = self._client.endpoint(self._world.namespace, name)
+            found = self._client.endpoint(self._inventory.namespace, name)
             state = found["status"]["state"]
             if seen[-1:] != [state]:
                 self._context.progress.say(f"{task}: {state}")
@@ -149,14 +149,14 @@ class Doing:
 
         headers = {"Authorization": f"Bearer {self._client.token}"}
         try:
-            get(Endpoint(found["status"]["url"], headers), resources.HEALTH)
+            get(Endpoint(found["status"]["url"], headers), bodies.HEALTH)
         except (LlamaHubError, OSError):
             return False
         return True
 
     def _failure(self, name: str, status: Mapping[str, Any]) -> ProvisioningError:
         try:
-            lines = self._client.logs(self._world.namespace, name, LAST_LINES)
+            lines = self._client.logs(self._inventory.namespace, name, LAST_LINES)
         except LlamaHubError:
             lines = []
         told = str(status.get("message") or status["state"])
@@ -168,8 +168,8 @@ class Doing:
 
     def _delete(self) -> Mapping[str, Any]:
         """Delete and wait until it is gone; absent is success."""
-        name, namespace = self._step.name, self._world.namespace
-        if self._world.endpoint(name) is None:
+        name, namespace = self._step.name, self._inventory.namespace
+        if self._inventory.endpoint(name) is None:
             return {"endpoint": name}
         try:
             self._client.delete(namespace, name)
@@ -177,7 +177,7 @@ class Doing:
             return {"endpoint": name}
 
         def gone() -> bool | None:
-            return True if self._world.endpoint(name) is None else None
+            return True if self._inventory.endpoint(name) is None else None
 
         wait_for(
             gone,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.deploy.backend import Endpoint
-from llama_hub.deploy.calling import CHAT, get, post
+from llama_hub.deploy.client import CHAT, get, post
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import LlamaHubError, TransientError
 

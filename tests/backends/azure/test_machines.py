@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_hub.backends.azure import resources, skus
+from llama_hub.backends.azure import bodies, machines
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy import sizing
 from llama_hub.deploy.backend import Artifact
@@ -24,8 +24,8 @@ LLAMA_13B = Architecture(5120, 40, 40, 40, 13824, 32000)
 LLAMA_70B = Architecture(8192, 80, 64, 8, 28672, 32000)
 
 
-@given(st.sampled_from(skus.table()), st.integers(0, 2000))
-def test_instances_within_is_the_most_that_fit(size: skus.Size, cores: int) -> None:
+@given(st.sampled_from(machines.table()), st.integers(0, 2000))
+def test_instances_within_is_the_most_that_fit(size: machines.Size, cores: int) -> None:
     most = size.instances_within(cores)
     assert size.cores_for(most) <= cores or most == 0
     assert size.cores_for(most + 1) > cores
@@ -33,26 +33,26 @@ def test_instances_within_is_the_most_that_fit(size: skus.Size, cores: int) -> N
 
 @given(st.integers(0, 50))
 def test_reserve_is_a_fifth_rounded_up(count: int) -> None:
-    for size in skus.table():
+    for size in machines.table():
         factor = math.ceil(1.2 * count) if size.reserve else count
         assert size.cores_for(count) == factor * size.cores
 
 
 def test_the_table_agrees_with_the_planes_own() -> None:
-    for size in skus.table():
+    for size in machines.table():
         if size.name in SIZES:
             _, cores, exempt = SIZES[size.name][:3]
             assert size.cores_for(3) == reserved(3, cores, exempt)
 
 
 def test_every_price_has_a_date() -> None:
-    for size in skus.table():
+    for size in machines.table():
         assert "2026-" in size.price_source
         assert size.price is None or size.price > 0
 
 
 def test_the_regions_own_list_and_prices_win(plane: Plane, backend: AzureBackend) -> None:
-    region = skus.in_region(backend.client.sizes("eastus"), "eastus")
+    region = machines.in_region(backend.client.sizes("eastus"), "eastus")
     names = {size.name for size in region}
     assert "Standard_NC40ads_H100_v5" not in names  # the region does not have it
     small = next(size for size in region if size.name == "Standard_DS3_v2")
@@ -68,7 +68,7 @@ def test_prices_in_another_currency_are_not_taken_for_dollars() -> None:
             "values": [{"retailPrice": 9.0, "osType": "Linux", "vmTier": "Standard"}],
         },
     }
-    (size,) = skus.in_region([entry], "westeurope")
+    (size,) = machines.in_region([entry], "westeurope")
     assert size.price == 0.229
 
 
@@ -93,7 +93,9 @@ def test_auto_takes_the_cheapest_gpu_that_holds_the_model(
     )
     need = sizing.need(architecture, spec)
     offers = [
-        skus.offer(size, "eastus", {}) for size in skus.table() if size.accelerators and size.price
+        machines.offer(size, "eastus", {})
+        for size in machines.table()
+        if size.accelerators and size.price
     ]
     assert sizing.choose(offers, spec, need).instance == instance
 
@@ -102,7 +104,7 @@ def test_an_accelerator_without_bfloat16_is_told_to_use_float16(
     plane: Plane, backend: AzureBackend, artifact: Artifact
 ) -> None:
     target = make_target(backend, artifact, instance="Standard_NC4as_T4_v3")
-    assert "LLAMA_HUB_DTYPE" not in resources.service_environment(target)  # float32 weights
+    assert "LLAMA_HUB_DTYPE" not in bodies.service_environment(target)  # float32 weights
     need = dataclasses.replace(target.need, dtype="bfloat16")
-    told = resources.service_environment(dataclasses.replace(target, need=need))
+    told = bodies.service_environment(dataclasses.replace(target, need=need))
     assert told["LLAMA_HUB_DTYPE"] == "float16"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_hub.deploy.apply import Manner, with_ghosts
+from llama_hub.deploy.apply import ApplyOptions, with_unconfirmed
 from llama_hub.deploy.backend import (
     TAG_DEPLOYMENT,
     TAG_TTL,
@@ -64,23 +64,23 @@ def find(
     return [*cut_off, *expired, *_orphans(backend, named, busy)]
 
 
-def remove(deployer: Deployer, left: Leftover, manner: Manner) -> None:
+def remove(deployer: Deployer, left: Leftover, options: ApplyOptions) -> None:
     """Remove one leftover."""
     if left.reason == "orphan":
-        _remove_orphans(deployer.backend, left, manner)
+        _remove_orphans(deployer.backend, left, options)
     else:
-        deployer.apply(deployer.plan_delete(left.name), manner)
+        deployer.apply(deployer.plan_delete(left.name), options)
 
 
-def _remove_orphans(backend: Backend, left: Leftover, manner: Manner) -> None:
+def _remove_orphans(backend: Backend, left: Leftover, options: ApplyOptions) -> None:
     """No journal: nothing depends on an orphan, and deleting it again does no harm."""
-    context = Context(None, manner.progress, manner.timeout)
+    context = Context(None, options.progress, options.timeout)
     for step in _delete_steps(backend, left):
-        manner.progress.say(f"{step.action} {step.id}: {step.why}")
+        options.progress.say(f"{step.action} {step.id}: {step.why}")
         persist(
             lambda step=step: backend.execute(step, context),  # type: ignore[misc]
-            tell=manner.progress.say,
-            sleep=manner.sleep,
+            tell=options.progress.say,
+            sleep=options.sleep,
         )
 
 
@@ -102,7 +102,7 @@ def _cut_off(backend: Backend, root: Path | None) -> Iterator[Leftover]:
         history = journal.history()
         if journal.is_busy() or (history.good and run.kind != "delete"):
             continue  # at work; or an update, with which deploy goes on: the deployment works
-        seen = with_ghosts(backend.observe(journal.name), history.unfinished())
+        seen = with_unconfirmed(backend.observe(journal.name), history.unfinished())
         what = "removal" if run.kind == "delete" else "first deployment"
         yield Leftover(
             "cut off",

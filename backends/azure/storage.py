@@ -38,7 +38,7 @@ SHA256 = "llama_hub_sha256"  # metadata of a blob; names must be identifiers
 
 
 @dataclass(frozen=True)
-class Stored:
+class BlobInfo:
     """One committed blob."""
 
     path: str  # within the prefix
@@ -85,7 +85,7 @@ class Container:
 
         return BlobClient(self.account_url, self.name, name, **self._settings)
 
-    def listed(self, prefix: str) -> list[Stored]:
+    def listed(self, prefix: str) -> list[BlobInfo]:
         """Every committed blob below ``prefix``."""
         with _explained(f"list {prefix}"):
             found = self._client.list_blobs(name_starts_with=prefix, include=["metadata"])
@@ -260,7 +260,7 @@ def _pieces(path: Path, size: int) -> Iterator[bytes]:
             yield block
 
 
-def _is_there(entry: FileEntry, there: Mapping[str, Stored]) -> bool:
+def _is_there(entry: FileEntry, there: Mapping[str, BlobInfo]) -> bool:
     found = there.get(entry.path)
     return found is not None and (found.size, found.sha256) == (entry.size, entry.sha256)
 
@@ -274,9 +274,9 @@ def _check(entry: FileEntry, sha256: str, size: int) -> None:
         )
 
 
-def _stored(blob: Any, prefix: str) -> Stored:
+def _stored(blob: Any, prefix: str) -> BlobInfo:
     md5 = blob.content_settings.content_md5
-    return Stored(
+    return BlobInfo(
         path=blob.name.removeprefix(prefix),
         size=blob.size,
         md5=base64.b64encode(bytes(md5)).decode() if md5 else None,

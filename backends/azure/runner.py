@@ -1,7 +1,7 @@
 """How one step of a plan is done, so that doing it again after a crash is harmless.
 
 Before a write, what is there is read: an operation that somebody (a run that was
-cut off) started is waited for, and a wish that is fulfilled is not sent again.
+cut off) started is waited for, and a desired that is fulfilled is not sent again.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llama_hub.backends.azure import scoring
-from llama_hub.backends.azure.client import SCORING_SCOPE
-from llama_hub.backends.azure.planning import runs
-from llama_hub.backends.azure.resources import (
+from llama_hub.backends.azure import invoke
+from llama_hub.backends.azure.bodies import (
     CONTEXT_ROOT,
     from_cloud,
     routed_again,
     weights_prefix,
     without,
 )
+from llama_hub.backends.azure.client import SCORING_SCOPE
+from llama_hub.backends.azure.inventory import Inventory
+from llama_hub.backends.azure.planning import runs
 from llama_hub.backends.azure.values import holds
-from llama_hub.backends.azure.world import World
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Step
 from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, TransientError
 
@@ -28,13 +28,13 @@ LOG_LINES = 20  # of each container, in the error of a deployment that failed
 LOOKS = 3  # at a mirrored or canary revision, spread over its soak time
 
 
-class Doing:
+class StepRunner:
     """One step in one context."""
 
-    def __init__(self, world: World, step: Step, context: Context) -> None:
-        self._world, self._client = world, world.client
+    def __init__(self, inventory: Inventory, step: Step, context: Context) -> None:
+        self._inventory, self._client = inventory, inventory.client
         self._step, self._context = step, context
-        self._place = world.client.place
+        self._scope = inventory.client.scope
         self._told = ""  # the last line of the platform's log that was passed on
 
     def run(self) -> Mapping[str, Any]:
@@ -76,12 +76,12 @@ class Doing:
         assert target is not None, "weights are made for a target"
         artifact = target.artifact
         prefix = str(self._step.body["prefix"])
-        return self._world.container.upload(
+        return self._inventory.container.upload(
             artifact.folder, artifact.manifest, prefix, self._context.progress
         )
 
     def _register(self) -> None:
-        found = self._client.get(self._place.asset("models", self._step.name), "ml")
+        found = self._client.get(self._scope.asset("models", self._step.name), "ml")
         uri = {"properties": {"modelUri": self._step.body["properties"]["modelUri"]}}
         if found is None or not holds(uri, found):
             self._client.put_model(self._step.name, self._step.body)
@@ -89,22 +89,24 @@ class Doing:
     def _environment(self) -> None:
         build = self._step.body["properties"].get("build")
         if build:
-            prefix = str(build["contextUri"]).partition(f"/{self._world.site.container}/")[2]
-            self._world.container.put(self._world.build_context, prefix)
-        if self._client.get(self._place.asset("environments", self._step.name), "ml") is None:
+            prefix = str(build["contextUri"]).partition(f"/{self._inventory.workspace.container}/")[
+                2
+            ]
+            self._inventory.container.put(self._inventory.build_context, prefix)
+        if self._client.get(self._scope.asset("environments", self._step.name), "ml") is None:
             self._client.put_environment(self._step.name, self._step.body)
 
     # --- the endpoint -------------------------------------------------------------------
 
     def _endpoint_path(self, name: str) -> str:
-        return f"{self._place.id}/onlineEndpoints/{name}"
+        return f"{self._scope.id}/onlineEndpoints/{name}"
 
     def _put_endpoint(self) -> None:
         self._route(self._step.name, self._step.body, wait=self._context.wait)
 
     def _route(self, name: str, body: Mapping[str, Any], *, wait: bool = True) -> None:
         """PUT an endpoint, unless it is so already; never one that is not ours."""
-        found = self._world.settled(self._endpoint_path(name), self._context.timeout)
+        found = self._inventory.settled(self._endpoint_path(name), self._context.timeout)
         if found is not None:
             _must_be_ours(name, found)
             if _is_routed(body, found):
@@ -119,8 +121,8 @@ class Doing:
     def _deploy(self) -> None:
         if "properties" not in self._step.body:
             return self._patch()
-        path = self._place.deployment(self._step.name)
-        found = self._world.settled(path, self._context.timeout)
+        path = self._scope.deployment(self._step.name)
+        found = self._inventory.settled(path, self._context.timeout)
         if found is not None and self._step.action == "replace" and not _is_good(found):
             self._remove_deployment()
             found = None
@@ -131,12 +133,12 @@ class Doing:
 
     def _patch(self) -> None:
         """Scale and tags; a PUT of what was read would lose fields."""
-        path = self._place.deployment(self._step.name)
-        found = self._world.settled(path, self._context.timeout)
+        path = self._scope.deployment(self._step.name)
+        found = self._inventory.settled(path, self._context.timeout)
         if found is None or not holds(self._step.body, found):
             self._client.send("PATCH", path, "online", self._step.body)
         if self._context.wait:
-            found = self._world.settled(path, self._context.timeout)
+            found = self._inventory.settled(path, self._context.timeout)
             if found is None or not _is_good(found):
                 raise ProvisioningError(f"{self._step.name} did not take its new scale")
 
@@ -179,7 +181,7 @@ class Doing:
         return "".join(parts)
 
     def _autoscale(self) -> None:
-        path = self._place.autoscale(self._step.name)
+        path = self._scope.autoscale(self._step.name)
         self._client.send("PUT", path, "autoscale", self._step.body)
 
     # --- trying a revision --------------------------------------------------------------
@@ -192,10 +194,12 @@ class Doing:
         endpoint = name.partition("/")[0]
         found = self._client.get(self._endpoint_path(endpoint)) or {}
         properties = found.get("properties", {})
-        headers = self._opens(endpoint, properties) | {scoring.BY_NAME: str(body["deployment"])}
+        headers = self._opens(endpoint, properties) | {invoke.BY_NAME: str(body["deployment"])}
         url = str(properties.get("scoringUri", ""))
         try:
-            answer = b"".join(scoring.call(url, headers, body["request"], sleep=self._world.sleep))
+            answer = b"".join(
+                invoke.call(url, headers, body["request"], sleep=self._inventory.sleep)
+            )
         except (AccessError, TransientError) as error:
             if properties.get("publicNetworkAccess") != "Disabled":
                 raise ProvisioningError(f"{name} does not answer: {error.message}") from error
@@ -215,7 +219,7 @@ class Doing:
         self._route(endpoint, body["put"])
         try:
             for _ in range(LOOKS):
-                self._world.sleep(body["soak"] / LOOKS)
+                self._inventory.sleep(body["soak"] / LOOKS)
                 self._smoke(self._step.name, body["smoke"])
         except LlamaHubError as error:
             self._route(endpoint, body["back"])
@@ -230,26 +234,26 @@ class Doing:
 
     def _remove_endpoint(self) -> None:
         name, path = self._step.name, self._endpoint_path(self._step.name)
-        found = self._world.settled(path, self._context.timeout)
+        found = self._inventory.settled(path, self._context.timeout)
         if found is None:
             return
         _must_be_ours(name, found)
         poller = self._client.delete_endpoint(name)
         self._client.wait(poller, f"delete the endpoint {name}", self._context.timeout)
-        self._world.settled(path, self._context.timeout)
+        self._inventory.settled(path, self._context.timeout)
 
     def _remove_deployment(self) -> None:
-        name, path = self._step.name, self._place.deployment(self._step.name)
-        if self._world.settled(path, self._context.timeout) is None:
+        name, path = self._step.name, self._scope.deployment(self._step.name)
+        if self._inventory.settled(path, self._context.timeout) is None:
             return
         self._take_traffic(*name.split("/"))
         poller = self._client.delete_deployment(name)
         self._client.wait(poller, f"delete the deployment {name}", self._context.timeout)
-        self._world.settled(path, self._context.timeout)
+        self._inventory.settled(path, self._context.timeout)
 
     def _take_traffic(self, endpoint: str, deployment: str) -> None:
         """The platform does not remove what still gets requests."""
-        found = self._world.settled(self._endpoint_path(endpoint), self._context.timeout)
+        found = self._inventory.settled(self._endpoint_path(endpoint), self._context.timeout)
         properties = (found or {}).get("properties", {})
         traffic = properties.get("traffic") or {}
         mirrored = (properties.get("mirrorTraffic") or {}).get(deployment)
@@ -259,28 +263,28 @@ class Doing:
 
     def _remove_asset(self) -> None:
         kind = f"{self._step.kind}s"
-        path = self._place.asset(kind, self._step.name)
+        path = self._scope.asset(kind, self._step.name)
         found = self._client.get(path, "ml")
         if found is None:
             return
         self._client.send("DELETE", path, "ml")
         build = found["properties"].get("build")
         if build:
-            at = str(build["contextUri"]).partition(f"/{self._world.site.container}/")[2]
+            at = str(build["contextUri"]).partition(f"/{self._inventory.workspace.container}/")[2]
             if at.startswith(CONTEXT_ROOT):
-                self._world.container.delete(at)
+                self._inventory.container.delete(at)
 
     def _remove_context(self) -> Mapping[str, Any]:
-        return {"blobs": self._world.container.delete(f"{CONTEXT_ROOT}{self._step.name}/")}
+        return {"blobs": self._inventory.container.delete(f"{CONTEXT_ROOT}{self._step.name}/")}
 
     def _remove_weights(self) -> Mapping[str, Any]:
-        user = self._world.uses(self._step.name)
+        user = self._inventory.uses(self._step.name)
         if user is not None:
             return {"kept": f"the model {user} uses them"}
-        return {"blobs": self._world.container.delete(weights_prefix(self._step.name))}
+        return {"blobs": self._inventory.container.delete(weights_prefix(self._step.name))}
 
     def _remove_autoscale(self) -> None:
-        self._client.send("DELETE", self._place.autoscale(self._step.name), "autoscale")
+        self._client.send("DELETE", self._scope.autoscale(self._step.name), "autoscale")
 
 
 def _is_good(found: Mapping[str, Any]) -> bool:

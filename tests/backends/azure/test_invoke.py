@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.azure.backend import AzureBackend
-from llama_hub.backends.azure.scoring import refusal
+from llama_hub.backends.azure.invoke import refusal
 from llama_hub.deploy.backend import Artifact
 from llama_hub.errors import (
     AccessError,

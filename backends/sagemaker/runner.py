@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from llama_hub.backends.sagemaker import buckets, logs, resources
-from llama_hub.backends.sagemaker.explain import ExistsError, failed
-from llama_hub.backends.sagemaker.planning import desired, types_of
+from llama_hub.backends.sagemaker import bodies, buckets, logs
+from llama_hub.backends.sagemaker.errors import ExistsError, failed
+from llama_hub.backends.sagemaker.inventory import Inventory, wait_until_gone
+from llama_hub.backends.sagemaker.planning import desired_count, types_of
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
 from llama_hub.backends.sagemaker.scaler import Scaler, listed
-from llama_hub.backends.sagemaker.world import World, wait_until_gone
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Resource, Step
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import NotFoundError, ProvisioningError
@@ -38,13 +38,13 @@ ARN_KIND = {
 }
 
 
-class Doing:
-    """One step in one world."""
+class StepRunner:
+    """One step of a plan."""
 
-    def __init__(self, world: World, step: Step, context: Context) -> None:
-        self._world, self._step, self._context = world, step, context
-        self._aws = world.aws
-        self._scaler = Scaler(world.aws)
+    def __init__(self, inventory: Inventory, step: Step, context: Context) -> None:
+        self._inventory, self._step, self._context = inventory, step, context
+        self._aws = inventory.aws
+        self._scaler = Scaler(inventory.aws)
 
     def run(self) -> Mapping[str, Any]:
         """Do it; returns facts for the journal."""
@@ -92,25 +92,25 @@ class Doing:
     # --- foundations ----------------------------------------------------------------------
 
     def _make_role(self) -> Mapping[str, Any]:
-        ensure_role(self._world, self._step.body, self._step.body["tags"])
+        ensure_role(self._inventory, self._step.body, self._step.body["tags"])
         return {"arn": self._step.body["arn"]}
 
     def _build(self) -> Mapping[str, Any]:
         from llama_hub.backends.sagemaker.image import Builder
 
-        builder = Builder(self._world, self._name)
+        builder = Builder(self._inventory, self._name)
         return builder.build(self._step.body, self._context.timeout, self._context.progress)
 
     def _upload(self) -> Mapping[str, Any]:
         """The marker first, so that whatever a crash leaves can be found; the manifest last."""
         target = self._context.target
         assert target is not None, "weights are made for a target"
-        body, bucket = self._step.body, self._world.bucket
-        buckets.ensure(self._world)
+        body, bucket = self._step.body, self._inventory.bucket
+        buckets.ensure(self._inventory)
         bucket.kms_key = body["kms_key"]
         at = datetime.now(UTC).isoformat(timespec="seconds")
         marker = {"tags": dict(body["tags"]), "at": at, "bytes": body["bytes"]}
-        key = f"{resources.marker_prefix()}{self._step.name}.json"
+        key = f"{bodies.marker_prefix()}{self._step.name}.json"
         bucket.put(key, json.dumps(marker, sort_keys=True).encode())
         artifact = target.artifact
         return bucket.upload(
@@ -161,7 +161,7 @@ class Doing:
         return True
 
     def _made_role(self) -> bool:
-        return resources.ROLE_PATH in str(self._step.body["request"].get("ExecutionRoleArn", ""))
+        return bodies.ROLE_PATH in str(self._step.body["request"].get("ExecutionRoleArn", ""))
 
     def _prove_weights(self) -> None:
         """S3 must state the manifest's digests before a model refers to the files."""
@@ -169,10 +169,10 @@ class Doing:
         if target is None:
             return
         manifest = target.artifact.manifest
-        prefix = resources.weights_prefix(resources.digest_of(manifest))
+        prefix = bodies.weights_prefix(bodies.digest_of(manifest))
         wrong = [
             f"{path} {words}"
-            for path, ok, words in self._world.bucket.prove(manifest, prefix)
+            for path, ok, words in self._inventory.bucket.prove(manifest, prefix)
             if not ok
         ]
         if wrong:
@@ -182,7 +182,7 @@ class Doing:
             )
 
     def _tag(self, tags: Mapping[str, str]) -> None:
-        arn = self._world.site.arn(ARN_KIND[self._step.kind], self._step.name)
+        arn = self._inventory.account.arn(ARN_KIND[self._step.kind], self._step.name)
         found = {
             one["Key"] for one in self._aws.pages("sagemaker", "list_tags", "Tags", ResourceArn=arn)
         }
@@ -229,13 +229,13 @@ class Doing:
         if found["InferenceComponentStatus"] != "Deleting":
             self._settled(self._component, "InferenceComponentStatus")
             self._aws.find("sagemaker", "delete_inference_component", InferenceComponentName=name)
-        wait_until_gone(self._world, self._component, self._step.id, self._context.timeout)
+        wait_until_gone(self._inventory, self._component, self._step.id, self._context.timeout)
         self._remove_log(f"{logs.COMPONENTS}{name}")
 
     # --- the endpoint -----------------------------------------------------------------------
 
     def _state(self) -> Mapping[str, Any] | None:
-        return self._world.state(self._name)
+        return self._inventory.state(self._name)
 
     def _settled(
         self, look: Callable[[], Mapping[str, Any] | None], key: str
@@ -275,7 +275,7 @@ class Doing:
         if found is None:
             return None
         name = self._name
-        if self._world.endpoint(name) is None and self._state() is not None:
+        if self._inventory.endpoint(name) is None and self._state() is not None:
             raise ProvisioningError(
                 f"the endpoint {name} exists and was not made by llama-hub",
                 hint="choose another --name",
@@ -296,9 +296,9 @@ class Doing:
 
     def _update_endpoint(self, found: Mapping[str, Any]) -> None:
         body = self._step.body
-        old = types_of(self._world.config(str(found["EndpointConfigName"])))
-        if old != types_of(self._world.config(str(body["request"]["EndpointConfigName"]))):
-            self._scaler.deregister(f"endpoint/{self._name}/variant/{resources.VARIANT}")
+        old = types_of(self._inventory.config(str(found["EndpointConfigName"])))
+        if old != types_of(self._inventory.config(str(body["request"]["EndpointConfigName"]))):
+            self._scaler.deregister(f"endpoint/{self._name}/variant/{bodies.VARIANT}")
         deployment = {"DeploymentConfig": body["deployment"]} if body["deployment"] else {}
         self._aws.call(
             "sagemaker",
@@ -345,7 +345,7 @@ class Doing:
             self._context.progress.finish(task)
 
     def _last_lines(self) -> list[str]:
-        return logs.last(self._world, self._name, LAST_LINES)
+        return logs.last(self._inventory, self._name, LAST_LINES)
 
     def _remove_endpoint(self) -> None:
         self._delete_endpoint()
@@ -354,7 +354,7 @@ class Doing:
     def _remove_traces(self) -> None:
         """What nobody but the endpoint has made: its log, questions and answers in S3."""
         self._remove_log(f"{logs.ENDPOINTS}{self._name}")
-        self._world.bucket.delete(resources.async_prefix(self._name))
+        self._inventory.bucket.delete(bodies.async_prefix(self._name))
 
     def _delete_endpoint(self) -> None:
         name = self._name
@@ -362,15 +362,15 @@ class Doing:
         if found is None:
             return
         self._must_be_ours(name)
-        self._scaler.deregister(f"endpoint/{name}/variant/{resources.VARIANT}")
+        self._scaler.deregister(f"endpoint/{name}/variant/{bodies.VARIANT}")
         if found["EndpointStatus"] != "Deleting":
             if self._settled(self._state, "EndpointStatus") is None:
                 return
             self._aws.find("sagemaker", "delete_endpoint", EndpointName=name)
-        wait_until_gone(self._world, self._state, self._step.id, self._context.timeout)
+        wait_until_gone(self._inventory, self._state, self._step.id, self._context.timeout)
 
     def _must_be_ours(self, name: str) -> None:
-        arn = self._world.site.arn("endpoint", name)
+        arn = self._inventory.account.arn("endpoint", name)
         tags = self._aws.pages("sagemaker", "list_tags", "Tags", ResourceArn=arn)
         if {"Key": TAG_DEPLOYMENT, "Value": name} not in list(tags):
             raise ProvisioningError(f"the endpoint {name} was not made by llama-hub")
@@ -388,7 +388,7 @@ class Doing:
             if found["EndpointStatus"] in MOVING:
                 return None
             shown = Resource("endpoint", self._name, "", {}, found)
-            return True if desired(shown) == wanted else None
+            return True if desired_count(shown) == wanted else None
 
         wanted = self._step.body["DesiredWeightsAndCapacities"][0]["DesiredInstanceCount"]
         self._settled(self._state, "EndpointStatus")
@@ -416,22 +416,22 @@ class Doing:
     def _remove_weights(self) -> Mapping[str, Any]:
         """The files if nobody else uses them, then the marker; the bucket if we made it."""
         name, _, digest = self._step.name.partition("/")
-        bucket = self._world.bucket
-        others = self._world.users(digest) - {name}
-        gone = 0 if others else bucket.delete(resources.weights_prefix(digest))
-        bucket.delete(f"{resources.marker_prefix()}{self._step.name}.json")
-        buckets.release(self._world)
+        bucket = self._inventory.bucket
+        others = self._inventory.users(digest) - {name}
+        gone = 0 if others else bucket.delete(bodies.weights_prefix(digest))
+        bucket.delete(f"{bodies.marker_prefix()}{self._step.name}.json")
+        buckets.release(self._inventory)
         return {"objects": gone, "used_by": sorted(others)}
 
     def _remove_role(self) -> None:
         """The last thing to go: with it the bucket, where a cut-off run has left it empty."""
-        remove_role(self._world, self._step.name)
-        buckets.release(self._world)
+        remove_role(self._inventory, self._step.name)
+        buckets.release(self._inventory)
 
     def _remove_image(self) -> None:
         from llama_hub.backends.sagemaker.image import Builder
 
-        Builder(self._world, self._name).remove()
+        Builder(self._inventory, self._name).remove()
 
 
 def _is_good(found: Mapping[str, Any], wanted: str) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_hub.backends.huggingface import resources
+from llama_hub.backends.huggingface import bodies
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.deploy.backend import Artifact
 from llama_hub.errors import AccessError, IntegrityError, NotFoundError
@@ -24,7 +24,7 @@ SMALL_BATCH = 32 << 20  # bytes of small files in one commit
 
 
 @dataclass(frozen=True)
-class Stored:
+class FileInfo:
     """What the Hub states of one file: ``sha256`` for large ones, ``blob`` (git) for small ones."""
 
     size: int
@@ -37,10 +37,10 @@ def git_digest(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def tree(client: Client, repository: str, revision: str = "main") -> dict[str, Stored]:
+def tree(client: Client, repository: str, revision: str = "main") -> dict[str, FileInfo]:
     """Every file of a repository."""
 
-    def listed(api: Any) -> dict[str, Stored]:
+    def listed(api: Any) -> dict[str, FileInfo]:
         found = api.list_repo_tree(
             repository, recursive=True, revision=revision, token=client.token
         )
@@ -49,15 +49,15 @@ def tree(client: Client, repository: str, revision: str = "main") -> dict[str, S
     return client.hub(f"the files of {repository}", listed)
 
 
-def _stored(entry: Any) -> Stored:
+def _stored(entry: Any) -> FileInfo:
     large = entry.lfs
-    return Stored(entry.size, large.sha256 if large else None, None if large else entry.blob_id)
+    return FileInfo(entry.size, large.sha256 if large else None, None if large else entry.blob_id)
 
 
 def read_marker(client: Client, repository: str) -> dict[str, Any] | None:
     """The deployment's marker in ``repository``; ``None`` without one."""
     try:
-        text = client.file(repository, resources.MARKER)
+        text = client.file(repository, bodies.MARKER)
     except NotFoundError:
         return None
     try:
@@ -114,7 +114,7 @@ class Upload:
         text = json.dumps(content, indent=1, sort_keys=True).encode()
         if read_marker(self._client, self._repository) == dict(content):
             return ""
-        return self._send({resources.MARKER: text}, f"llama-hub: {content['state']}")
+        return self._send({bodies.MARKER: text}, f"llama-hub: {content['state']}")
 
     def _send_small(self, files: Mapping[str, bytes]) -> None:
         known = tree(self._client, self._repository)
@@ -146,7 +146,7 @@ def _batches(files: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
         yield batch
 
 
-def _same_bytes(known: Mapping[str, Stored], name: str, data: bytes) -> bool:
+def _same_bytes(known: Mapping[str, FileInfo], name: str, data: bytes) -> bool:
     found = known.get(name)
     if found is None or found.size != len(data):
         return False
@@ -155,7 +155,7 @@ def _same_bytes(known: Mapping[str, Stored], name: str, data: bytes) -> bool:
     return found.blob == git_digest(data)
 
 
-def _holds(stored: Stored | None, entry: FileEntry, folder: Path | None) -> bool:
+def _holds(stored: FileInfo | None, entry: FileEntry, folder: Path | None) -> bool:
     if stored is None or stored.size != entry.size:
         return False
     if stored.sha256 is not None:
@@ -165,7 +165,7 @@ def _holds(stored: Stored | None, entry: FileEntry, folder: Path | None) -> bool
     return stored.blob == git_digest((folder / entry.path).read_bytes())
 
 
-def check(stored: Mapping[str, Stored], manifest: Manifest, folder: Path | None) -> None:
+def check(stored: Mapping[str, FileInfo], manifest: Manifest, folder: Path | None) -> None:
     """``IntegrityError`` unless the Hub states the manifest's digests for every file.
 
     Without the ``folder`` git's digests of small files cannot be computed: then by size alone.
@@ -178,7 +178,7 @@ def check(stored: Mapping[str, Stored], manifest: Manifest, folder: Path | None)
         )
 
 
-def check_weights(stored: Mapping[str, Stored], manifest: Manifest, repository: str) -> None:
+def check_weights(stored: Mapping[str, FileInfo], manifest: Manifest, repository: str) -> None:
     """The same for a repository that others made: the large files, by their SHA-256."""
     known = {path: one.sha256 for path, one in stored.items() if one.sha256}
     wrong = [

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llama_hub.backends.sagemaker.client import Aws
+from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.backends.sagemaker.planning import types_of
-from llama_hub.backends.sagemaker.world import World
 from llama_hub.errors import LlamaHubError
 
 QUOTA = re.compile(r"(ml\.[\w.-]+) for endpoint usage")
@@ -30,14 +30,14 @@ def quotas(aws: Aws) -> Mapping[str, int] | None:
     return {match[1]: value for match, value in matches if match}
 
 
-def used(world: World) -> Mapping[str, int]:
+def used(inventory: Inventory) -> Mapping[str, int]:
     """Machine type → instances of all endpoints of the account, ours or not."""
     count: Counter[str] = Counter()
-    for entry in world.aws.pages("sagemaker", "list_endpoints", "Endpoints"):
-        found = world.state(str(entry["EndpointName"]))
+    for entry in inventory.aws.pages("sagemaker", "list_endpoints", "Endpoints"):
+        found = inventory.state(str(entry["EndpointName"]))
         if found is None:
             continue
-        config = world.config(str(found["EndpointConfigName"]))
+        config = inventory.config(str(found["EndpointConfigName"]))
         variants = found.get("ProductionVariants", [])
         running = sum(int(one.get("DesiredInstanceCount", 0)) for one in variants)
         count[types_of(config)[0]] += running or 1

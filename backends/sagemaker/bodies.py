@@ -1,7 +1,7 @@
 """Names and request bodies of everything that a deployment consists of. Pure.
 
 Models, configurations and components are never changed, only made anew: their names end in the
-digest of their own body, so that the same wish always has the same names.
+digest of their own body, so that the same target always has the same names.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ COPY_MEMORY = 1024  # MiB of host memory of a component whose weights are on acc
 
 
 @dataclass(frozen=True)
-class Site:
-    """The account's place."""
+class Account:
+    """Account, region and bucket of a deployment."""
 
-    account: str
+    id: str  # twelve digits
     region: str
     partition: str
     bucket: str
@@ -44,15 +44,15 @@ class Site:
     def registry(self) -> str:
         """Host of the account's container registry."""
         suffix = "amazonaws.com.cn" if self.partition == "aws-cn" else "amazonaws.com"
-        return f"{self.account}.dkr.ecr.{self.region}.{suffix}"
+        return f"{self.id}.dkr.ecr.{self.region}.{suffix}"
 
     def role_arn(self, role: str) -> str:
         """ARN of a role that we made."""
-        return f"arn:{self.partition}:iam::{self.account}:role{ROLE_PATH}{role}"
+        return f"arn:{self.partition}:iam::{self.id}:role{ROLE_PATH}{role}"
 
     def arn(self, kind: str, name: str) -> str:
         """ARN of a SageMaker resource."""
-        return f"arn:{self.partition}:sagemaker:{self.region}:{self.account}:{kind}/{name.lower()}"
+        return f"arn:{self.partition}:sagemaker:{self.region}:{self.id}:{kind}/{name.lower()}"
 
 
 def digest_of(manifest: Manifest) -> str:
@@ -106,12 +106,12 @@ def seconds_for(amount: int, rate: float) -> int:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredState:
     """Every body that a target leads to."""
 
     target: Target
     options: Options
-    site: Site
+    account: Account
     context: str  # digest of the image's build context; empty with a given image
 
     @property
@@ -147,18 +147,18 @@ class Wanted:
     @property
     def weights_uri(self) -> str:
         """Where the weights are."""
-        return f"s3://{self.site.bucket}/{weights_prefix(self.digest)}"
+        return f"s3://{self.account.bucket}/{weights_prefix(self.digest)}"
 
     @property
     def role_arn(self) -> str:
         """The execution role: the given one, or the one that is made."""
-        made = self.site.role_arn(role_name(self.name, self.site.region))
+        made = self.account.role_arn(role_name(self.name, self.account.region))
         return self.options.role or made
 
     @property
     def image(self) -> str:
         """The image: the given one, or the one that is built."""
-        built = f"{self.site.registry}/{repository(self.name)}:{self.context[:16]}"
+        built = f"{self.account.registry}/{repository(self.name)}:{self.context[:16]}"
         return self.options.image or built
 
     @property
@@ -269,7 +269,7 @@ class Wanted:
         return named | {"ProductionVariants": [counted]}
 
     def _uri(self, folder: str) -> str:
-        return f"s3://{self.site.bucket}/{ROOT}/{folder}/{self.name}/"
+        return f"s3://{self.account.bucket}/{ROOT}/{folder}/{self.name}/"
 
     def _capture(self) -> dict[str, Any]:
         key = {"KmsKeyId": self.options.kms_key} if self.options.kms_key else {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llama_hub.backends.sagemaker.client import Aws
-from llama_hub.backends.sagemaker.upload import Bucket
+from llama_hub.backends.sagemaker.storage import Bucket
 from llama_hub.errors import AccessError, IntegrityError
 from llama_hub.hub.manifest import FileEntry, Manifest
 from tests.support.sagemaker_plane import Fault, Plane

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.sagemaker import resources, scaling
+from llama_hub.backends.sagemaker import bodies, scaling
+from llama_hub.backends.sagemaker.bodies import ROLE_PATH, ROOT, Account
 from llama_hub.backends.sagemaker.client import Aws
 from llama_hub.backends.sagemaker.iam import POLICY
-from llama_hub.backends.sagemaker.resources import ROLE_PATH, ROOT, Site
-from llama_hub.backends.sagemaker.upload import Bucket
+from llama_hub.backends.sagemaker.storage import Bucket
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Resource
 from llama_hub.errors import NotFoundError
 from llama_hub.hub.manifest import MANIFEST_NAME
@@ -30,7 +30,7 @@ KINDS = {  # kind → listing operation, its key, prefix of the entry's keys, ki
 _MADE = re.compile(r"(?P<name>[a-z][a-z0-9-]*)-[0-9a-f]{10}")
 
 
-class World:
+class Inventory:
     """One account and region, read."""
 
     def __init__(self, aws: Aws, bucket: str | None) -> None:
@@ -38,11 +38,11 @@ class World:
         self._bucket = bucket
 
     @cached_property
-    def site(self) -> Site:
+    def account(self) -> Account:
         """Account, region and bucket."""
         account, region = self.aws.account, self.aws.region
         bucket = self._bucket or f"sagemaker-{region}-{account}"
-        return Site(account, region, self.aws.partition, bucket)
+        return Account(account, region, self.aws.partition, bucket)
 
     @property
     def has_default_bucket(self) -> bool:
@@ -52,7 +52,7 @@ class World:
     @cached_property
     def bucket(self) -> Bucket:
         """Where the weights are."""
-        return Bucket(self.aws, self.site.bucket)
+        return Bucket(self.aws, self.account.bucket)
 
     def observe(self, name: str) -> Observed:
         """Everything of deployment ``name``."""
@@ -72,7 +72,7 @@ class World:
     # --- SageMaker ------------------------------------------------------------------------
 
     def _tags(self, kind: str, name: str) -> dict[str, str]:
-        arn = self.site.arn(kind, name)
+        arn = self.account.arn(kind, name)
         pages = self.aws.pages("sagemaker", "list_tags", "Tags", ResourceArn=arn)
         return {str(one["Key"]): str(one["Value"]) for one in pages}
 
@@ -183,7 +183,7 @@ class World:
         return Resource("scaling", resource, "registered", tags, body)
 
     def _alarms(self, name: str) -> Iterator[Resource]:
-        yield from self._all_alarms(resources.alarm_prefix(name))
+        yield from self._all_alarms(bodies.alarm_prefix(name))
 
     def _all_alarms(self, prefix: str) -> Iterator[Resource]:
         pages = self.aws.pages(
@@ -201,7 +201,7 @@ class World:
     # --- role, image, weights -------------------------------------------------------------
 
     def _role(self, name: str) -> Resource | None:
-        return self.role(resources.role_name(name, self.site.region))
+        return self.role(bodies.role_name(name, self.account.region))
 
     def role(self, role: str) -> Resource | None:
         """A role that we made."""
@@ -219,7 +219,7 @@ class World:
         return Resource("role", role, "exists" if policy else "incomplete", tags, body)
 
     def _image(self, name: str) -> Resource | None:
-        repository = resources.repository(name)
+        repository = bodies.repository(name)
         found = self.aws.find("ecr", "describe_repositories", repositoryNames=[repository])
         if found is None:
             return None
@@ -235,18 +235,18 @@ class World:
 
     def weights(self, name: str) -> list[Resource]:
         """What the markers of ``name`` say it uses."""
-        return [self._marked(key) for key in self.bucket.keys(resources.marker_prefix(name))]
+        return [self._marked(key) for key in self.bucket.keys(bodies.marker_prefix(name))]
 
     def _marked(self, key: str) -> Resource:
         name, digest = place_of(key)
         marker = json.loads(self.bucket.read(key))
-        last = self.bucket.head(resources.weights_prefix(digest) + MANIFEST_NAME)
+        last = self.bucket.head(bodies.weights_prefix(digest) + MANIFEST_NAME)
         state = "complete" if last is not None else "unfinished"
         return Resource("weights", f"{name}/{digest}", state, marker["tags"], marker)
 
     def users(self, digest: str) -> set[str]:
         """Deployments that use these weights."""
-        keys = self.bucket.keys(resources.marker_prefix())
+        keys = self.bucket.keys(bodies.marker_prefix())
         return {place_of(key)[0] for key in keys if place_of(key)[1] == digest}
 
     # --- what is left over ----------------------------------------------------------------
@@ -260,7 +260,7 @@ class World:
 
     def _names(self) -> set[str]:
         """Names that any resource of ours stands for; cheap to ask, checked by ``observe``."""
-        found = {place_of(key)[0] for key in self.bucket.keys(resources.marker_prefix())}
+        found = {place_of(key)[0] for key in self.bucket.keys(bodies.marker_prefix())}
         for kind in KINDS:
             matches = [_MADE.fullmatch(name) for name in self._names_of(kind, "")]
             found |= {match["name"] for match in matches if match}
@@ -269,7 +269,7 @@ class World:
         return found
 
     def _role_names(self) -> set[str]:
-        start, end = f"{ROOT}-", f"-{self.site.region}"
+        start, end = f"{ROOT}-", f"-{self.account.region}"
         roles = self.aws.pages("iam", "list_roles", "Roles", PathPrefix=ROLE_PATH)
         names = [str(one["RoleName"]).removesuffix("-build") for one in roles]
         return {name[len(start) : -len(end)] for name in names if name.endswith(end)}
@@ -284,7 +284,7 @@ class World:
         start = f"{ROOT}/models/"
         uploads = [str(one["Key"]) for one in self.bucket.uploads(start)]
         keys = [*self.bucket.keys(start), *uploads]
-        marked = {place_of(key)[1] for key in self.bucket.keys(resources.marker_prefix())}
+        marked = {place_of(key)[1] for key in self.bucket.keys(bodies.marker_prefix())}
         for digest in sorted({key.removeprefix(start).partition("/")[0] for key in keys} - marked):
             yield Resource("weights", f"-/{digest}", "unmarked", {}, {})
         if not marked and self._has_empty_bucket():
@@ -294,17 +294,19 @@ class World:
         """Whether the bucket is one that we made, and empty."""
         from llama_hub.backends.sagemaker import buckets
 
-        there = self.aws.find("s3", "head_bucket", Bucket=self.site.bucket) is not None
+        there = self.aws.find("s3", "head_bucket", Bucket=self.account.bucket) is not None
         return there and not self.bucket.keys("") and buckets.is_ours(self)
 
 
 def place_of(marker: str) -> tuple[str, str]:
     """Deployment and digest of a marker's key."""
-    name, _, rest = marker.removeprefix(resources.marker_prefix()).partition("/")
+    name, _, rest = marker.removeprefix(bodies.marker_prefix()).partition("/")
     return name, rest.partition(".")[0]
 
 
-def wait_until_gone(world: World, look: Callable[[], Any], what: str, timeout: float) -> None:
+def wait_until_gone(
+    inventory: Inventory, look: Callable[[], Any], what: str, timeout: float
+) -> None:
     """Poll until ``look`` finds nothing."""
     from llama_hub.deploy.waiting import wait_for
 
@@ -313,7 +315,7 @@ def wait_until_gone(world: World, look: Callable[[], Any], what: str, timeout: f
         f"the end of {what}",
         timeout=timeout,
         every=5.0,
-        sleep=world.aws.sleep,
+        sleep=inventory.aws.sleep,
     )
 
 

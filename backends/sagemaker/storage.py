@@ -33,7 +33,7 @@ ATTEMPTS = 3  # at joining the parts, where S3 has lost one
 
 
 @dataclass(frozen=True)
-class Held:
+class ObjectInfo:
     """What S3 says of one object."""
 
     size: int
@@ -65,7 +65,7 @@ class Bucket:
     part: int = PART
     _meter: threading.Lock = field(default_factory=threading.Lock)
 
-    def head(self, key: str) -> Held | None:
+    def head(self, key: str) -> ObjectInfo | None:
         """What is stored under ``key``; ``None`` if nothing is."""
         found = self.aws.find(
             "s3", "head_object", Bucket=self.name, Key=key, ChecksumMode="ENABLED"
@@ -73,7 +73,7 @@ class Bucket:
         if found is None:
             return None
         stated = found.get("Metadata", {}).get(SHA256)
-        return Held(int(found["ContentLength"]), found.get("ChecksumSHA256"), stated)
+        return ObjectInfo(int(found["ContentLength"]), found.get("ChecksumSHA256"), stated)
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below ``prefix``; none where the bucket is not there."""

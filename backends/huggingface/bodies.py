@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_hub.backends.huggingface.hardware import split
+from llama_hub.backends.huggingface.machines import split
 from llama_hub.backends.huggingface.options import Options
 from llama_hub.deploy.backend import TAG_SPEC, Resource, Target
 

@@ -1,4 +1,4 @@
-"""Uploads: only what is missing goes, nothing wrong is put in place, tokens may expire."""
+"""Uploads: only what is missing goes, nothing wrong is put in scope, tokens may expire."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from llama_hub.backends.azure.bodies import WorkspaceScope, weights_name, weights_prefix
 from llama_hub.backends.azure.client import Client
-from llama_hub.backends.azure.resources import Place, weights_name, weights_prefix
-from llama_hub.backends.azure.upload import Container
+from llama_hub.backends.azure.storage import Container
 from llama_hub.deploy.backend import Artifact
 from llama_hub.errors import AccessError, IntegrityError, TransientError, UsageError
 from llama_hub.hub.manifest import FileEntry, Manifest
@@ -25,7 +25,7 @@ WEIGHTS = "model-00001-of-00001.safetensors"
 
 def container(block: int = BLOCK) -> Container:
     """The workspace's container, with blocks small enough for a test."""
-    client = Client(Place("s", "g", "w"), sleep=lambda seconds: None)
+    client = Client(WorkspaceScope("s", "g", "w"), sleep=lambda seconds: None)
     url = f"https://{ACCOUNT}.blob.core.windows.net"
     return Container(url, CONTAINER, client.credential, sleep=lambda seconds: None, block=block)
 

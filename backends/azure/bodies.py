@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.azure import skus
+from llama_hub.backends.azure import machines
 from llama_hub.backends.azure.values import duration
 from llama_hub.deploy.backend import (
     TAG_DEPLOYMENT,
@@ -47,7 +47,7 @@ _BACK = {theirs: ours for ours, theirs in OWN_TAGS.items()}
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkspaceScope:
     """A workspace, by name."""
 
     subscription: str
@@ -80,10 +80,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Site:
+class Workspace:
     """What a plan has to know about a workspace."""
 
-    place: Place
+    scope: WorkspaceScope
     region: str
     account_url: str  # https://<account>.blob.core.windows.net
     container: str
@@ -120,11 +120,11 @@ def context_digest(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(canonical(known)).hexdigest()[:16]
 
 
-def weights_body(target: Target, site: Site) -> dict[str, Any]:
+def weights_body(target: Target, workspace: Workspace) -> dict[str, Any]:
     """What is uploaded: every file of the manifest, and the manifest itself."""
     manifest = target.artifact.manifest
     return {
-        "container": f"{site.account_url}/{site.container}",
+        "container": f"{workspace.account_url}/{workspace.container}",
         "prefix": weights_prefix(weights_name(manifest.digest)),
         "files": len(manifest.files) + 1,
         "bytes": manifest.bytes,
@@ -136,13 +136,13 @@ def model_name(target: Target) -> str:
     return f"{target.spec.name}:{weights_name(target.artifact.manifest.digest)}"
 
 
-def model_body(target: Target, site: Site, options: Options) -> dict[str, Any]:
+def model_body(target: Target, workspace: Workspace, options: Options) -> dict[str, Any]:
     """The registered model: a pointer to the uploaded folder."""
-    place, manifest = site.place, target.artifact.manifest
+    scope, manifest = workspace.scope, target.artifact.manifest
     tags = to_cloud(target.tags) | ({KEEP_WEIGHTS: "true"} if options.keep_weights else {})
     uri = (
-        f"azureml://subscriptions/{place.subscription}/resourcegroups/{place.group}"
-        f"/workspaces/{place.workspace}/datastores/{DATASTORE}"
+        f"azureml://subscriptions/{scope.subscription}/resourcegroups/{scope.group}"
+        f"/workspaces/{scope.workspace}/datastores/{DATASTORE}"
         f"/paths/{weights_prefix(weights_name(manifest.digest))}"
     )
     return {
@@ -158,14 +158,16 @@ def model_body(target: Target, site: Site, options: Options) -> dict[str, Any]:
     }
 
 
-def environment_body(target: Target, site: Site, options: Options, context: str) -> dict[str, Any]:
+def environment_body(
+    target: Target, workspace: Workspace, options: Options, context: str
+) -> dict[str, Any]:
     """The container: a given image, or the context that Azure ML builds; and its routes."""
     source: dict[str, Any] = (
         {"image": options.image}
         if options.image
         else {
             "build": {
-                "contextUri": f"{site.account_url}/{site.container}/"
+                "contextUri": f"{workspace.account_url}/{workspace.container}/"
                 + context_prefix(target.spec.name, context),
                 "dockerfilePath": "Dockerfile.cuda" if target.offer.accelerators else "Dockerfile",
             }
@@ -189,7 +191,7 @@ def environment_name(target: Target, body: Mapping[str, Any]) -> str:
 
 def endpoint_body(
     target: Target,
-    site: Site,
+    workspace: Workspace,
     options: Options,
     traffic: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -197,7 +199,7 @@ def endpoint_body(
     own = {"type": "SystemAssigned"}
     given = {"type": "UserAssigned", "userAssignedIdentities": {options.identity: {}}}
     return {
-        "location": site.region,
+        "location": workspace.region,
         "identity": given if options.identity else own,
         "properties": {
             "description": f"{target.artifact.manifest.model}, deployed by llama-hub",
@@ -212,15 +214,15 @@ def endpoint_body(
 
 
 def deployment_body(
-    target: Target, site: Site, options: Options, model: str, environment: str
+    target: Target, workspace: Workspace, options: Options, model: str, environment: str
 ) -> dict[str, Any]:
     """The machines with the container and the weights; ``model`` and ``environment`` as named."""
     spec = target.spec
     return {
-        "location": site.region,
+        "location": workspace.region,
         "properties": {
-            "environmentId": site.place.asset("environments", environment),
-            "model": site.place.asset("models", model),
+            "environmentId": workspace.scope.asset("environments", environment),
+            "model": workspace.scope.asset("models", model),
             "properties": {},
             "environmentVariables": service_environment(target),
             "appInsightsEnabled": options.app_insights,
@@ -255,7 +257,7 @@ def service_environment(target: Target) -> dict[str, str]:
         ours["LLAMA_HUB_QUANTIZE"] = spec.quantization
     if target.offer.accelerators > 1:
         ours["LLAMA_HUB_TENSOR_PARALLEL"] = str(target.offer.accelerators)
-    size = skus.find(target.offer.instance)
+    size = machines.find(target.offer.instance)
     if size is not None and not size.bfloat16 and target.need.dtype == "bfloat16":
         ours["LLAMA_HUB_DTYPE"] = "float16"
     return ours | dict(spec.environment)
@@ -298,9 +300,11 @@ def autoscale_name(deployment: str) -> str:
     return f"llama-hub-{deployment.replace('/', '-')}"
 
 
-def autoscale_body(target: Target, site: Site, options: Options, deployment: str) -> dict[str, Any]:
+def autoscale_body(
+    target: Target, workspace: Workspace, options: Options, deployment: str
+) -> dict[str, Any]:
     """Azure Monitor's setting: one instance more or less, five minutes apart."""
-    id_ = site.place.deployment(deployment)
+    id_ = workspace.scope.deployment(deployment)
     spec = target.spec
     profile = {
         "name": "default",
@@ -315,7 +319,7 @@ def autoscale_body(target: Target, site: Site, options: Options, deployment: str
         ],
     }
     return {
-        "location": site.region,
+        "location": workspace.region,
         "tags": to_cloud(target.tags),
         "properties": {"enabled": True, "targetResourceUri": id_, "profiles": [profile]},
     }

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.huggingface import resources
+from llama_hub.backends.huggingface import bodies
 from llama_hub.backends.huggingface.client import Client
-from llama_hub.backends.huggingface.upload import read_marker
+from llama_hub.backends.huggingface.storage import read_marker
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Resource
 from llama_hub.errors import NotFoundError
 
 
-class World:
+class Inventory:
     """Endpoints and private repositories of ``namespace``, told by tags and markers."""
 
     def __init__(self, client: Client, namespace: str | None) -> None:
@@ -34,7 +34,7 @@ class World:
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint of deployment ``name``; ``None`` if absent or somebody else's."""
         try:
-            found = resources.endpoint_resource(self.client.endpoint(self.namespace, name))
+            found = bodies.endpoint_resource(self.client.endpoint(self.namespace, name))
         except NotFoundError:
             return None
         return found if found.tags.get(TAG_DEPLOYMENT) == name else None
@@ -42,7 +42,7 @@ class World:
     def endpoints(self) -> Iterator[Resource]:
         """Every endpoint that carries our tags, all pages."""
         for raw in self.client.endpoints(self.namespace):
-            found = resources.endpoint_resource(raw)
+            found = bodies.endpoint_resource(raw)
             if found.tags.get(TAG_DEPLOYMENT) == found.name:
                 yield found
 
@@ -51,14 +51,14 @@ class World:
         for name in self._candidates():
             content = read_marker(self.client, name)
             if content is not None:
-                yield resources.repository_resource(name, content)
+                yield bodies.repository_resource(name, content)
 
     def _candidates(self) -> list[str]:
-        prefix = f"{self.namespace}/{resources.PREFIX}-"
+        prefix = f"{self.namespace}/{bodies.PREFIX}-"
 
         def listed(api: Any) -> list[str]:
             found = api.list_models(
-                author=self.namespace, search=resources.PREFIX, token=self.client.token
+                author=self.namespace, search=bodies.PREFIX, token=self.client.token
             )
             return [one.id for one in found if one.id.startswith(prefix)]
 

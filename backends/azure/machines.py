@@ -1,6 +1,6 @@
 """Machine types, their prices, and how many of them a quota of cores allows.
 
-The table is ``skus.toml``; what a workspace reports about its region (``vmSizes``,
+The table is ``machines.toml``; what a workspace reports about its region (``vmSizes``,
 ``usages``) goes over it. Quota counts cores of a family, and most types need
 ``ceil(1.2 n)`` instances' worth of them for ``n`` instances.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from llama_hub.deploy.backend import Offer
 
-TABLE = Path(__file__).with_name("skus.toml")
+TABLE = Path(__file__).with_name("machines.toml")
 GB = 10**9
 
 
@@ -61,7 +61,7 @@ class Usage:
 
 @functools.cache
 def table() -> tuple[Size, ...]:
-    """The types of ``skus.toml``."""
+    """The types of ``machines.toml``."""
     document = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     source = f"East US list prices, snapshot of {document['dated']}"
     return tuple(
