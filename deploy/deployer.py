@@ -26,7 +26,7 @@ from llama_hub.deploy.journal import Journal
 from llama_hub.deploy.plan import Plan, ordered
 from llama_hub.deploy.spec import DeploymentSpec, check_options
 from llama_hub.deploy.waiting import wait_for
-from llama_hub.errors import StalePlanError, LlamaHubError, NotFoundError
+from llama_hub.errors import LlamaHubError, NotFoundError, StalePlanError
 
 SETTLING = 120.0  # seconds that a platform may take to show what it has confirmed
 SETTLING_POLL = 1.0  # seconds

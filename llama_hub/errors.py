@@ -137,7 +137,7 @@ class TransientError(ProvisioningError):
 
 
 class StalePlanError(ProvisioningError):
-    """The world is no longer what the plan was made for."""
+    """What is there is no longer what the plan was made for."""
 
 
 class UnreachableError(LlamaHubError):

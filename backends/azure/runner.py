@@ -1,7 +1,7 @@
 """How one step of a plan is done, so that doing it again after a crash is harmless.
 
 Before a write, what is there is read: an operation that somebody (a run that was
-cut off) started is waited for, and a desired that is fulfilled is not sent again.
+cut off) started is waited for, and what is as wanted is not sent again.
 """
 
 from __future__ import annotations

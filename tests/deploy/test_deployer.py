@@ -17,10 +17,10 @@ from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import TAG_TTL, Step
 from llama_hub.deploy.journal import Journal
 from llama_hub.errors import (
-    StalePlanError,
     IntegrityError,
     NotFoundError,
     ProvisioningError,
+    StalePlanError,
     TransientError,
     UsageError,
 )

@@ -72,8 +72,8 @@ class Bench:
 
     def deploy(self, name: str = "x", **changes: Any) -> Deployed:
         """Plan and apply."""
-        options = changes.pop("options", self.options)
-        return self.deployer().apply(self.plan(name, **changes), options)
+        how = changes.pop("how", self.options)
+        return self.deployer().apply(self.plan(name, **changes), how)
 
     def delete(self, name: str = "x") -> None:
         """Remove it."""

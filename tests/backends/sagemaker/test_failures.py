@@ -49,7 +49,7 @@ def test_a_failed_one_can_be_kept_and_is_replaced(plane: Plane, bench: Bench) ->
     good, plane.launch = plane.launch, broken
     keep = dataclasses.replace(bench.options, on_failure="keep")
     with pytest.raises(ProvisioningError):
-        bench.deploy(options=keep)
+        bench.deploy(how=keep)
     assert bench.backend().status("x").status == "failed"
     plane.launch = good
     plan = bench.plan()
