@@ -6,22 +6,17 @@ over HTTP from a service process of its own, which is stopped at the end.
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama_hub.child_environment import child_environment
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import Output, output, size_text
-from llama_hub.errors import IntegrityError, LlamaHubError
+from llama_hub.errors import IntegrityError
 from llama_hub.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,7 +26,6 @@ app = typer.Typer(add_completion=False)
 
 MODEL = "llama-demo-chat"
 QUESTION = "What can llama-hub do?"
-STOP_SECONDS = 10  # for the service to end after SIGTERM
 
 NEXT_STEPS = """\
 Next, the real models. Ask for access, then use the signed URL or your Hugging Face token:
@@ -148,39 +142,13 @@ def _ask(journey: Journey, prompt: str) -> tuple[str, str]:
 
 @contextmanager
 def _service(journey: Journey) -> Iterator[str]:
-    command = [sys.executable, "-m", "llama_hub", "serve", MODEL]
-    command += ["--port", "0", "--json", "--quiet"]
-    with journey.stage("serve") as facts:
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=child_environment(LLAMA_HUB_API_KEY="")
-        )
-        assert child.stdout is not None
-        ready = _first_document(child.stdout.readline(), child)
-        facts["detail"] = f"{ready['engine']} on {ready['device']} at {ready['url']}"
-    try:
+    from llama_hub.inference.service.launch import launched
+
+    with ExitStack() as stack:
+        with journey.stage("serve") as facts:
+            ready = stack.enter_context(launched([MODEL, "--port", "0"]))
+            facts["detail"] = f"{ready['engine']} on {ready['device']} at {ready['url']}"
         yield ready["url"]
-    finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.communicate(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-
-
-def _first_document(line: str, child: subprocess.Popen[str]) -> dict[str, Any]:
-    """What the service says when it is ready; its own error, if it says that instead."""
-    assert child.stdout is not None
-    text = line if line.strip() != "{" else line + child.stdout.read()
-    try:
-        document: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise LlamaHubError(
-            "the service ended before it was ready", hint=f"llama-hub serve {MODEL}"
-        ) from error
-    if "error" in document:
-        raise LlamaHubError(document["error"]["message"], hint=document["error"]["hint"])
-    return document
 
 
 def _chat(url: str, prompt: str) -> str:
