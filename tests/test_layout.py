@@ -68,12 +68,21 @@ def test_imports_point_one_way(folder: str) -> None:
     assert wrong == []
 
 
+DOORS = ("__main__.py", "__init__.py", "api.py")  # the command and the public API: above all rooms
+
+
 def test_root_modules_import_nothing_above_them() -> None:
     for module in (ROOT / "llama_hub").glob("*.py"):
-        if module.name == "__main__.py":
+        if module.name in DOORS:
             continue
         for name in imports_of(module):
             assert name.split(".")[1] not in FOLDERS, (module.name, name)
+
+
+def test_no_room_imports_the_public_api() -> None:
+    for folder in FOLDERS:
+        for module in (ROOT / folder).rglob("*.py"):
+            assert "llama_hub.api" not in imports_of(module), module
 
 
 def test_optional_packages_are_never_imported_at_the_top_of_the_light_folders() -> None:
