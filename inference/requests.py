@@ -5,11 +5,15 @@ from __future__ import annotations
 from llama_hub.errors import UsageError
 from llama_hub.inference import sampling
 from llama_hub.inference.engine import EngineInfo, GenerationRequest
+from llama_hub.inference.schema_limits import parse
 
 
 def check(request: GenerationRequest, info: EngineInfo) -> None:
-    """``UsageError`` for a senseless parameter, an unknown token or too long a request."""
+    """``UsageError`` for a senseless parameter, an unknown token, too long a request or too large
+    a schema."""
     sampling.check(request.sampling, info.vocab_size)
+    if request.sampling.grammar is not None:
+        parse(request.sampling.grammar)
     if not request.prompt:
         raise UsageError("the prompt is empty; begin it with BOS")
     wrong = [token for token in request.prompt if not 0 <= token < info.vocab_size]

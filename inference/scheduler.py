@@ -34,6 +34,7 @@ class Sequence:
     scores: list[TokenLogprob | None] = field(default_factory=list)  # of the prompt, if asked for
     cached: int | None = None  # prompt tokens that the prefix cache supplied, once known
     choice: Choice = field(init=False)
+    held: bool = False  # its grammar was late: no step before it is ready
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -60,6 +61,11 @@ class Sequence:
         self.choice.accept(token)
         if self.grammar is not None:
             self.grammar.accept(token)
+
+    def waits_for_grammar(self) -> bool:
+        """Whether its grammar was late for a step and still is."""
+        self.held = self.held and self.grammar is not None and not self.grammar.ready
+        return self.held
 
     def finish_reason(self, context: int) -> FinishReason | None:
         """Whether the answer, as it is now, is complete."""
@@ -142,6 +148,8 @@ class Scheduler:
         chunks: list[Chunk] = []
         budget = self._step_tokens
         for sequence in sorted(self.running, key=lambda each: each.missing > 1):
+            if sequence.waits_for_grammar():
+                continue
             count = min(sequence.missing, budget)
             if count and self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, count))

@@ -21,7 +21,6 @@ from llama_hub.inference.grammar import Grammar, GrammarCompiler
 from llama_hub.inference.kv_cache import PagePool
 from llama_hub.inference.loading import Plan, load_shard, make_plan, warm_up
 from llama_hub.inference.scheduler import Scheduler, Sequence
-from llama_hub.inference.tokenizer import Tokenizer
 from llama_hub.inference.worker import Event, Worker
 
 
@@ -80,17 +79,17 @@ class TorchEngine:
                 f"the queue is full: {self._options.max_queue} requests are waiting",
                 hint="try again later, or start the service with a larger queue",
             )
-        return self._stream(request, self._grammar(request))
+        return self._stream(request)
 
-    async def _stream(
-        self, request: GenerationRequest, grammar: Grammar | None
-    ) -> AsyncGenerator[Delta, None]:
+    async def _stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         _, worker = self._ready()
         inbox: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
         self._streams[request.id] = inbox
-        worker.submit(Sequence(request, grammar))
         finished = False
         try:
+            grammar = await self._grammar(request)
+            if inbox.empty():  # not aborted meanwhile
+                worker.submit(Sequence(request, grammar))
             if worker.ended:
                 raise worker.failure or RuntimeError("the engine was shut down")
             while not finished:
@@ -138,6 +137,8 @@ class TorchEngine:
             return
         self._closed = True
         await asyncio.to_thread(worker.stop)
+        if self._grammars is not None:
+            await asyncio.to_thread(self._grammars.close)
         loaded.executor.close()  # also after a failure: other processes may hold parts
 
     def _ready(self) -> tuple[Loaded, Worker]:
@@ -145,14 +146,13 @@ class TorchEngine:
             raise UsageError("the engine has not been started")
         return self._loaded, self._worker
 
-    def _grammar(self, request: GenerationRequest) -> Grammar | None:
+    async def _grammar(self, request: GenerationRequest) -> Grammar | None:
         schema = request.sampling.grammar
         if schema is None:
             return None
         if self._grammars is None:
-            tokenizer = Tokenizer(self._folder / "tokenizer.model")
-            self._grammars = GrammarCompiler(tokenizer, self.info.vocab_size)
-        return self._grammars.compile(schema)
+            self._grammars = GrammarCompiler(self._folder / "tokenizer.model", self.info.vocab_size)
+        return await self._grammars.compile(schema)
 
     def _deliver_soon(self, events: list[Event]) -> None:
         """From the engine's thread to the loop, one call for a whole step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from llama_hub.inference.scheduler import Chunk, Scheduler, Sequence
 
 Event = tuple[str, Delta | BaseException]  # request id, and what to tell its reader
 Deliver = Callable[[list[Event]], None]
+GRAMMAR_WAIT = 0.02  # seconds that a step waits for all grammars together
+GRAMMAR_PAUSE = 0.001  # seconds between two looks when there is nothing else to do
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,12 @@ class Worker:
         """Compute one step and hand out what it gave."""
         chunks = self.scheduler.step()
         if not chunks:
+            if self._by_id:  # all of them wait for their grammars
+                time.sleep(GRAMMAR_PAUSE)
             return
         logits = self._executor.run([_piece(chunk) for chunk in chunks])
-        parts = torch.split(logits, [chunk.wanted for chunk in chunks])
+        computed = torch.split(logits, [chunk.wanted for chunk in chunks])
+        chunks, parts = self._on_time(chunks, computed)
         lasts = [part[-1:] for chunk, part in zip(chunks, parts, strict=True) if _samples(chunk)]
         self._score(chunks, parts)
         chosen = iter(self._choose(chunks, lasts))
@@ -142,6 +148,29 @@ class Worker:
                 answer = next(chosen) if sampled else None
                 events.append((chunk.sequence.request.id, self._advance(chunk.sequence, answer)))
         self._deliver(events)
+
+    def _on_time(
+        self, chunks: list[Chunk], parts: Rows[Tensor]
+    ) -> tuple[list[Chunk], list[Tensor]]:
+        """The chunks whose grammars, if any, know what may follow.
+
+        One that is late counts as not computed and is repeated: nobody waits for it longer than
+        ``GRAMMAR_WAIT``. One that failed ends its own answer.
+        """
+        deadline = time.monotonic() + GRAMMAR_WAIT
+        kept: list[tuple[Chunk, Tensor]] = []
+        for chunk, part in zip(chunks, parts, strict=True):
+            sequence = chunk.sequence
+            grammar = sequence.grammar if _samples(chunk) else None
+            if grammar is not None and not grammar.wait(deadline - time.monotonic()):
+                sequence.held = True
+            elif grammar is not None and (failure := grammar.failure()) is not None:
+                self.scheduler.remove(sequence)
+                del self._by_id[sequence.request.id]
+                self._deliver([(sequence.request.id, failure)])
+            else:
+                kept.append((chunk, part))
+        return [chunk for chunk, _ in kept], [part for _, part in kept]
 
     def _score(self, chunks: Rows[Chunk], parts: Rows[Tensor]) -> None:
         """Log-probabilities of the prompt's own tokens, where a request asks for them."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from llama_hub.inference import schema_limits
 from llama_hub.inference.chat_format import Message, encode_chat
 from llama_hub.inference.engine import SamplingParams
 from llama_hub.inference.service.problems import Problem, invalid
@@ -20,7 +21,6 @@ from llama_hub.inference.service.schemas import (
 from llama_hub.inference.service.service import Service
 
 IN_THREAD = 4096  # characters above which text is tokenised beside the event loop
-MAX_SCHEMA = 1 << 16  # characters of a JSON schema, whose compilation holds everybody up
 ANY_OBJECT = {"type": "object"}
 
 
@@ -190,12 +190,13 @@ def grammar_of(wanted: ResponseFormat | None) -> str | None:
         raise invalid(
             "response_format of type json_schema needs its json_schema", "response_format"
         )
-    text = json.dumps(wanted.json_schema.schema_)
-    if len(text) > MAX_SCHEMA:
-        raise invalid(
-            f"the JSON schema has {len(text)} characters; at most {MAX_SCHEMA} may be asked for",
-            "response_format",
-        )
+    return schema_text(wanted.json_schema.schema_)
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """``schema`` as JSON text; a ``SchemaError`` that names the part which asks for too much."""
+    text = json.dumps(schema)
+    schema_limits.parse(text)
     return text
 
 

@@ -7,7 +7,6 @@ Answered as their own servers do: ``POST /`` in a list, ``/generate`` bare,
 from __future__ import annotations
 
 import dataclasses
-import json
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -17,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llama_hub.inference.engine import SamplingParams, TokenLogprob
-from llama_hub.inference.service.asking import check_model, encode, room
+from llama_hub.inference.service.asking import check_model, encode, room, schema_text
 from llama_hub.inference.service.documents import finite
 from llama_hub.inference.service.generation import Answer, Ask, answers, pieces
 from llama_hub.inference.service.problems import invalid
@@ -117,7 +116,7 @@ def sampling_of(parameters: GenerateParameters, max_tokens: int) -> SamplingPara
         seed=None if parameters.seed is None else parameters.seed & (2**63 - 1),
         logprobs=(parameters.top_n_tokens or 0) if detailed else None,
         prompt_logprobs=0 if parameters.decoder_input_details else None,
-        grammar=json.dumps(parameters.grammar.value) if parameters.grammar else None,
+        grammar=schema_text(parameters.grammar.value) if parameters.grammar else None,
     )
 
 

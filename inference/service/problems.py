@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from llama_hub.errors import NotEnoughError, UsageError
+from llama_hub.inference.schema_limits import SchemaError
 
 Shape = Literal["openai", "huggingface"]
 _log = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ def as_problem(error: Exception) -> Problem:
     """The problem that stands for ``error``; what is unknown is logged and becomes a bare 500."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, SchemaError):
+        return invalid(error.message, "response_format", "invalid_json_schema")
     if isinstance(error, UsageError):
         return invalid(error.message)
     if isinstance(error, NotEnoughError):
