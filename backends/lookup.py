@@ -49,7 +49,7 @@ def every(only: str | None = None) -> tuple[list[Deployed], list[dict[str, str]]
     errors: list[dict[str, str]] = []
     for name, location in places(only):
         try:
-            for one in registry.get(name, **location).list():
+            for one in registry.at(name, location).list():
                 found[one.backend, one.name, one.url] = one
         except Exception as error:  # the others are shown all the same
             errors.append({"backend": name, "message": getattr(error, "message", str(error))})
@@ -102,5 +102,5 @@ def _has(backend: Backend, name: str, *, strict: bool) -> bool:
 def _deployer(
     name: str, location: Mapping[str, Any], artifacts: Artifacts = artifact.find
 ) -> Deployer:
-    made = registry.get(name, **location)
+    made = registry.at(name, location)
     return Deployer(made, location=location, artifacts=artifacts)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.errors import InvalidFileError, NotFoundError, UsageError
+from llama_hub.home import home
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -67,14 +69,62 @@ def get(name: str, **settings: Any) -> Backend:
     from llama_hub.deploy import config
 
     found = backend_class(name)
-    return _make(found, name, config.backend_settings(name, found.location) | settings)
+    stated = config.backend_settings(name, found.location)
+    _check_settings(found, name, stated)
+    return _make(found, name, stated | settings)
+
+
+def at(name: str, location: Mapping[str, Any]) -> Backend:
+    """The backend ``name`` at a place that a plan or a journal has written down."""
+    found = backend_class(name)
+    unknown = [key for key in location if key not in found.location]
+    if unknown or not all(isinstance(value, str | None) for value in location.values()):
+        raise UsageError(
+            f"the backend {name!r} has no such place: {dict(location)}",
+            hint=f"a place has {', '.join(found.location) or 'no keys'}, each a text",
+        )
+    return get(name, **location)
+
+
+def _check_settings(found: type[Any], name: str, stated: Mapping[str, Any]) -> None:
+    """Refuse settings that the constructor does not take from a file, or not of that type."""
+    from llama_hub.deploy import config
+
+    parameters = inspect.signature(found).parameters.values()
+    types = {one.name: _SETTABLE.get(_annotation(one)) for one in parameters}
+    config.require_known(f"backends.{name}", stated, [key for key in types if types[key]])
+    for key, value in stated.items():
+        if (expected := types[key]) and type(value) not in expected:
+            problem = f"must be {expected[0].__name__} (given: {value!r})"
+            raise config.KIND.invalid(home() / "config.toml", problem, f"backends.{name}.{key}")
+
+
+# Types of a constructor's parameters that a file can state; others are for programs and tests.
+_SETTABLE: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+}
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    annotation = parameter.annotation
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return text.removesuffix(" | None")
 
 
 def every(only: str | None = None) -> Iterator[tuple[str, Backend | Exception]]:
     """Name and backend (or why there is none) of all that are configured, or of ``only``."""
-    for name in [only] if only else names():
+    from llama_hub.deploy import config
+
+    known = names()
+    config.require_known("backends", config.read().backends, known)
+    for name in [only] if only else known:
         try:
             backend = get(name)
+        except InvalidFileError:  # the user's own settings
+            raise
         except Exception as error:  # one broken backend must not hide the others
             yield name, error
             continue

@@ -111,7 +111,7 @@ def _spec(flags: dict[str, Any], file: Path | None, assignments: list[str]) -> D
     merged = spec.merge(*loose, given, spec.from_assignments(assignments) if assignments else {})
     _require(merged)
     if any(loose) or assignments:
-        return spec.build(merged, str(file) if file else "the deployment spec")
+        return spec.build(merged, str(file) if file else "of the deployment")
     return spec.DeploymentSpec(**merged)
 
 
@@ -147,18 +147,18 @@ def _from_plan(
     path: Path, flags: dict[str, Any], file: Path | None, assignments: list[str] | None
 ) -> tuple[Deployer, Plan]:
     from llama_hub.backends.lookup import deployer_at
-    from llama_hub.deploy import plan
+    from llama_hub.deploy import plan_file
 
     if file or assignments or any(value is not None for value in flags.values()):
         raise UsageError("--apply takes everything from the saved plan; give no spec beside it")
-    made = plan.read(path)
+    made = plan_file.read(path)
     return deployer_at(made.backend, made.location), made
 
 
 def _show(out: Output, deployer: Deployer, plan: Plan, save: Path | None) -> None:
     """Print the plan (and save it), change nothing, and say by the exit code whether it acts."""
     from llama_hub.cli import plan_view
-    from llama_hub.deploy.plan import write
+    from llama_hub.deploy.plan_file import write
 
     if save is not None:
         write(plan, save)

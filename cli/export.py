@@ -29,7 +29,7 @@ def export(
     """Write a saved plan in the platform's own language: az YAML, Bicep, CloudFormation."""
     from llama_hub.backends.lookup import deployer_at
     from llama_hub.deploy.backend import Exports
-    from llama_hub.deploy.plan import read
+    from llama_hub.deploy.plan_file import KIND, read
     from llama_hub.files import write_atomic
 
     out = output(json, quiet)
@@ -39,7 +39,13 @@ def export(
         raise UsageError(f"the backend {plan.backend} has no language of its own to export to")
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty", hint="name a new folder")
-    files = backend.export(plan.steps, form)
+    try:
+        files = backend.export(plan.steps, form)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        # Only the platform's own code knows what its bodies hold.
+        raise KIND.invalid(
+            plan_file, f"its steps are not those of {plan.backend}", "plan"
+        ) from error
     for name, text in files.items():
         write_atomic(folder / name, text.encode())
     paths = [str(folder / name) for name in files]

@@ -14,41 +14,58 @@ Secrets have no place here: backends take them from the platform's own variables
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from llama_hub.errors import UsageError
 from llama_hub.home import home
+from llama_hub.schema import conform, did_you_mean
+from llama_hub.strict import read_toml, text_kind
+
+KIND = text_kind(
+    "the settings", max_bytes=256 << 10, hint="correct the file, or remove it: it is optional"
+)
 
 
-def read() -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class Settings:
+    """The tables that the file may have."""
+
+    deploy: Mapping[str, Any] = field(default_factory=dict)
+    backends: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
+
+
+def read() -> Settings:
     """The whole file; empty if there is none."""
     path = home() / "config.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="mend or remove it") from error
+    if not path.exists() and not path.is_symlink():
+        return Settings()
+    return conform(Settings, read_toml(path, KIND), path, KIND)
 
 
 def spec_defaults(keys: Iterable[str]) -> dict[str, Any]:
     """Defaults of specs, of which ``keys`` may also be set in the environment."""
-    return _table(read(), "deploy") | _environment("LLAMA_HUB_DEPLOY_", keys)
+    keys = list(keys)
+    stated = read().deploy
+    require_known("deploy", stated, keys)
+    return {**stated, **_environment("LLAMA_HUB_DEPLOY_", keys)}
 
 
 def backend_settings(name: str, keys: Iterable[str]) -> dict[str, Any]:
     """Settings of one backend's constructor, of which ``keys`` may be set in the environment."""
     prefix = f"LLAMA_HUB_{name.upper().replace('-', '_')}_"
-    return _table(_table(read(), "backends"), name) | _environment(prefix, keys)
+    return {**read().backends.get(name, {}), **_environment(prefix, keys)}
 
 
-def _table(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = document.get(key, {})
-    if not isinstance(found, Mapping):
-        raise UsageError(f"{home() / 'config.toml'}: [{key}] is not a table")
-    return dict(found)
+def require_known(table: str, stated: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a key of ``[table]`` that nobody reads."""
+    known = list(known)
+    for key in stated:
+        if key not in known:
+            problem = f"unknown key{did_you_mean(key, known)}"
+            raise KIND.invalid(home() / "config.toml", problem, f"{table}.{key}")
 
 
 def _environment(prefix: str, keys: Iterable[str]) -> dict[str, str]:

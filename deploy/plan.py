@@ -12,13 +12,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_hub.deploy.backend import Observed, Offer, Step
 from llama_hub.deploy.sizing import HOURS_PER_MONTH
-from llama_hub.errors import ProvisioningError, UsageError
-from llama_hub.files import PRIVATE, write_atomic
+from llama_hub.errors import ProvisioningError
 from llama_hub.hub.manifest import canonical
 
 if TYPE_CHECKING:
@@ -161,50 +159,3 @@ def ordered(steps: Sequence[Step]) -> tuple[Step, ...]:
 def without(observed: Observed, ids: Sequence[str]) -> Observed:
     """What was observed, less the resources named."""
     return Observed(tuple(found for found in observed.resources if found.id not in ids))
-
-
-def write(plan: Plan, path: Path) -> None:
-    """Save the plan for ``deploy --apply``; readable by its owner only."""
-    text = json.dumps(plan.to_json(), indent=1, ensure_ascii=False, default=str)
-    write_atomic(path.absolute(), text.encode() + b"\n", mode=PRIVATE)
-
-
-def read(path: Path) -> Plan:
-    """A plan that ``write`` saved; ``UsageError`` if it is none or was edited."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        found = _parse(document)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is not a plan: {error!r}", hint=_MAKE) from error
-    if document["digest"] != found.digest:
-        raise UsageError(f"the plan {path} was edited", hint=_MAKE)
-    return found
-
-
-_MAKE = "llama-hub deploy … --out plan.json   (makes one)"
-
-
-def _parse(document: Mapping[str, Any]) -> Plan:
-    from llama_hub.deploy.spec import DeploymentSpec
-
-    spec = document["spec"]
-    offer = document["offer"]
-    return Plan(
-        kind=document["kind"],
-        backend=document["backend"],
-        name=document["name"],
-        steps=tuple(_step(step) for step in document["plan"]),
-        location=document["location"],
-        spec=DeploymentSpec(**spec) if spec else None,
-        generation=document["generation"],
-        manifest=document["manifest"],
-        receipt=document["receipt"],
-        license=document["license"],
-        need=document["need"],
-        offer=Offer(**offer) if offer else None,
-    )
-
-
-def _step(document: Mapping[str, Any]) -> Step:
-    fields = {known.name: document[known.name] for known in dataclasses.fields(Step)}
-    return Step(**fields | {"after": tuple(fields["after"])})

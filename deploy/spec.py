@@ -18,7 +18,6 @@ planning stays quick.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -26,10 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from llama_hub.errors import UsageError
 from llama_hub.hub.manifest import canonical
+from llama_hub.schema import conform
+from llama_hub.strict import checked, parse_yaml, read_yaml, text_kind
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Backend
@@ -37,11 +38,25 @@ if TYPE_CHECKING:
 Quantization = Literal["int8", "int4"]
 Access = Literal["private", "authenticated", "public"]
 
-_NAME = re.compile(r"[a-z](?:-?[a-z0-9])*")
+NAME = re.compile(r"[a-z](?:-?[a-z0-9])*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_DURATION = re.compile(r"(\d+)\s*([smhd]?)")
+_DURATION = re.compile(r"(\d{1,12})\s*([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 NAME_LENGTH = 32  # characters; the shortest limit of the clouds
+
+MAX_CONTEXT = 1 << 30  # tokens
+MAX_COUNT = 10_000  # replicas, and requests at once in each
+MAX_MINUTES = 366 * 24 * 60
+MAX_TTL = 10 * 366 * 24 * 3600  # seconds
+_RANGES = {
+    "context": (1, MAX_CONTEXT),
+    "concurrency": (1, MAX_COUNT),
+    "replicas_min": (0, MAX_COUNT),
+    "replicas_max": (1, MAX_COUNT),
+    "scale_to_zero_minutes": (1, MAX_MINUTES),
+    "ttl": (60, MAX_TTL),
+}
+MAX_DOTS = 16  # parts of a key in --set
 
 # What only scales, labels or places a deployment; the rest makes a new revision.
 _IN_PLACE = (
@@ -64,17 +79,17 @@ class DeploymentSpec:
     """The layout that is served."""
     quantization: Quantization | None = None
     """Weights as 8-bit or 4-bit integers instead of the model's own type."""
-    context: Annotated[int, Ge(1)] = 4096
+    context: Annotated[int, Ge(1), Le(MAX_CONTEXT)] = 4096
     """Tokens that prompt and answer may have together."""
-    concurrency: Annotated[int, Ge(1)] = 8
+    concurrency: Annotated[int, Ge(1), Le(MAX_COUNT)] = 8
     """Requests per replica that decode together, each with a full context."""
-    replicas_min: Annotated[int, Ge(0)] = 1
+    replicas_min: Annotated[int, Ge(0), Le(MAX_COUNT)] = 1
     """Instances that always run."""
-    replicas_max: Annotated[int, Ge(1)] = 1
+    replicas_max: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
     """Instances that run at most."""
     scale_to_zero: bool = False
     """Whether an idle deployment stops its last instance, where the backend can."""
-    scale_to_zero_minutes: Annotated[int, Ge(1)] | None = None
+    scale_to_zero_minutes: Annotated[int, Ge(1), Le(MAX_MINUTES)] | None = None
     """Idle minutes before that; none: the platform's own."""
     instance: str = "auto"
     """Machine type, or auto: the cheapest that fits."""
@@ -86,7 +101,7 @@ class DeploymentSpec:
     """Variables of the service. Not for secrets: anyone who may describe it can read them."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Your own tags, put on every resource beside those of llama-hub."""
-    ttl: Annotated[int, Ge(60)] | None = None
+    ttl: Annotated[int, Ge(60), Le(MAX_TTL)] | None = None
     """Seconds after which gc offers to remove the deployment; files may say 90m, 12h or 7d."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The backend's own settings."""
@@ -111,7 +126,7 @@ class DeploymentSpec:
         yield (
             f"name {self.name!r} must be lower case letters, digits and single hyphens, "
             f"start with a letter and have at most {NAME_LENGTH} characters",
-            not _NAME.fullmatch(self.name) or len(self.name) > NAME_LENGTH,
+            not NAME.fullmatch(self.name) or len(self.name) > NAME_LENGTH,
         )
         yield "model is empty", not self.model
         yield f"format {self.format!r} is not hf, the one that is served", self.format != "hf"
@@ -125,17 +140,16 @@ class DeploymentSpec:
         )
 
     def _wrong_numbers(self) -> Iterable[tuple[str, bool]]:
-        least = {"context": 1, "concurrency": 1, "replicas_min": 0, "replicas_max": 1}
-        for key, bound in least.items():
+        for key, (least, most) in _RANGES.items():
             value = getattr(self, key)
-            yield f"{key} {value} is less than {bound}", value < bound
-        yield "ttl is less than 60 seconds", self.ttl is not None and self.ttl < 60
+            yield (
+                f"{key} {value} is not between {least} and {most}",
+                value is not None and not least <= value <= most,
+            )
         yield (
             f"replicas_min {self.replicas_min} is more than replicas_max {self.replicas_max}",
             self.replicas_min > self.replicas_max,
         )
-        minutes = self.scale_to_zero_minutes
-        yield "scale_to_zero_minutes is less than 1", minutes is not None and minutes < 1
 
     def _wrong_pairs(self) -> Iterable[tuple[str, bool]]:
         for key, value in self.environment.items():
@@ -160,30 +174,24 @@ class DeploymentSpec:
 
 
 _HINT = "llama-hub backends schema   (prints every key and what it may be)"
+KIND = text_kind("the spec", max_bytes=64 << 10, max_values=10_000, hint=_HINT)
 KEYS = tuple(known.name for known in dataclasses.fields(DeploymentSpec))
 
 
 def from_file(path: Path) -> dict[str, Any]:
     """The keys that a YAML file sets; whether they are right is found out by ``build``."""
-    import yaml
-
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"the spec {path} cannot be read: {error}") from error
+    document = read_yaml(path, KIND)
     if not isinstance(document, dict):
-        raise UsageError(f"the spec {path} is not a table of keys and values", hint=_HINT)
+        raise KIND.invalid(path, "is not a table of keys and values")
     return document
 
 
 def from_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """The keys that ``a.b=c`` words set; values are read as YAML (``2``, ``true``, ``[a, b]``)."""
-    import yaml
-
     document: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        if not equals or not all(path.split(".")):
+        if not equals or not all(path.split(".")) or path.count(".") >= MAX_DOTS:
             raise UsageError(f"--set {assignment!r} is not of the form key=value or a.b=value")
         inner = document
         *parents, last = path.split(".")
@@ -191,14 +199,14 @@ def from_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise UsageError(f"--set {assignment!r} contradicts an earlier --set")
-        inner[last] = _value(text, yaml)
+        inner[last] = _value(text)
     return document
 
 
-def _value(text: str, yaml: Any) -> Any:
+def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text, "--set", KIND)
+    except UsageError:
         return text
 
 
@@ -213,23 +221,19 @@ def merge(*documents: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def build(document: Mapping[str, Any], where: str = "the deployment spec") -> DeploymentSpec:
+def build(document: Mapping[str, Any], where: str = "of the deployment") -> DeploymentSpec:
     """The spec that a document of unchecked types describes; ``UsageError`` names the key."""
-    unknown = [key for key in document if key not in KEYS]
-    if unknown:
-        raise _unknown_key(str(unknown[0]), where, KEYS)
-    from pydantic import TypeAdapter, ValidationError
-
     known = dict(document)
-    if isinstance(known.get("ttl"), str):
-        known["ttl"] = duration(known["ttl"])
+    for key, value in known.items():
+        if isinstance(value, str) and key in _NOT_TEXT:  # of a variable, or in quotes
+            known[key] = duration(value) if key == "ttl" else _value(value)
     for key in ("environment", "tags"):
         if isinstance(known.get(key), Mapping):
             known[key] = {name: _text(value) for name, value in known[key].items()}
-    try:
-        return TypeAdapter(DeploymentSpec).validate_python(known)
-    except ValidationError as error:
-        raise _invalid(error, where) from error
+    return conform(DeploymentSpec, checked(known, where, KIND), where, KIND)
+
+
+_NOT_TEXT = (*_RANGES, "scale_to_zero")
 
 
 def _text(value: Any) -> Any:
@@ -254,16 +258,7 @@ def check_options(spec: DeploymentSpec, backend: Backend) -> None:
         if spec.options:
             raise UsageError(f"the backend {backend.name!r} has no options", hint=_HINT)
         return
-    from pydantic import ValidationError
-
-    where = f"options of {backend.name}"
-    unknown = [key for key in spec.options if key not in model.model_fields]
-    if unknown:
-        raise _unknown_key(unknown[0], where, model.model_fields)
-    try:
-        model.model_validate(dict(spec.options))
-    except ValidationError as error:
-        raise _invalid(error, where) from error
+    conform(model, dict(spec.options), f"(options of {backend.name})", KIND)
 
 
 def json_schema(backend: Backend | None = None) -> dict[str, Any]:
@@ -278,16 +273,3 @@ def json_schema(backend: Backend | None = None) -> dict[str, Any]:
         if backend.options_model is not None:
             schema["properties"]["options"] = backend.options_model.model_json_schema()
     return schema
-
-
-def _unknown_key(key: str, where: str, known: Iterable[str]) -> UsageError:
-    near = difflib.get_close_matches(key, list(known), n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"{where}: unknown key {key!r}{guess}", hint=_HINT)
-
-
-def _invalid(error: Any, where: str) -> UsageError:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
-    return UsageError(f"{where}: {key}: {first['msg']}{given}", hint=_HINT)

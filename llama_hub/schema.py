@@ -53,7 +53,7 @@ def _adapter(type_: Hashable) -> TypeAdapter[Any]:
 
 
 def _problems(error: ValidationError, type_: Any) -> Iterator[tuple[str, str]]:
-    known = [field.name for field in dataclass_fields(type_)] if is_dataclass(type_) else []
+    known = _keys(type_)
     for each in error.errors(include_url=False, include_context=False):
         loc = each["loc"]
         key = ".".join(str(part)[:_KEY] for part in loc)
@@ -61,9 +61,16 @@ def _problems(error: ValidationError, type_: Any) -> Iterator[tuple[str, str]]:
             case "missing":
                 yield key, "is missing"
             case "extra_forbidden" | "unexpected_keyword_argument":
-                yield key, "is no key here" + (did_you_mean(key, known) if len(loc) == 1 else "")
+                yield key, "unknown key" + (did_you_mean(key, known) if len(loc) == 1 else "")
             case _:
                 yield key, f"{_lower(each['msg'])} (given: {shown(each['input'])})"
+
+
+def _keys(type_: Any) -> list[str]:
+    """The keys of a dataclass or of a pydantic model; empty for other types."""
+    if is_dataclass(type_):
+        return [field.name for field in dataclass_fields(type_)]
+    return list(getattr(type_, "model_fields", ()))
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:

@@ -25,7 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llama_hub.errors import DamagedFileError, FileFormatError, InvalidFileError, NotFoundError
+from llama_hub.errors import (
+    DamagedFileError,
+    FileFormatError,
+    InvalidFileError,
+    NotFoundError,
+    UsageError,
+)
 
 _Place = tuple[Any, Any]  # (place of the parent or None, key or index)
 
@@ -64,7 +70,10 @@ def text_kind(name: str, **settings: Any) -> FileKind:
 
 
 def read_bytes(path: Path, kind: FileKind) -> bytes:
-    """The content of a regular file; ``NotFoundError`` if it is missing."""
+    """The content of a regular file.
+
+    ``NotFoundError`` if it is missing, but ``InvalidFileError`` for what a person named.
+    """
     try:
         descriptor = _open_regular(path, kind)
         try:
@@ -72,6 +81,8 @@ def read_bytes(path: Path, kind: FileKind) -> bytes:
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as error:
+        if issubclass(kind.error, UsageError):
+            raise kind.invalid(path, "cannot be read: it does not exist") from error
         raise NotFoundError(f"{kind.name} {path} does not exist", hint=kind.hint) from error
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -223,7 +223,7 @@ def test_a_document_becomes_the_dataclass_it_describes() -> None:
         ({"parts": [{}]}, "parts.0.count", "is missing"),
         ({"parts": [{"count": 1, "ratio": "2"}]}, "parts.0.ratio", "number"),
         ({"ready": 1}, "ready", "boolean"),
-        ({"readdy": True}, "readdy", "is no key here; did you mean 'ready'?"),
+        ({"readdy": True}, "readdy", "unknown key; did you mean 'ready'?"),
     ],
 )
 def test_a_wrong_type_is_named_with_its_key(change: dict[str, Any], key: str, words: str) -> None:

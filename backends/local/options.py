@@ -21,5 +21,5 @@ class LocalOptions(BaseModel):
         None, description="Whether a key is needed; none: unless only this machine can connect."
     )
     drain_seconds: int = Field(
-        60, ge=0, description="What requests to a replaced revision may still take."
+        60, ge=0, le=86400, description="What requests to a replaced revision may still take."
     )

@@ -101,7 +101,7 @@ def test_without_the_licence_nothing_is_deployed(home: Path) -> None:
         (["deploy", "memory", "llama-demo", "--replicas", "many"], 2, "neither a number"),
         (["deploy", "memory", "llama-demo", "--context", "99999999", "--plan"], 7, "KV cache"),
         (["deploy", "memory", "llama-demo", "--instance", "huge", "--plan"], 7, "offered are"),
-        (["deploy", "--apply", "none.json"], 2, "is not a plan"),
+        (["deploy", "--apply", "none.json"], 2, "it does not exist"),
         (["deploy", "memory", "--apply", "none.json"], 2, "give no spec"),
         (["deploy", "memory", "llama-demo", "--on-failure", "shrug"], 2, "neither remove"),
         (["status", "nobody"], 6, "no deployment 'nobody'"),

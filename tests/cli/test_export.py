@@ -7,7 +7,7 @@ from pathlib import Path
 from llama_hub.backends.memory.backend import MemoryBackend
 from llama_hub.backends.memory.platform import Platform
 from llama_hub.deploy.deployer import Deployer
-from llama_hub.deploy.plan import write
+from llama_hub.deploy.plan_file import write
 from tests.support.command import run
 from tests.support.deployments import artifact, make_folder, spec
 

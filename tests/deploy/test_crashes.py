@@ -182,7 +182,7 @@ def test_gc_proposes_a_first_deployment_that_was_cut_off_and_removes_it(tmp_path
 
 
 def test_a_saved_plan_can_be_taken_up_again_after_a_crash(tmp_path: Path) -> None:
-    from llama_hub.deploy.plan import read, write
+    from llama_hub.deploy.plan_file import read, write
     from tests.support.deployments import spec
 
     bench = bench_in(tmp_path)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.memory.platform import Fault
-from llama_hub.deploy import attest, gc, plan
+from llama_hub.deploy import attest, gc, plan_file
 from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import TAG_TTL, Step
 from llama_hub.deploy.journal import Journal
+from llama_hub.deploy.plan import ordered
 from llama_hub.errors import (
     IntegrityError,
     NotFoundError,
@@ -68,12 +69,12 @@ def test_the_plan_tells_cost_memory_licence_and_manifest(bench: Bench) -> None:
 
 def test_a_saved_plan_is_applied_if_it_still_holds(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    plan.write(bench.deployer.plan(spec()), path)
+    plan_file.write(bench.deployer.plan(spec()), path)
     assert path.stat().st_mode & 0o077 == 0
-    saved = plan.read(path)
+    saved = plan_file.read(path)
     assert saved == dataclasses.replace(saved)
     assert bench.deployer.apply(saved, PROMPT).status == "ready"
-    assert bench.deployer.apply(plan.read(path), PROMPT).status == "ready"  # done already
+    assert bench.deployer.apply(plan_file.read(path), PROMPT).status == "ready"  # done already
 
 
 @pytest.mark.parametrize("change", ["the model", "a resource", "another deployment of it"])
@@ -81,7 +82,7 @@ def test_a_saved_plan_is_refused_after_a_change_of(
     change: str, bench: Bench, tmp_path: Path
 ) -> None:
     bench.deploy()
-    plan.write(bench.deployer.plan(spec(environment={"A": "1"})), tmp_path / "plan.json")
+    plan_file.write(bench.deployer.plan(spec(environment={"A": "1"})), tmp_path / "plan.json")
     if change == "the model":
         bench.new_model("other bytes")
     elif change == "a resource":
@@ -90,21 +91,21 @@ def test_a_saved_plan_is_refused_after_a_change_of(
         bench.deploy(environment={"B": "2"})
     writes = bench.platform.writes
     with pytest.raises(StalePlanError, match="no longer what the plan was made for"):
-        bench.deployer.apply(plan.read(tmp_path / "plan.json"), PROMPT)
+        bench.deployer.apply(plan_file.read(tmp_path / "plan.json"), PROMPT)
     assert bench.platform.writes == writes
 
 
 def test_an_edited_plan_is_refused(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    plan.write(bench.deployer.plan(spec()), path)
+    plan_file.write(bench.deployer.plan(spec()), path)
     document = json.loads(path.read_text())
     document["plan"][2]["body"]["instance"] = "eight-gpu"
     path.write_text(json.dumps(document))
     with pytest.raises(UsageError, match="edited"):
-        plan.read(path)
+        plan_file.read(path)
     path.write_text("{}")
-    with pytest.raises(UsageError, match="is not a plan"):
-        plan.read(path)
+    with pytest.raises(UsageError, match="is missing"):
+        plan_file.read(path)
 
 
 def test_a_failed_first_deployment_is_removed_and_its_log_kept(bench: Bench) -> None:
@@ -331,13 +332,13 @@ def test_a_backend_whose_plan_goes_in_a_circle_is_stopped_before_anything_is_sen
     one = Step("create", "a", "1", "", after=("b/1",))
     two = Step("create", "b", "1", "", after=("a/1",))
     with pytest.raises(ProvisioningError, match="circle"):
-        plan.ordered([one, two])
+        ordered([one, two])
     with pytest.raises(ProvisioningError, match="two steps"):
-        plan.ordered([one, one])
+        ordered([one, one])
     with pytest.raises(ProvisioningError, match="unknown"):
-        plan.ordered([one])
+        ordered([one])
     three = Step("create", "c", "1", "")
-    done = plan.ordered([dataclasses.replace(one, after=("c/1",)), three])
+    done = ordered([dataclasses.replace(one, after=("c/1",)), three])
     assert [step.id for step in done] == ["c/1", "a/1"]
 
 

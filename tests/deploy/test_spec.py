@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from llama_hub.backends import registry
 from llama_hub.deploy import config, spec
 from llama_hub.deploy.spec import DeploymentSpec, build
-from llama_hub.errors import UsageError
+from llama_hub.errors import InvalidFileError, UsageError
+from tests.support.command import run
 
+WRITABLE = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 LEAST: dict[str, Any] = {"name": "x", "backend": "memory", "model": "llama-demo"}
 WHOLE = """
 name: support-chat
@@ -52,7 +54,7 @@ def test_a_file_with_every_key_is_read(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"contxt": 1}, "did you mean 'context'"),
-        ({"context": "many"}, "context: Input should be a valid integer"),
+        ({"context": "many"}, "context: input should be a valid integer"),
         ({"context": 0}, "greater than or equal to 1"),
         ({"access": "everybody"}, "private"),
         ({"name": "Support Chat"}, "lower case"),
@@ -81,7 +83,7 @@ def test_the_same_mistakes_are_found_in_python() -> None:
 
 
 def test_missing_keys_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="name: Field required"):
+    with pytest.raises(UsageError, match="name: is missing"):
         build({"backend": "memory", "model": "m"})
     with pytest.raises(UsageError, match="cannot be read"):
         spec.from_file(tmp_path / "none.yaml")
@@ -89,7 +91,7 @@ def test_missing_keys_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a table"):
         spec.from_file(tmp_path / "list.yaml")
     (tmp_path / "code.yaml").write_text("!!python/object/apply:os.getcwd []")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="not valid YAML"):
         spec.from_file(tmp_path / "code.yaml")
 
 
@@ -120,7 +122,7 @@ def test_later_documents_win_key_by_key() -> None:
             "quantization": st.sampled_from([None, "int8", "int4"]),
             "ttl": st.one_of(st.none(), st.integers(60, 10**6)),
             "scale_to_zero": st.booleans(),
-            "tags": st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.text()),
+            "tags": st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), WRITABLE),
         },
     )
 )
@@ -176,9 +178,75 @@ def test_defaults_come_from_the_file_and_the_environment_beats_it(
     monkeypatch.setenv("LLAMA_HUB_FLY_TEAM", "research")
     assert config.spec_defaults(spec.KEYS) == {"context": 8192, "region": "us-east-1"}
     assert config.backend_settings("fly", ["team"]) == {"region": "ams", "team": "research"}
-    (home / "config.toml").write_text("deploy = 1")
-    with pytest.raises(UsageError, match="not a table"):
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("deploy = 1", r"config\.toml: deploy: "),
+        ("deploy = ", "not valid TOML"),
+        ("[depoly]\ncontext = 1", "depoly: unknown key; did you mean 'deploy'"),
+        ("[deploy]\ncontxt = 1", r"deploy\.contxt: unknown key; did you mean 'context'"),
+        ("[backends]\nlocal = 1", r"backends\.local: "),
+        ("[backends.local]\nroot = []", r"backends\.local\.root"),
+        ("\0", "NUL"),
+    ],
+)
+def test_a_broken_settings_file_is_a_usage_error(text: str, problem: str, home: Path) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text(text)
+    with pytest.raises(InvalidFileError, match=problem):
         config.spec_defaults(spec.KEYS)
-    (home / "config.toml").write_text("deploy = ")
-    with pytest.raises(UsageError, match="cannot be read"):
-        config.read()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[backends.locl]\nroot = "x"', "backends.locl: unknown key; did you mean 'local'"),
+        ('[backends.local]\nrot = "x"', "backends.local.rot: unknown key; did you mean 'root'"),
+        ("[backends.local]\nroot = 1", "backends.local.root: must be str"),
+        ('[backends.sagemaker]\nsleep = "x"', "backends.sagemaker.sleep: unknown key"),
+        ("[deploy", "not valid TOML"),
+    ],
+)
+def test_settings_that_no_backend_takes_are_no_warning(text: str, problem: str, home: Path) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text(text)
+    done = run("ps")
+    assert done.code == 2
+    assert problem in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"context": True},
+        {"context": 4096.0},
+        {"context": 2**63},
+        {"context": -1},
+        {"context": None},
+        {"concurrency": []},
+        {"replicas_max": 10**30},
+        {"scale_to_zero": 1},
+        {"ttl": "9" * 5000},
+        {"ttl": {}},
+        {"environment": []},
+        {"environment": {"A": []}},
+        {"tags": {"a": None}},
+        {"options": None},
+        {"name": 1},
+        {"model": ["x"]},
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_wrong_type_or_extreme_is_named_by_its_key(change: dict[str, Any]) -> None:
+    (key,) = change
+    with pytest.raises(UsageError, match=key if key != "ttl" else "ttl|duration"):
+        build({**LEAST, **change})
+
+
+def test_variables_may_state_numbers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_HUB_DEPLOY_CONTEXT", "2048")
+    monkeypatch.setenv("LLAMA_HUB_DEPLOY_SCALE_TO_ZERO", "true")
+    found = build({**config.spec_defaults(spec.KEYS), **LEAST})
+    assert (found.context, found.scale_to_zero) == (2048, True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llama_hub.backends.sagemaker.backend import SageMakerBackend
-from llama_hub.deploy.plan import write
+from llama_hub.deploy.plan_file import write
 from llama_hub.errors import UsageError
 from tests.support.command import run
 from tests.support.sagemaker_bench import Bench
