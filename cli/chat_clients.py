@@ -93,13 +93,14 @@ class LocalSpeaker:
         return self._runner.run(self._say(turns, style, show))
 
     async def _say(self, turns: Sequence[Turn], style: Style, show: Callable[[str], None]) -> Reply:
+        from llama_hub.inference.service.asking import conversation
         from llama_hub.inference.service.generation import Answer, pieces
         from llama_hub.inference.service.openai import chat_ask
         from llama_hub.inference.service.schemas import ChatBody, read
 
         given = {key: value for key, value in asdict(style).items() if value is not None}
         body = read(ChatBody, given | {"messages": [asdict(turn) for turn in turns]})
-        ask = await chat_ask(self._service, body)
+        ask = await chat_ask(self._service, body, conversation(body.messages))
         answer = Answer()
         async with aclosing(pieces(self._service, [ask], "chat")) as stream:
             async for piece in stream:
@@ -108,7 +109,7 @@ class LocalSpeaker:
         return Reply(answer.text, len(ask.prompt), answer.generated, str(answer.finish))
 
     def close(self) -> None:
-        self._runner.run(self._service.engine.shutdown())
+        self._runner.run(self._service.close())
         self._runner.close()
 
 

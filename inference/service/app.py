@@ -32,8 +32,8 @@ from llama_hub.inference.service import (
     stated,
 )
 from llama_hub.inference.service.auth import Gatekeeper
+from llama_hub.inference.service.body import read_json
 from llama_hub.inference.service.dispatch import Handler
-from llama_hub.inference.service.limits import read_json
 from llama_hub.inference.service.problems import ClientGoneError, Problem, Shape, as_problem
 from llama_hub.inference.service.replies import Document, problem_response, while_connected
 from llama_hub.inference.service.service import Service
@@ -82,7 +82,7 @@ async def _lifespan(service: Service) -> AsyncIterator[None]:
     yield
     start.cancel()
     await asyncio.gather(start, return_exceptions=True)
-    await service.engine.shutdown()
+    await service.close()
 
 
 def _cors(settings: ServiceSettings) -> list[Middleware]:
@@ -160,13 +160,9 @@ def _get(handler: Callable[[Request], Response]) -> Endpoint:
 
 
 def _post(service: Service, handler: Handler, shape: Shape) -> Endpoint:
-    settings = service.settings
-
     async def endpoint(request: Request) -> Response:
         try:
-            document = await read_json(
-                request, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout
-            )
+            document = await read_json(request, service.bodies, service.settings.body_timeout)
             service.require_ready()
             return await while_connected(request.receive, handler(service, request, document))
         except ClientGoneError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,8 @@ from llama_hub.inference.service.schemas import (
 )
 from llama_hub.inference.service.service import Service
 
-IN_THREAD = 4096  # characters above which text is tokenised beside the event loop
+INLINE = 4096  # characters up to which text is tokenised on the event loop
+INLINE_TURNS = 64  # the same for a conversation
 ANY_OBJECT = {"type": "object"}
 
 
@@ -35,33 +35,51 @@ def check_model(service: Service, name: str | None) -> None:
         )
 
 
-async def encode(service: Service, text: str, *, bos: bool) -> tuple[int, ...]:
-    """Token ids of ``text``; 400 at once if it cannot fit the context."""
-    limit = service.text_limit
-    if len(text) > limit:
+async def encode(service: Service, texts: Sequence[str], *, bos: bool) -> list[tuple[int, ...]]:
+    """Token ids of each of ``texts``; 400 for the first that cannot fit the context."""
+    for text in texts:
+        _check_length(service, len(text), "prompt")
+    if sum(map(len, texts)) <= INLINE:
+        return _encode_each(service, texts, bos)
+    return await service.tokenizing(_encode_each, service, texts, bos)
+
+
+def _check_length(service: Service, length: int, param: str) -> None:
+    """400 for more characters than could fit the context, before they are tokenised."""
+    if length > service.text_limit:
         raise invalid(
-            f"the prompt has {len(text)} characters; at most {limit} could fit the context of "
-            f"{service.engine.info.context} tokens",
-            "prompt",
+            f"the {param} has {length} characters; at most {service.text_limit} could fit the "
+            f"context of {service.engine.info.context} tokens",
+            param,
             "context_length_exceeded",
         )
-    if len(text) <= IN_THREAD:
-        return tuple(service.tokenizer.encode(text, bos=bos))
-    return tuple(await asyncio.to_thread(service.tokenizer.encode, text, bos=bos))
 
 
-async def prompts_of(service: Service, given: Any, *, bos: bool) -> list[tuple[int, ...]]:
-    """Token ids of a completion's ``prompt``: a text, texts, token ids or lists of them."""
-    if isinstance(given, str):
-        return [await encode(service, given, bos=bos)]
-    if not isinstance(given, list) or not given:
+def _encode_each(service: Service, texts: Sequence[str], bos: bool) -> list[tuple[int, ...]]:
+    prompts = []
+    for text in texts:
+        prompts.append(tuple(service.tokenizer.encode(text, bos=bos)))
+        check_prompt(service, prompts[-1])  # the rest is not worth the work
+    return prompts
+
+
+async def prompts_of(
+    service: Service, given: Any, *, bos: bool, width: int
+) -> list[tuple[int, ...]]:
+    """Token ids of a completion's ``prompt``: a text, texts, token ids or lists of them.
+
+    ``width``: sequences for each prompt; they are counted before anything is tokenised.
+    """
+    if isinstance(given, list) and _is_tokens(given):
+        given = [given]
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, list) or not listed:
         raise invalid("prompt must be a text, token ids, or a list of either", "prompt")
-    if _is_tokens(given):
-        return [checked_tokens(service, given)]
-    if all(isinstance(item, str) for item in given):
-        return [await encode(service, item, bos=bos) for item in given]
-    if all(_is_tokens(item) for item in given):
-        return [checked_tokens(service, item) for item in given]
+    service.admission.check(len(listed) * width)
+    if all(isinstance(item, str) for item in listed):
+        return await encode(service, listed, bos=bos)
+    if all(_is_tokens(item) for item in listed):
+        return [checked_tokens(service, item) for item in listed]
     raise invalid("prompt must be a text, token ids, or a list of either", "prompt")
 
 
@@ -78,7 +96,7 @@ def checked_tokens(
 ) -> tuple[int, ...]:
     """``tokens`` as they are; 400 that names ``param`` if one is outside the vocabulary."""
     size = service.engine.info.vocab_size
-    for token in tokens:
+    for token in (min(tokens, default=0), max(tokens, default=0)):
         if not 0 <= token < size:
             raise invalid(f"token id {token} is outside the vocabulary of {size}", param)
     return tuple(tokens)
@@ -95,20 +113,26 @@ def _text(content: str | list[TextPart]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-async def encode_conversation(service: Service, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+async def encode_conversation(service: Service, turns: Sequence[Message]) -> tuple[int, ...]:
     """Token ids of a conversation in Llama 2's chat format."""
-    turns = conversation(messages)
     length = sum(len(turn.content) for turn in turns)
-    if length > service.text_limit:
+    _check_length(service, length, "messages")
+    if length <= INLINE and len(turns) <= INLINE_TURNS:
+        return tuple(encode_chat(service.tokenizer, turns))
+    return tuple(await service.tokenizing(encode_chat, service.tokenizer, turns))
+
+
+def check_prompt(service: Service, prompt: Sequence[int]) -> None:
+    """400 with the counts if ``prompt`` leaves no room for an answer."""
+    context = service.engine.info.context
+    longest = min(service.settings.max_prompt_tokens or context - 1, context - 1)
+    if len(prompt) > longest:
         raise invalid(
-            f"the messages have {length} characters; at most {service.text_limit} could fit the "
-            f"context of {service.engine.info.context} tokens",
-            "messages",
+            f"the prompt has {len(prompt)} tokens; this server takes at most "
+            f"{longest} (context {context})",
+            "prompt",
             "context_length_exceeded",
         )
-    if length <= IN_THREAD:
-        return tuple(encode_chat(service.tokenizer, turns))
-    return tuple(await asyncio.to_thread(encode_chat, service.tokenizer, turns))
 
 
 def room(service: Service, prompt: Sequence[int], wanted: int | None, default: int | None) -> int:
@@ -116,15 +140,8 @@ def room(service: Service, prompt: Sequence[int], wanted: int | None, default: i
 
     ``default`` None means all that fit; unlike ``wanted`` a default gives way to a long prompt.
     """
+    check_prompt(service, prompt)
     context = service.engine.info.context
-    longest = service.settings.max_prompt_tokens or context - 1
-    if len(prompt) > min(longest, context - 1):
-        raise invalid(
-            f"the prompt has {len(prompt)} tokens; this server takes at most "
-            f"{min(longest, context - 1)} (context {context})",
-            "prompt",
-            "context_length_exceeded",
-        )
     left = context - len(prompt)
     if wanted is None:
         return left if default is None else min(default, left)
@@ -138,10 +155,8 @@ def room(service: Service, prompt: Sequence[int], wanted: int | None, default: i
     return wanted
 
 
-def sampling_params(
-    service: Service, body: Sampling, *, max_tokens: int, logprobs: int | None
-) -> SamplingParams:
-    """The engine's parameters; unset fields keep the engine's defaults."""
+def sampling_params(service: Service, body: Sampling, *, logprobs: int | None) -> SamplingParams:
+    """The engine's parameters without ``max_tokens``; unset fields keep the engine's defaults."""
     given = {
         name: getattr(body, name)
         for name in (
@@ -158,7 +173,6 @@ def sampling_params(
     }
     return SamplingParams(
         **given,
-        max_tokens=max_tokens,
         top_k=max(0, body.top_k or 0),
         seed=None if body.seed is None else body.seed & (2**63 - 1),
         stop_token_ids=frozenset(

@@ -6,6 +6,7 @@ own Llama 2 deployments: ``{"input_data": {"input_string", "parameters"}}``.
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from llama_hub.inference.service.generation import Ask, answers
 from llama_hub.inference.service.huggingface import (
     DEFAULT_MAX_TOKENS,
     DEFAULTS,
-    ask_of,
+    asks_of,
     sampling_of,
 )
 from llama_hub.inference.service.replies import Document
@@ -52,18 +53,21 @@ async def score(service: Service, request: Request, document: Document) -> Respo
     return JSONResponse({"output": await _texts(service, texts, parameters)})
 
 
-async def _chat(service: Service, turns: list[ChatMessage], parameters: GenerateParameters) -> str:
+async def _chat(
+    service: Service, messages: list[ChatMessage], parameters: GenerateParameters
+) -> str:
     call_id = f"score-{uuid.uuid4().hex}"
-    await service.judge_input("\n".join(turn.content for turn in conversation(turns)), call_id)
+    turns = conversation(messages)
+    await service.judge_input("\n".join(turn.content for turn in turns), call_id)
     prompt = await encode_conversation(service, turns)
     most = room(service, prompt, parameters.max_new_tokens, DEFAULT_MAX_TOKENS)
     stops = tuple(parameters.stop or ())
-    ask = Ask(prompt, sampling_of(parameters, most), stops, fresh=True)
+    sampling = dataclasses.replace(sampling_of(parameters), max_tokens=most)
+    ask = Ask(prompt, sampling, stops, fresh=True)
     return (await answers(service, [ask], call_id))[0].text
 
 
 async def _texts(service: Service, texts: list[str], parameters: GenerateParameters) -> list[str]:
     call_id = f"score-{uuid.uuid4().hex}"
-    await service.judge_input("\n".join(texts), call_id)
-    asks = [await ask_of(service, text, parameters) for text in texts]
+    asks = await asks_of(service, texts, parameters, call_id)
     return [answer.text for answer in await answers(service, asks, call_id)]

@@ -17,12 +17,13 @@ from typing import TypeVar
 
 from llama_hub.inference.engine import Delta, GenerationRequest, SamplingParams, TokenLogprob
 from llama_hub.inference.service.moderation import Passage, judge, last_sentence_end
-from llama_hub.inference.service.problems import Problem, unavailable
+from llama_hub.inference.service.problems import Problem, invalid, unavailable
 from llama_hub.inference.service.service import Service
 from llama_hub.inference.service.writer import Piece, Writer
 from llama_hub.inference.tokenizer import Detokenizer
 
 T = TypeVar("T")
+MAX_LOGPROBS = 1 << 21  # log-probabilities in one request, alternatives included
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ async def pieces(
 
     Raises ``Problem``: 429 and 503 where there is no room, 504 when the request's time is up.
     """
+    _check_logprobs(asks)
     sequences = [
         _sequence(service, ask, number * ask.n + copy, copy, f"{request_id}-{number}-{copy}")
         for number, ask in enumerate(asks)
@@ -91,6 +93,21 @@ async def pieces(
                 except StopAsyncIteration:
                     return
                 yield piece
+
+
+def _check_logprobs(asks: Sequence[Ask]) -> None:
+    """400 if the log-probabilities that were asked for would fill the memory."""
+    count = 0
+    for ask in asks:
+        chosen, read = ask.sampling.logprobs, ask.sampling.prompt_logprobs
+        count += 0 if chosen is None else ask.n * ask.sampling.max_tokens * (chosen + 1)
+        count += 0 if read is None else ask.n * len(ask.prompt) * (read + 1)
+    if count > MAX_LOGPROBS:
+        raise invalid(
+            f"the answers could have {count} log-probabilities; at most {MAX_LOGPROBS} in one "
+            "request: set max_tokens, or ask for fewer answers or alternatives",
+            "logprobs",
+        )
 
 
 async def answers(service: Service, asks: Sequence[Ask], request_id: str) -> list[Answer]:

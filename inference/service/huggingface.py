@@ -13,14 +13,20 @@ from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from llama_hub.inference.engine import SamplingParams, TokenLogprob
 from llama_hub.inference.service.asking import check_model, encode, room, schema_text
 from llama_hub.inference.service.documents import finite
 from llama_hub.inference.service.generation import Answer, Ask, answers, pieces
 from llama_hub.inference.service.problems import invalid
-from llama_hub.inference.service.replies import Document, StreamReply, started, wants_lines
+from llama_hub.inference.service.replies import (
+    Document,
+    StreamReply,
+    document_response,
+    started,
+    wants_lines,
+)
 from llama_hub.inference.service.schemas import GenerateBody, GenerateParameters, read
 from llama_hub.inference.service.service import Service
 
@@ -58,21 +64,24 @@ async def _generate(
     if parameters.best_of and parameters.best_of > 1 and stream:
         raise invalid("best_of cannot be streamed", "parameters.best_of")
     texts = _inputs(body.inputs)
+    if stream and len(texts) > 1:
+        raise invalid("several inputs cannot be streamed", "inputs")
     call_id = f"gen-{uuid.uuid4().hex}"
-    await service.judge_input("\n".join(texts), call_id)
-    asks = [await ask_of(service, text, parameters) for text in texts]
+    asks = await asks_of(service, texts, parameters, call_id)
     if stream:
-        if len(asks) > 1:
-            raise invalid("several inputs cannot be streamed", "inputs")
         source = await started(_events(service, asks[0], texts[0], parameters, call_id))
         return StreamReply(source, shape="huggingface", lines=wants_lines(request))
     found = await answers(service, asks, call_id)
-    documents = [
-        _document(service, answer, text, ask, parameters)
-        for answer, text, ask in zip(found, texts, asks, strict=True)
-    ]
     bare = not listed and isinstance(body.inputs, str)
-    return JSONResponse(documents[0] if bare else documents)
+
+    def documents() -> Any:
+        made = [
+            _document(service, answer, text, ask, parameters)
+            for answer, text, ask in zip(found, texts, asks, strict=True)
+        ]
+        return made[0] if bare else made
+
+    return await document_response(documents)
 
 
 def _inputs(given: Any) -> list[str]:
@@ -83,17 +92,32 @@ def _inputs(given: Any) -> list[str]:
     raise invalid("inputs must be a text or a list of texts", "inputs")
 
 
-async def ask_of(service: Service, text: str, parameters: GenerateParameters) -> Ask:
-    """What ``text`` and ``parameters`` ask of the engine."""
-    prompt = await encode(service, text, bos=True)
-    most = room(service, prompt, parameters.max_new_tokens, DEFAULT_MAX_TOKENS)
+async def asks_of(
+    service: Service, texts: Sequence[str], parameters: GenerateParameters, call_id: str
+) -> list[Ask]:
+    """What ``texts`` and ``parameters`` ask of the engine, counted before it is worked on."""
+    service.admission.check(len(texts) * (parameters.best_of or 1))
+    await service.judge_input("\n".join(texts), call_id)
+    prompts = await encode(service, texts, bos=True)
+    sampling = sampling_of(parameters)
     stops = tuple(parameters.stop or parameters.stop_sequences or ())
-    sampling = sampling_of(parameters, most)
-    return Ask(prompt, sampling, stops, best_of=parameters.best_of or 1)
+    return [
+        Ask(
+            prompt,
+            dataclasses.replace(
+                sampling,
+                max_tokens=room(service, prompt, parameters.max_new_tokens, DEFAULT_MAX_TOKENS),
+            ),
+            stops,
+            best_of=parameters.best_of or 1,
+        )
+        for prompt in prompts
+    ]
 
 
-def sampling_of(parameters: GenerateParameters, max_tokens: int) -> SamplingParams:
-    """The engine's parameters: greedy unless sampling is asked for, by name or by a number."""
+def sampling_of(parameters: GenerateParameters) -> SamplingParams:
+    """The engine's parameters without ``max_tokens``: greedy unless sampling is asked for, by name
+    or by a number."""
     numbers = (parameters.temperature, parameters.top_k, parameters.top_p)
     sampled = parameters.do_sample or (
         parameters.do_sample is None and any(number is not None for number in numbers)
@@ -109,7 +133,6 @@ def sampling_of(parameters: GenerateParameters, max_tokens: int) -> SamplingPara
     detailed = parameters.details or parameters.top_n_tokens
     return SamplingParams(
         **choice,
-        max_tokens=max_tokens,
         min_tokens=parameters.min_new_tokens or 0,
         repetition_penalty=parameters.repetition_penalty or 1.0,
         frequency_penalty=parameters.frequency_penalty or 0.0,

@@ -15,6 +15,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llama_hub.inference.chat_format import Message
+from llama_hub.inference.engine import SamplingParams
 from llama_hub.inference.service import documents
 from llama_hub.inference.service.asking import (
     check_model,
@@ -29,7 +31,13 @@ from llama_hub.inference.service.asking import (
 )
 from llama_hub.inference.service.generation import Ask, answers, pieces
 from llama_hub.inference.service.problems import Problem, invalid
-from llama_hub.inference.service.replies import Document, StreamReply, started, wants_lines
+from llama_hub.inference.service.replies import (
+    Document,
+    StreamReply,
+    document_response,
+    started,
+    wants_lines,
+)
 from llama_hub.inference.service.schemas import (
     ChatBody,
     CompletionBody,
@@ -42,31 +50,39 @@ from llama_hub.inference.service.service import Service
 
 DONE = b"data: [DONE]\n\n"
 DEFAULT_MAX_TOKENS = 16  # of completions, as OpenAI has it
+MAX_STREAMED = 1 << 14  # log-probabilities of a prompt in one event
 
 
 async def chat(service: Service, request: Request, document: Document) -> Response:
     """``POST /v1/chat/completions``."""
     body = read(ChatBody, document)
     _check_common(service, body)
+    service.admission.check(body.n or 1)
     call_id = f"chatcmpl-{uuid.uuid4().hex}"
-    await service.judge_input(
-        "\n".join(turn.content for turn in conversation(body.messages)), call_id
-    )
-    ask = await chat_ask(service, body)
+    turns = conversation(body.messages)
+    await service.judge_input("\n".join(turn.content for turn in turns), call_id)
+    ask = await chat_ask(service, body, turns)
     shape = documents.Chat(service, call_id, logprobs=bool(body.logprobs))
     return await _reply(service, request, body, [ask], shape)
 
 
-async def chat_ask(service: Service, body: ChatBody) -> Ask:
-    """What a chat body asks of the engine; 400 if it asks for what cannot be."""
+async def chat_ask(service: Service, body: ChatBody, turns: Sequence[Message]) -> Ask:
+    """What a chat body asks of the engine; ``turns``: its messages. 400 for what cannot be."""
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
-    prompt = await encode_conversation(service, body.messages)
+    prompt = await encode_conversation(service, turns)
     most = room(service, prompt, body.max_completion_tokens or body.max_tokens, None)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = sampling_params(service, body, max_tokens=most, logprobs=logprobs)
+    sampling = sampling_params(service, body, logprobs=logprobs)
     n = body.n or 1
-    return Ask(prompt, sampling, stops_of(body.stop), n=n, best_of=n, fresh=True)
+    return Ask(
+        prompt,
+        dataclasses.replace(sampling, max_tokens=most),
+        stops_of(body.stop),
+        n=n,
+        best_of=n,
+        fresh=True,
+    )
 
 
 async def completions(service: Service, request: Request, document: Document) -> Response:
@@ -76,10 +92,13 @@ async def completions(service: Service, request: Request, document: Document) ->
     n, best_of = body.n or 1, body.best_of or body.n or 1
     _check_completion(body, n, best_of)
     call_id = f"cmpl-{uuid.uuid4().hex}"
-    prompts = await prompts_of(service, body.prompt, bos=body.add_special_tokens is not False)
-    texts = _texts(service, body.prompt, prompts)
+    bos = body.add_special_tokens is not False
+    prompts = await prompts_of(service, body.prompt, bos=bos, width=best_of)
+    _check_streamed_prompt(body, prompts)
+    texts = await service.tokenizing(_texts, service, body.prompt, prompts)
     await service.judge_input("\n".join(texts), call_id)
-    asks = [_completion_ask(service, body, prompt, n, best_of) for prompt in prompts]
+    sampling = sampling_params(service, body, logprobs=body.logprobs)
+    asks = [_completion_ask(service, body, prompt, sampling) for prompt in prompts]
     shape = documents.Completion(
         service,
         call_id,
@@ -107,6 +126,19 @@ def _check_completion(body: CompletionBody, n: int, best_of: int) -> None:
         raise invalid("max_tokens 0 makes sense with echo only", "max_tokens")
 
 
+def _check_streamed_prompt(body: CompletionBody, prompts: Sequence[tuple[int, ...]]) -> None:
+    """400 if the first event of a stream would hold a whole document of log-probabilities."""
+    if not (body.stream and body.echo and body.logprobs is not None):
+        return
+    count = max(map(len, prompts)) * (body.logprobs + 1)
+    if count > MAX_STREAMED:
+        raise invalid(
+            f"the prompt's {count} log-probabilities are too many for a stream; at most "
+            f"{MAX_STREAMED}: ask without stream",
+            "logprobs",
+        )
+
+
 def _texts(service: Service, given: Any, prompts: Sequence[tuple[int, ...]]) -> list[str]:
     """The prompts as text: as given, or decoded where token ids were given."""
     if isinstance(given, str):
@@ -117,13 +149,13 @@ def _texts(service: Service, given: Any, prompts: Sequence[tuple[int, ...]]) -> 
 
 
 def _completion_ask(
-    service: Service, body: CompletionBody, prompt: tuple[int, ...], n: int, best_of: int
+    service: Service, body: CompletionBody, prompt: tuple[int, ...], sampling: SamplingParams
 ) -> Ask:
     wanted = body.max_tokens
     # With max_tokens 0 only the prompt's own log-probabilities are wanted; the engine makes one
     # token all the same, which is not shown.
     most = room(service, prompt, max(1, wanted) if wanted is not None else None, DEFAULT_MAX_TOKENS)
-    sampling = sampling_params(service, body, max_tokens=most, logprobs=body.logprobs)
+    sampling = dataclasses.replace(sampling, max_tokens=most)
     if body.echo and body.logprobs is not None:
         # Scorers (lm_eval) ask for one token and drop the last entry: it must always be there,
         # so the end of sequence counts as a token.
@@ -133,7 +165,8 @@ def _completion_ask(
             prompt_logprobs=body.logprobs,
             ignore_eos=scoring or sampling.ignore_eos,
         )
-    return Ask(prompt, sampling, stops_of(body.stop), n=n, best_of=best_of)
+    n = body.n or 1
+    return Ask(prompt, sampling, stops_of(body.stop), n=n, best_of=body.best_of or n)
 
 
 async def _reply(
@@ -147,7 +180,7 @@ async def _reply(
     prompt_tokens = sum(len(ask.prompt) for ask in asks)
     if not body.stream:
         found = await answers(service, asks, shape.id)
-        return JSONResponse(shape.whole(found, prompt_tokens))
+        return await document_response(lambda: shape.whole(found, prompt_tokens))
     usage = bool(body.stream_options and body.stream_options.include_usage)
     source = await started(_chunks(service, asks, shape, usage, prompt_tokens))
     return StreamReply(source, lines=wants_lines(request), done=DONE)
@@ -206,9 +239,9 @@ async def tokenize(service: Service, _: Request, document: Document) -> Response
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give either prompt or messages", "prompt")
     if body.messages is not None:
-        tokens = await encode_conversation(service, body.messages)
+        tokens = await encode_conversation(service, conversation(body.messages))
     else:
-        tokens = await encode(service, body.prompt or "", bos=body.add_special_tokens)
+        tokens = (await encode(service, [body.prompt or ""], bos=body.add_special_tokens))[0]
     return JSONResponse(
         {
             "count": len(tokens),
@@ -223,4 +256,4 @@ async def detokenize(service: Service, _: Request, document: Document) -> Respon
     body = read(DetokenizeBody, document)
     check_model(service, body.model)
     tokens = checked_tokens(service, body.tokens, "tokens")
-    return JSONResponse({"prompt": service.tokenizer.decode(tokens)})
+    return JSONResponse({"prompt": await service.tokenizing(service.tokenizer.decode, tokens)})

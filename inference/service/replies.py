@@ -37,7 +37,38 @@ def json_line(document: Document) -> bytes:
 
 
 def _dense(document: Document) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return _dense_text(document).encode()
+
+
+SLICE = 512  # items of a list that are encoded in one go
+
+
+def json_bytes(value: Any) -> bytes:
+    """``value`` as JSON, encoded in slices: the encoder holds Python's lock through each call."""
+    return _json_text(value).encode()
+
+
+def _json_text(value: Any) -> str:
+    if isinstance(value, dict) and value:
+        parts = (f"{json.dumps(key)}:{_json_text(item)}" for key, item in value.items())
+        return "{" + ",".join(parts) + "}"
+    if isinstance(value, list) and len(value) > SLICE:
+        slices = (value[start : start + SLICE] for start in range(0, len(value), SLICE))
+        return "[" + ",".join(_dense_text(each)[1:-1] for each in slices) + "]"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "[" + ",".join(_json_text(item) for item in value) + "]"
+    return _dense_text(value)
+
+
+def _dense_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+async def document_response(make: Callable[[], Any]) -> Response:
+    """The document that ``make`` gives, made and encoded beside the event loop: with
+    log-probabilities it may have millions of values."""
+    data = await asyncio.to_thread(lambda: json_bytes(make()))
+    return Response(data, media_type="application/json")
 
 
 def problem_response(problem: Problem, shape: Shape) -> Response:

@@ -24,6 +24,11 @@ from llama_hub.inference.service.problems import Problem, invalid
 MAX_N = 128  # answers to one prompt
 MAX_LOGPROBS = 20  # alternatives per token
 MAX_STOPS = 16  # stop strings
+MAX_MESSAGES = 4096  # of one conversation
+MAX_PARTS = 1024  # of one message
+MAX_BIASES = 1024  # tokens with a bias of their own, which is applied at every step
+MAX_TOKENS = 1 << 17  # to be made text
+MAX_SHOWN = 100  # characters of a field's name in an error
 INT64 = 2**63
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
@@ -31,6 +36,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=-INT64, lt=INT64)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+ModelName = Annotated[str, Field(max_length=256)]
 Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
 _NO_TOOLS = ("tools", "tool_choice", "tool_calls", "functions", "function_call")
 
@@ -109,10 +115,13 @@ class ResponseFormat(Body):
 class Sampling(Body):
     """Fields that chat and completions share; unset ones take Llama 2's own defaults."""
 
-    model: str | None = None
+    model: ModelName | None = None
     frequency_penalty: Penalty | None = None
     ignore_eos: bool | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)]
+        | None
+    ) = None
     min_p: Probability | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
@@ -121,7 +130,7 @@ class Sampling(Body):
     response_format: ResponseFormat | None = None
     seed: Seed | None = None
     stop: Stop = None
-    stop_token_ids: Annotated[list[Token], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=64, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -159,7 +168,7 @@ class ChatMessage(Body):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)]
     name: Ignored = None
     refusal: Ignored = None
     annotations: Ignored = None
@@ -168,10 +177,16 @@ class ChatMessage(Body):
     tool_calls: Refused = None
 
 
+# One wrong message is enough: a hundred thousand are not all reported.
+Messages = Annotated[
+    list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+]
+
+
 class ChatBody(Sampling):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages
     logprobs: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -180,7 +195,7 @@ class ChatBody(Sampling):
     audio: Refused = None
     function_call: Refused = None
     functions: Refused = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     prediction: Refused = None
     reasoning_effort: Refused = None
     tool_choice: Refused = None
@@ -192,17 +207,17 @@ class ChatBody(Sampling):
 class TokenizeBody(Body):
     """``POST /tokenize``: a text or a conversation."""
 
-    model: str | None = None
+    model: ModelName | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True  # BOS before a text
 
 
 class DetokenizeBody(Body):
     """``POST /detokenize``."""
 
-    model: str | None = None
-    tokens: list[Token]
+    model: ModelName | None = None
+    tokens: Annotated[list[Token], Field(max_length=MAX_TOKENS, fail_fast=True)]
 
 
 class GrammarBody(Body):
@@ -254,7 +269,7 @@ class GenerateBody(Body):
     ]
     parameters: GenerateParameters | None = None
     stream: bool | None = None
-    model: str | None = None
+    model: ModelName | None = None
     options: Ignored = None
 
 
@@ -262,9 +277,7 @@ class InputData(Body):
     """``input_data`` of a body to ``/score``."""
 
     input_string: Annotated[
-        Annotated[list[ChatMessage], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1)]
-        | str,
+        Messages | Annotated[list[str], Field(min_length=1, fail_fast=True)] | str,
         Field(description="A conversation, texts or a text."),
     ]
     parameters: GenerateParameters | None = None
@@ -295,7 +308,7 @@ def _refusal(where: str) -> Problem:
 
 def _problem(error: ValidationError) -> Problem:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part)[:MAX_SHOWN] for part in first["loc"])
     if first["type"] == "refused":
         return _refusal(where)
     if first["type"] == "extra_forbidden":

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_hub.inference.engine import Engine
+from llama_hub.inference.service.body import Bodies
 from llama_hub.inference.service.limits import Admission
 from llama_hub.inference.service.metrics import Metrics
 from llama_hub.inference.service.moderation import Passage, judge
@@ -17,6 +20,8 @@ from llama_hub.inference.service.settings import ServedModel, ServiceSettings
 if TYPE_CHECKING:
     from llama_hub.inference.tokenizer import Tokenizer
 
+TOKENIZERS = 2  # threads; SentencePiece lets go of Python's lock
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +44,8 @@ class Service:
             settings.max_queue,
             lambda: self.metrics.recent_seconds,
         )
+        self.bodies = Bodies(settings.max_body_bytes)
+        self._tokenizing = ThreadPoolExecutor(TOKENIZERS, "llama-hub-tokenizer")
         self.started = asyncio.Event()  # set when the engine is ready or has failed
         self.failure: Exception | None = None
         self.active: set[str] = set()  # ids of the sequences on the engine
@@ -52,6 +59,17 @@ class Service:
             self.failure = error
         finally:
             self.started.set()
+
+    async def close(self) -> None:
+        """End the engine and the threads."""
+        await self.engine.shutdown()
+        self.bodies.close()
+        self._tokenizing.shutdown(cancel_futures=True)
+
+    async def tokenizing(self, work: Callable[..., T], *args: Any) -> T:
+        """The result of ``work(*args)`` on one of the few threads for it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, work, *args)
 
     async def cut_off(self) -> None:
         """End every answer under way; their clients are told so."""
