@@ -62,6 +62,7 @@ class Offer:
     price_source: str = ""  # where the price comes from and of which date
     quota_left: int | None = None  # instances that the quota still allows; None if unknown
     note: str = ""
+    bfloat16: bool = True  # whether the accelerator computes in it (T4 and V100 do not)
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_hub.deploy.backend import Endpoint
 from llama_hub.deploy.client import CHAT, get, post
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import LlamaHubError, TransientError
 
+if TYPE_CHECKING:
+    from llama_hub.inference.config import EngineOptions
+
 START = 600.0  # seconds
+_cores: dict[Path, Endpoint] = {}  # by folder
+_starting = threading.Lock()
 
 
-def answer(folder: Path, body: Mapping[str, Any], stream: bool) -> Iterator[bytes]:
-    """The answer of the core that serves ``folder``; it is loaded once per process."""
-    return post(_core(folder), CHAT, {**body, "stream": stream})
+def answer(
+    folder: Path, body: Mapping[str, Any], stream: bool, options: EngineOptions | None = None
+) -> Iterator[bytes]:
+    """The answer of the core that serves ``folder``; it is loaded once per process.
+
+    ``options``: of the engine, at the first call; none: a CPU and a small batch.
+    """
+    with _starting:
+        core = _cores.get(folder) or _cores.setdefault(folder, _core(folder, options))
+    return post(core, CHAT, {**body, "stream": stream})
 
 
-@cache
-def _core(folder: Path) -> Endpoint:
+def _core(folder: Path, options: EngineOptions | None) -> Endpoint:
     """Start the service on a loopback port, in a thread that ends with the process."""
     import uvicorn
 
@@ -37,7 +47,7 @@ def _core(folder: Path) -> Endpoint:
 
     what = mounted(folder, load())
     app = create_app(
-        TorchEngine(folder, EngineOptions(device="cpu", max_batch=4)),
+        TorchEngine(folder, options or EngineOptions(device="cpu", max_batch=4)),
         Tokenizer(folder / "tokenizer.model"),
         what.served,
         ServiceSettings(),

@@ -20,7 +20,7 @@ from llama_hub.backends.azure.inventory import Inventory
 from llama_hub.backends.azure.options import Options
 from llama_hub.backends.azure.options import read as read_options
 from llama_hub.backends.azure.runner import StepRunner
-from llama_hub.deploy import sizing
+from llama_hub.deploy import sizing, waiting
 from llama_hub.deploy.backend import (
     Check,
     Context,
@@ -47,8 +47,7 @@ VARIABLES = {
     "resource_group": ("AZURE_RESOURCE_GROUP", "AZUREML_ARM_RESOURCEGROUP"),
     "workspace": ("AZUREML_WORKSPACE_NAME", "AZUREML_ARM_WORKSPACE_NAME"),
 }
-FOLLOW = 5.0  # seconds between two looks at the log
-TAIL = 1000  # lines that are asked for while following
+TAIL = 1000  # lines of the server's log that are asked for at least
 
 
 class AzureBackend:
@@ -171,18 +170,15 @@ class AzureBackend:
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """Lines of the storage initialiser, then of the server, of the newest revision."""
         revision = self._newest(name)
-        lines = [
-            line
-            for container in ("StorageInitializer", "InferenceServer")
-            for line in self.client.log(revision, container, tail).splitlines()
-        ]
-        yield from lines[-tail:]
-        seen = self.client.log(revision, "InferenceServer", TAIL).splitlines() if follow else []
-        while follow:
-            self._sleep(FOLLOW)
-            now = self.client.log(revision, "InferenceServer", TAIL).splitlines()
-            yield from _added(seen, now)
-            seen = now
+        begun = self.client.log(revision, "StorageInitializer", tail).splitlines()
+
+        def served() -> list[str]:
+            return self.client.log(revision, "InferenceServer", max(tail, TAIL)).splitlines()
+
+        shown = served()
+        yield from [*begun, *shown][-tail:]
+        if follow:
+            yield from waiting.follow(served, shown, sleep=self._sleep)
 
     def _newest(self, name: str) -> str:
         found = self.inventory.deployments(name) if self.inventory.endpoint(name) else []
@@ -228,12 +224,3 @@ class AzureBackend:
 
 def _from_environment(key: str) -> str | None:
     return next((os.environ[name] for name in VARIABLES[key] if os.environ.get(name)), None)
-
-
-def _added(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
-    """Lines of ``now`` after the last line of ``before``, of which the oldest may be gone."""
-    for start in range(len(before)):
-        known = before[start:]
-        if list(now[: len(known)]) == list(known):
-            return now[len(known) :]
-    return now

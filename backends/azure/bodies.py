@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.azure import machines
 from llama_hub.backends.azure.values import duration
 from llama_hub.deploy.backend import (
     TAG_DEPLOYMENT,
@@ -23,6 +22,7 @@ from llama_hub.deploy.backend import (
     TAG_TTL,
     Target,
 )
+from llama_hub.deploy.environment import service_environment
 from llama_hub.hub.manifest import canonical
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def deployment_body(
             "environmentId": workspace.scope.asset("environments", environment),
             "model": workspace.scope.asset("models", model),
             "properties": {},
-            "environmentVariables": service_environment(target),
+            "environmentVariables": service_environment(target, "azureml", port=PORT),
             "appInsightsEnabled": options.app_insights,
             "requestSettings": {
                 "maxConcurrentRequestsPerInstance": spec.concurrency,  # twice that may wait
@@ -241,26 +241,6 @@ def deployment_body(
         "tags": to_cloud(target.tags),
         "sku": {"name": "Default", "capacity": spec.replicas_min},
     }
-
-
-def service_environment(target: Target) -> dict[str, str]:
-    """Variables from which the service in the container knows what to do."""
-    spec = target.spec
-    ours = {
-        "LLAMA_HUB_CONTEXT": str(spec.context),
-        "LLAMA_HUB_MAX_BATCH": str(spec.concurrency),
-        "LLAMA_HUB_PLATFORM": "azureml",
-        "LLAMA_HUB_PORT": str(PORT),
-        "LLAMA_HUB_SERVED_NAME": target.artifact.manifest.model,
-    }
-    if spec.quantization:
-        ours["LLAMA_HUB_QUANTIZE"] = spec.quantization
-    if target.offer.accelerators > 1:
-        ours["LLAMA_HUB_TENSOR_PARALLEL"] = str(target.offer.accelerators)
-    size = machines.find(target.offer.instance)
-    if size is not None and not size.bfloat16 and target.need.dtype == "bfloat16":
-        ours["LLAMA_HUB_DTYPE"] = "float16"
-    return ours | dict(spec.environment)
 
 
 def load_seconds(target: Target) -> int:

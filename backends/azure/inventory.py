@@ -24,6 +24,7 @@ from llama_hub.backends.azure.bodies import (
 from llama_hub.backends.azure.client import Client
 from llama_hub.backends.azure.storage import BlobInfo, Container
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Proof, Resource
+from llama_hub.deploy.waiting import until_settled
 from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError
 from llama_hub.hub.manifest import MANIFEST_NAME, Manifest
 
@@ -143,19 +144,14 @@ class Inventory:
 
     def settled(self, path: str, timeout: float, every: float = 5.0) -> dict[str, Any] | None:
         """The document at ``path`` once nobody changes it any more; ``None`` once it is gone."""
-        from llama_hub.deploy.waiting import wait_for
-
-        def look() -> tuple[dict[str, Any] | None] | None:
-            document = self.client.get(path)
-            moving = document is not None and _state(document) in (
-                "Creating",
-                "Updating",
-                "Deleting",
-            )
-            return None if moving else (document,)
-
-        what = f"the end of what is done to {path.rpartition('/')[2]}"
-        return wait_for(look, what, timeout=timeout, every=every, sleep=self.sleep)[0]
+        return until_settled(
+            lambda: self.client.get(path),
+            lambda document: _state(document) in MOVING,
+            path.rpartition("/")[2],
+            timeout=timeout,
+            every=every,
+            sleep=self.sleep,
+        )
 
     # --- proofs and orphans ---------------------------------------------------------------
 

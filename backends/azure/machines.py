@@ -138,6 +138,7 @@ def offer(size: Size, region: str, quota: Mapping[str, Usage]) -> Offer:
         price_source=size.price_source,
         quota_left=left,
         note=size.note if left != 0 else quota_hint(size, 1, region, usage),
+        bfloat16=size.bfloat16,
     )
 
 

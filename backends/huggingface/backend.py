@@ -20,7 +20,7 @@ from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.backends.huggingface.options import Options, read
 from llama_hub.backends.huggingface.runner import FAILED, StepRunner, extra_files
 from llama_hub.backends.huggingface.storage import check, check_weights, tree
-from llama_hub.deploy import client, sizing
+from llama_hub.deploy import client, sizing, waiting
 from llama_hub.deploy.backend import (
     TAG_MANIFEST,
     TAG_MODEL,
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     from llama_hub.deploy.spec import DeploymentSpec
     from llama_hub.hub.manifest import Manifest
 
-FOLLOW = 5.0  # seconds between two looks at the log
-TAIL = 1000  # lines that are asked for while following
+TAIL = 1000  # lines of the log that are asked for at least
 
 STATES: Mapping[str, Status] = {
     "pending": "pending",
@@ -192,15 +191,14 @@ class HuggingFaceBackend:
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """Lines of the endpoint's log, oldest first."""
         self._found(name)
-        seen = self.inventory.client.logs(self.inventory.namespace, name, TAIL if follow else tail)
-        yield from seen[-tail:]
-        while follow:
-            self._sleep(FOLLOW)
-            now = self.inventory.client.logs(self.inventory.namespace, name, TAIL)
-            last = seen[-1] if seen else None
-            start = len(now) - now[::-1].index(last) if last in now else 0
-            yield from now[start:]
-            seen = now or seen
+
+        def served() -> list[str]:
+            return self.inventory.client.logs(self.inventory.namespace, name, max(tail, TAIL))
+
+        shown = served()
+        yield from shown[-tail:]
+        if follow:
+            yield from waiting.follow(served, shown, sleep=self._sleep)
 
     def endpoint(self, name: str) -> Endpoint:
         """The endpoint's URL; the token opens it."""

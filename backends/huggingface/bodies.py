@@ -22,6 +22,7 @@ from typing import Any
 from llama_hub.backends.huggingface.machines import split
 from llama_hub.backends.huggingface.options import Options
 from llama_hub.deploy.backend import TAG_SPEC, Resource, Target
+from llama_hub.deploy.environment import service_environment, tensor_parallel
 
 MARKER = "llama-hub-deployment.json"
 PREFIX = "llama-hub"
@@ -130,13 +131,12 @@ def _image(target: Target, options: Options) -> dict[str, Any]:
         return {"huggingface": {}}
     if options.run == "vllm":
         image = options.image or VLLM_IMAGE
-        parallel = max(target.offer.accelerators, 1)
         return {
             "vLLM": {
                 "url": image,
                 "port": VLLM_PORT,
                 "healthRoute": HEALTH,
-                "tensorParallelSize": parallel,
+                "tensorParallelSize": tensor_parallel(target),
             }
         }
     custom: dict[str, Any] = {"url": options.image, "port": options.port, "healthRoute": HEALTH}
@@ -146,15 +146,10 @@ def _image(target: Target, options: Options) -> dict[str, Any]:
 
 
 def _environment(target: Target, options: Options) -> dict[str, str]:
-    ours = {
-        "LLAMA_HUB_PLATFORM": "huggingface",
-        "LLAMA_HUB_PORT": str(options.port),
-        "LLAMA_HUB_CONTEXT": str(target.spec.context),
-        "LLAMA_HUB_MAX_BATCH": str(target.spec.concurrency),
-    }
+    """What our service is told; vLLM reads none of it."""
     if options.run == "vllm":
-        ours = {}
-    return ours | dict(target.spec.environment)
+        return dict(target.spec.environment)
+    return service_environment(target, "huggingface", port=options.port)
 
 
 def with_secrets(

@@ -10,6 +10,7 @@ from datetime import date
 from typing import Any
 
 from llama_hub.deploy.backend import Offer
+from llama_hub.deploy.environment import has_bfloat16
 
 GB = 10**9
 AVAILABLE = "available"
@@ -43,6 +44,7 @@ def _offer(machine: Mapping[str, Any], region: str) -> Offer:
         price_source=f"Inference Endpoints' live list, {date.today().isoformat()}",
         quota_left=_left(machine, max(devices, 1)),
         note=str(machine.get("architecture", "")),
+        bfloat16=has_bfloat16(f"{machine['instanceType']} {machine.get('architecture', '')}"),
     )
 
 

@@ -35,6 +35,7 @@ from llama_hub.deploy.backend import (
     Step,
     Target,
 )
+from llama_hub.deploy.environment import has_bfloat16
 from llama_hub.deploy.journal import now
 from llama_hub.deploy.sizing import Need, gib
 from llama_hub.deploy.spec import DeploymentSpec
@@ -95,6 +96,7 @@ class LocalBackend:
                 memory_bytes=min(memory for _, _, memory in devices[:count]),
                 price_per_hour=None,
                 note=devices[0][1],
+                bfloat16=all(has_bfloat16(name) for _, name, _ in devices[:count]),
             )
             for count in range(1, len(devices) + 1)
         ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_hub.backends.local.options import LocalOptions
 from llama_hub.deploy.backend import Observed, Resource, Step, Target
+from llama_hub.deploy.environment import dtype, tensor_parallel
 from llama_hub.errors import NotFoundError, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -127,12 +128,17 @@ def _argv(target: Target, options: LocalOptions, command: Sequence[str]) -> list
     return [
         *command, str(target.artifact.folder), "--json",
         "--host", "127.0.0.1", "--port", "0",
-        "--engine", options.engine, "--dtype", options.dtype,
+        "--engine", options.engine, "--dtype", _dtype(target, options),
         "--device", "cuda" if target.offer.accelerators else "cpu",
-        "--tensor-parallel", str(max(1, target.offer.accelerators)),
+        "--tensor-parallel", str(tensor_parallel(target)),
         "--context", str(spec.context), "--max-batch", str(spec.concurrency),
         "--served-name", target.artifact.manifest.model,
     ]  # fmt: skip
+
+
+def _dtype(target: Target, options: LocalOptions) -> str:
+    """As the options say, else what the accelerator computes in, else the folder's."""
+    return options.dtype if options.dtype != "auto" else dtype(target) or "auto"
 
 
 def _devices(target: Target, options: LocalOptions) -> dict[str, dict[str, str]]:

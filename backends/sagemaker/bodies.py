@@ -16,6 +16,7 @@ from typing import Any
 from llama_hub.backends.sagemaker import machines
 from llama_hub.backends.sagemaker.options import Options
 from llama_hub.deploy.backend import TAG_SPEC, TAG_TTL, Target
+from llama_hub.deploy.environment import service_environment
 from llama_hub.hub.manifest import Manifest, canonical
 
 ROOT = "llama-hub"
@@ -174,16 +175,8 @@ class DesiredState:
     @property
     def environment(self) -> dict[str, str]:
         """Variables of the container; no secrets, SageMaker shows them."""
-        spec, devices = self.target.spec, self.target.offer.accelerators
         limit = ASYNC_SECONDS if self.options.asynchronous else ANSWER_SECONDS
-        known = {
-            "LLAMA_HUB_PLATFORM": "sagemaker",
-            "LLAMA_HUB_CONTEXT": str(spec.context),
-            "LLAMA_HUB_MAX_BATCH": str(spec.concurrency),
-            "LLAMA_HUB_REQUEST_TIMEOUT": str(limit),
-        }
-        parallel = {"LLAMA_HUB_TENSOR_PARALLEL": str(devices)} if devices > 1 else {}
-        return known | parallel | dict(spec.environment)
+        return service_environment(self.target, "sagemaker", request_timeout=limit)
 
     @cached_property
     def model(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Machine:
     memory: int  # MiB per accelerator, or of the host
     nvme: int  # GB of local disk; 0 if there is none
     price: float | None = None  # US dollars per hour
+    bfloat16: bool = True  # whether the accelerator computes in it
 
     @property
     def memory_bytes(self) -> int:
@@ -76,6 +77,7 @@ def offer(
         price_source=dated() if today is None else f"Pricing API for {region}, today",
         quota_left=quota,
         note=hint if quota == 0 else "",
+        bfloat16=machine.bfloat16,
     )
 
 

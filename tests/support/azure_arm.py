@@ -282,7 +282,7 @@ class Arm(OnlineEndpoints):
             if (
                 name is None
                 or deployment is None
-                or deployment.state not in ("Succeeded", "Updating")
+                or deployment.state not in ("Succeeded", "Updating", "Scaling")
             ):
                 return Reply(404, b"no deployment takes this request")
             path = self._scoring_path(deployment)

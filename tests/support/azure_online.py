@@ -210,7 +210,8 @@ class OnlineEndpoints(State):
         problem = self._quota_problem(body, online)
         if problem:
             return problem
-        online.body, online.state = body, "Updating"
+        moved = body["sku"] != online.body["sku"]
+        online.body, online.state = body, "Scaling" if moved else "Updating"
         return self._roll_out((endpoint, name), online, 200)
 
     def _roll_out(self, key: tuple[str, str], online: Online, status: int) -> Reply:

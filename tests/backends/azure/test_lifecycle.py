@@ -205,6 +205,16 @@ def test_scale_and_tags_change_in_place_with_a_patch(
     assert {step.action for step in drive.plan(target)} == {"noop"}
 
 
+def test_scaling_is_waited_for(plane: Plane, drive: Driver, artifact: Artifact) -> None:
+    """The service says ``Scaling``, not ``Updating``, while it changes the number of instances."""
+    drive.apply(drive.target(artifact))
+    plane.arm.polls = 3
+    target = drive.target(artifact, replicas_min=2, replicas_max=2)
+    assert kinds(drive.apply(target)) == ["update deployment"]
+    (online,) = plane.arm.deployments.values()
+    assert (online.state, online.body["sku"]["capacity"]) == ("Succeeded", 2)
+
+
 def test_in_place_keeps_the_deployment(
     plane: Plane, drive: Driver, backend: AzureBackend, artifact: Artifact, tmp_path: Path
 ) -> None:

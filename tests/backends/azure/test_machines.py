@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_hub.backends.azure import bodies, machines
+from llama_hub.backends.azure import machines
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy import sizing
 from llama_hub.deploy.backend import Artifact
+from llama_hub.deploy.environment import service_environment
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.hub.architecture import Architecture
 from tests.support.azure_plane import Plane
@@ -104,7 +105,7 @@ def test_an_accelerator_without_bfloat16_is_told_to_use_float16(
     plane: Plane, backend: AzureBackend, artifact: Artifact
 ) -> None:
     target = make_target(backend, artifact, instance="Standard_NC4as_T4_v3")
-    assert "LLAMA_HUB_DTYPE" not in bodies.service_environment(target)  # float32 weights
+    assert "LLAMA_HUB_DTYPE" not in service_environment(target, "azureml")  # float32 weights
     need = dataclasses.replace(target.need, dtype="bfloat16")
-    told = bodies.service_environment(dataclasses.replace(target, need=need))
+    told = service_environment(dataclasses.replace(target, need=need), "azureml")
     assert told["LLAMA_HUB_DTYPE"] == "float16"

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from llama_hub.backends.huggingface.backend import HuggingFaceBackend
 from llama_hub.backends.huggingface.bodies import MARKER
 from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact, Deployed
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import AccessError, IntegrityError, NotFoundError, UsageError
-from tests.backends.huggingface.conftest import USER, Loopback, spec
+from tests.backends.huggingface.conftest import TOKEN, USER, Loopback, spec
 
 OPTIONS = ApplyOptions(sleep=lambda seconds: None)
 
@@ -183,6 +184,22 @@ def test_somebody_elses_endpoint_is_neither_listed_nor_touched(
     with pytest.raises(NotFoundError):
         backend.endpoint("chat")
     assert all(step.kind != "endpoint" for step in deployer.plan_delete("chat").steps)
+
+
+def test_following_shows_lines_that_repeat(quick: Loopback, deployer: Deployer) -> None:
+    apply(deployer, spec())
+    log = quick.plane.logs[(USER, "chat")]
+    log[:] = ["ready", "GET /health"]
+    more = iter([["POST /v1", "GET /health"], [], ["GET /health"]])
+
+    def later(seconds: float) -> None:
+        log.extend(next(more))
+
+    lines = HuggingFaceBackend(token=TOKEN, plane=quick.plane.url, sleep=later).logs(
+        "chat", follow=True
+    )
+    shown = [next(lines) for _ in range(5)]
+    assert shown == ["ready", "GET /health", "POST /v1", "GET /health", "GET /health"]
 
 
 class TestGatedRepository:

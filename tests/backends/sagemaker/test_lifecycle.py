@@ -88,6 +88,7 @@ def test_the_container_gets_weights_limits_and_no_network(plane: Plane, bench: B
         "LLAMA_HUB_CONTEXT": "128",
         "LLAMA_HUB_MAX_BATCH": "3",
         "LLAMA_HUB_REQUEST_TIMEOUT": "58",
+        "LLAMA_HUB_SERVED_NAME": "llama-demo",
         "LEVEL": "2",
     }
     names = {path.name for path in container.folder.iterdir()}
