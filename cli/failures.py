@@ -21,6 +21,7 @@ from llama_hub.errors import (
     ExitCode,
     LlamaHubError,
     MissingExtraError,
+    UnreachableError,
     UsageError,
 )
 
@@ -77,7 +78,7 @@ def _operating_system(error: Exception) -> LlamaHubError | None:
 def _network(error: Exception) -> LlamaHubError | None:
     module = type(error).__module__.split(".")[0]
     if module in {"httpx", "httpcore", "httpx2"} or isinstance(error, ConnectionError):
-        return LlamaHubError(
+        return UnreachableError(
             f"the network failed: {type(error).__name__}: {error}",
             hint="check the connection and the proxy variables, then run the command again",
         )

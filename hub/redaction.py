@@ -37,8 +37,11 @@ def redact(text: object) -> str:
 
 def plain_url(url: str) -> str:
     """A URL without user, query and fragment: what may be shown and recorded."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that is none"
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
-    port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -83,7 +83,7 @@ def _as_recorded(file: RemoteFile, entry: FileEntry) -> RemoteFile:
 def _set_aside(folder: Path, aside: Path, entry: FileEntry) -> None:
     """Turn a damaged file into a partial one; a partial one of an earlier repair is kept."""
     path, target = folder / entry.path, aside / entry.path
-    if not path.is_file() or not entry.blocks:
+    if path.is_symlink() or not path.is_file() or not entry.blocks:
         return
     damaged = set(damaged_blocks(path, entry.blocks))
     states = {

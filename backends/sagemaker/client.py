@@ -21,12 +21,15 @@ from llama_hub.errors import (
     LlamaHubError,
     MissingExtraError,
     NotFoundError,
+    ProvisioningError,
     TransientError,
     UsageError,
 )
+from llama_hub.hub.transfer.bounded_aws import bounded
 
 RETRIES = 5  # of a call that AWS was too busy for
 CONNECTIONS = 16
+MAX_PAGES = 10_000
 READ_TIMEOUT = 90  # seconds; SageMaker gives a container 60 and asks clients for 70
 GLOBAL_PRICES = "us-east-1"  # where the Pricing API answers
 
@@ -117,8 +120,8 @@ class Aws:
         with self._lock:
             if service not in self._clients:
                 region = GLOBAL_PRICES if service == "pricing" else None
-                self._clients[service] = self._session.client(
-                    service, config=self._config, region_name=region
+                self._clients[service] = bounded(
+                    self._session.client(service, config=self._config, region_name=region)
                 )
             return self._clients[service]
 
@@ -147,13 +150,14 @@ class Aws:
         """The entries of all pages."""
         token, answered = _TOKENS.get(operation, ("NextToken", "NextToken"))
         asked = dict(request)
-        while True:
+        for _ in range(MAX_PAGES):
             answer = self.call(service, operation, **asked)
             yield from answer.get(key, [])
             following = answer.get(answered)
             if not following:
                 return
             asked[token] = following
+        raise ProvisioningError(f"{operation} ({service}) has no last page")
 
 
 _TOKENS = {  # operation → how a page is asked for, where the answer names it

@@ -13,6 +13,7 @@ from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.deploy.backend import Resource
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import ProvisioningError, UsageError
+from llama_hub.hub.transfer.bounded_aws import read_body
 
 MOST_BYTES = 6_291_456  # of a request
 ASYNC_WAIT = 3700.0  # seconds; SageMaker gives an asynchronous request an hour
@@ -36,7 +37,8 @@ def invoke(
     request = _request(inventory, endpoint, content)
     if not stream:
         answer = inventory.aws.call("sagemaker-runtime", "invoke_endpoint", **request)
-        yield bytes(answer["Body"].read())
+        with translated("read an answer"):
+            yield read_body(answer["Body"])
         return
     yield from lines(_streamed(inventory, request))
 

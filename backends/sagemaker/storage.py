@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_hub.backends.sagemaker.client import Aws
+from llama_hub.backends.sagemaker.client import Aws, translated
 from llama_hub.errors import IntegrityError, NotFoundError, ProvisioningError
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest
+from llama_hub.hub.transfer.bounded_aws import read_body
 from llama_hub.progress import NO_PROGRESS, Progress
 
 SINGLE = 5 * 10**9  # bytes of the largest file that is one PutObject; S3 takes 5 GiB
@@ -88,7 +89,8 @@ class Bucket:
     def read(self, key: str) -> bytes:
         """A small object."""
         found = self.aws.call("s3", "get_object", Bucket=self.name, Key=key)
-        return bytes(found["Body"].read())
+        with translated("read an object (s3)"):
+            return read_body(found["Body"])
 
     def put(self, key: str, content: bytes) -> None:
         """A small object, with its digest."""

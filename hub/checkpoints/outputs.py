@@ -17,7 +17,7 @@ import numpy.typing as npt
 from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
-from llama_hub.files import CHUNK, write_at
+from llama_hub.files import CHUNK, open_own, write_at
 from llama_hub.hub.checkpoints.blueprint import Blueprint, FilePlan, Place
 
 FLUSH_SECONDS = 0.5  # between two flushes while the files are being written
@@ -37,7 +37,7 @@ class Outputs:
     def __enter__(self) -> Outputs:
         for file in self.files:
             path = self.folder / file.name
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
             self.descriptors.append(descriptor)
             reserve(descriptor, file.size)
             for offset, content in file.fixed:

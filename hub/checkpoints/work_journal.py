@@ -13,11 +13,17 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from llama_hub.files import PRIVATE, write_atomic
+from llama_hub.errors import IntegrityError
+from llama_hub.files import PRIVATE, open_own, read_own, write_atomic
+from llama_hub.schema import Pattern, conform
+from llama_hub.strict import FileKind
 
 NAME = "conversion.journal"
+MAX_BYTES = 64 << 20  # some hundred bytes for each tensor
+Digest = Annotated[str, Pattern("[0-9a-f]{64}", "64 hexadecimal digits")]
+_KIND = FileKind("the journal of a conversion")
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Done:
     """What is known of a tensor that was written."""
 
     name: str
-    sha256: tuple[str, ...]  # canonical; of a quantised tensor, of each place's bytes
+    sha256: tuple[Digest, ...]  # canonical; of a quantised tensor, of each place's bytes
     sums: tuple[int, ...]  # for each place, see ``transcribe.Sum``
     crc: tuple[int, ...]  # for each place; 0 where nobody needs it
     changed: int = 0  # values that the cast changed
@@ -44,7 +50,7 @@ class WorkJournal:
         self.done = _read(self._path, identity)
         lines = [json.dumps(identity, sort_keys=True), *map(_line, self.done.values())]
         write_atomic(self._path, "".join(line + "\n" for line in lines).encode(), mode=PRIVATE)
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._descriptor = open_own(self._path, os.O_WRONLY | os.O_APPEND)
 
     def add(self, done: Done) -> None:
         """Say that a tensor is written."""
@@ -66,8 +72,9 @@ def _line(done: Done) -> str:
 
 def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Done]:
     try:
-        first, *lines = path.read_text(encoding="ascii", errors="replace").split("\n")[:-1]
-    except (FileNotFoundError, ValueError):
+        text = read_own(path, MAX_BYTES).decode("ascii", "replace")
+        first, *lines = text.split("\n")[:-1]
+    except (OSError, IntegrityError, ValueError):
         return {}
     if first != json.dumps(identity, sort_keys=True):
         return {}
@@ -78,9 +85,6 @@ def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Done]:
 def _parsed(line: str) -> Done | None:
     """A line that was torn is as if it were not there."""
     try:
-        fields = json.loads(line)
-        for key in ("sha256", "sums", "crc"):
-            fields[key] = tuple(fields[key])
-        return Done(**fields)
-    except (ValueError, KeyError, TypeError):
+        return conform(Done, json.loads(line), NAME, _KIND)
+    except (ValueError, RecursionError, IntegrityError):
         return None

@@ -1,7 +1,7 @@
 """The source ``huggingface``: a repository at one commit, its bytes through our own engine.
 
-``huggingface-hub`` gives the login, the revision, the file list and the gate's answers. It
-neither resumes across runs nor checks content over plain HTTP, so it never gets to move weights.
+``huggingface-hub`` gives the login and the endpoint. It neither resumes across runs, nor checks
+content over plain HTTP, nor bounds what it reads, so our own client asks.
 Each range asks the Hub anew for its place on the CDN: an expired CDN address cannot outlive a try.
 """
 
@@ -11,10 +11,17 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
-from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
+from annotated_types import Ge, Le
+
+from llama_hub.errors import (
+    AccessError,
+    LlamaHubError,
+    NotFoundError,
+    UsageError,
+)
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.checkpoints import weight_index
 from llama_hub.hub.manifest import Format
@@ -23,14 +30,21 @@ from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan, read_small
 from llama_hub.hub.transfer.http import Client, Refusal
 from llama_hub.hub.transfer.journal import BLOCK
-from llama_hub.hub.transfer.receiver import Policy, TransferError
-from llama_hub.hub.transfer.remote_file import Body, RemoteFile, Request, Transient
+from llama_hub.hub.transfer.receiver import Cancel, Policy, TransferError, Tries
+from llama_hub.hub.transfer.remote_file import (
+    MAX_FILE,
+    Body,
+    RemoteFile,
+    Request,
+    Transient,
+    read_all,
+)
 from llama_hub.licenses.gate import Texts
+from llama_hub.progress import NO_PROGRESS
+from llama_hub.schema import Pattern, conform
+from llama_hub.strict import FileKind, parse_json
 
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo, RepoSibling
-
-TIMEOUT = 30.0  # seconds; the library itself would wait for ever
+INFO = FileKind("what the Hub says of", max_bytes=8 << 20, max_values=400_000)
 POLICY = Policy(span=16 * BLOCK)
 TOKENS = "https://huggingface.co/settings/tokens"
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
@@ -41,12 +55,35 @@ _SMALL = {
 
 
 @dataclass(frozen=True)
+class _Lfs:
+    sha256: Annotated[str, Pattern("[0-9a-f]{64}", "64 hexadecimal digits")]
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file as the Hub lists it."""
+
+    rfilename: str
+    size: Annotated[int, Ge(0), Le(MAX_FILE)] | None = None
+    blobId: str | None = None  # git's SHA-1
+    lfs: _Lfs | None = None  # of a large file
+
+
+@dataclass(frozen=True)
+class _Info:
+    """What is used of the Hub's answer about a revision."""
+
+    sha: Annotated[str, Pattern("[0-9a-f]{40}", "a commit, 40 hexadecimal digits")]
+    siblings: tuple[HubFile, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Commit:
     """A repository as it was at one commit."""
 
     repository: str
     sha: str
-    files: Mapping[str, RepoSibling]
+    files: Mapping[str, HubFile]
 
 
 class HuggingFace:
@@ -95,8 +132,6 @@ class HuggingFace:
         if self._commit is None:
             info = self._ask_hub()
             files = {file.rfilename: file for file in info.siblings or ()}
-            if not info.sha or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
-                raise TransferError(f"{self.where} did not name a commit", hint="try again later")
             self._commit = Commit(self.repository, info.sha, files)
         return self._commit
 
@@ -183,8 +218,8 @@ class HuggingFace:
         digests = dict(file.digests)
         if stated.lfs is not None:
             digests["sha256"] = stated.lfs.sha256
-        elif stated.blob_id:
-            digests["git-sha1"] = stated.blob_id
+        elif stated.blobId:
+            digests["git-sha1"] = stated.blobId
         size = stated.size if file.size is None else file.size
         return RemoteFile(file.path, file.request, size, digests, file.pinned)
 
@@ -196,27 +231,26 @@ class HuggingFace:
             "commit": self.commit.sha,
         }
 
-    def _ask_hub(self) -> ModelInfo:
-        import httpx2
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    def _ask_hub(self) -> _Info:
+        """What the Hub says of the revision; through our own client, which bounds the answer."""
+        from huggingface_hub import constants
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-        api = HfApi(endpoint=self._endpoint, token=self.token or False)
         try:
-            return api.model_info(
-                self.repository, revision=self._revision, files_metadata=True, timeout=TIMEOUT
-            )
-        except HfHubHTTPError as error:
-            raise self.meaning(
-                error.response.status_code, error.response.headers, str(error)
-            ) from error
+            validate_repo_id(self.repository)
         except HFValidationError as error:
             raise UsageError(f"{self.repository!r} is not a repository id: {error}") from error
-        except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
+        if constants.HF_HUB_OFFLINE:
             raise TransferError(
-                f"{self.where} cannot be reached: {redact(error) or type(error).__name__}",
-                hint="check the connection and the proxy variables, then run the command again",
-            ) from error
+                f"{self.where} is not asked: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE"
+            )
+        revision = quote(self._revision, safe="")
+        url = f"{self._endpoint}/api/models/{self.repository}/revision/{revision}?blobs=true"
+        request = HubRequest(self, url)
+        tries = Tries(request.where, self.policy, Cancel(), NO_PROGRESS)
+        data = tries.until_done(lambda: read_all(request, INFO.max_bytes))
+        return conform(_Info, parse_json(data, self.where, INFO), self.where, INFO)
 
     def meaning(self, status: int, headers: Mapping[str, str], text: str) -> LlamaHubError:
         """What a refusal of the Hub means, in words and with the page to open."""

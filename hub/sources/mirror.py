@@ -88,7 +88,7 @@ def mirror(base: str, fmt: Format | None = None) -> Mirror:
 
 def place(base: str) -> Place:
     """The tree of files at ``base``."""
-    scheme = urlsplit(base).scheme.lower()
+    scheme = _scheme(base)
     if scheme in ("http", "https"):
         from llama_hub.hub.sources.web import HttpPlace
 
@@ -105,3 +105,17 @@ def place(base: str) -> Place:
     if not root.is_dir():
         raise NotFoundError(f"there is no folder {root}", hint="--url takes the mirror's base")
     return FolderPlace(root)
+
+
+def _scheme(base: str) -> str:
+    try:
+        parts = urlsplit(base)
+        _ = parts.port
+    except ValueError:
+        parts = None
+    if parts is None or not base.isprintable():
+        raise UsageError(
+            "the mirror's address is none",
+            hint="--url https://HOST/PATH | s3://BUCKET/PREFIX | FOLDER",
+        )
+    return parts.scheme.lower()

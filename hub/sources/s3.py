@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,8 +14,9 @@ from llama_hub.errors import (
     UsageError,
 )
 from llama_hub.hub.redaction import redact
+from llama_hub.hub.transfer.bounded_aws import bounded, read_some
 from llama_hub.hub.transfer.receiver import Policy, TransferError
-from llama_hub.hub.transfer.remote_file import Body, Changed, Request, Transient
+from llama_hub.hub.transfer.remote_file import Body, Changed, Request, Transient, stated_size
 
 TIMEOUT = 30  # seconds
 THREADS = 64  # connections that may be open at once
@@ -83,7 +85,7 @@ class S3Request:
         code = response.get("Error", {}).get("Code", "")
         if status == 416:
             total = response["Error"].get("ActualObjectSize")
-            if total is not None and int(total) != start:
+            if total is not None and str(total) != str(start):
                 raise Changed(self.where)
             return _S3Body({"Body": None}, start)
         if status == 412:
@@ -113,9 +115,7 @@ class _S3Body:
         extent = answer.get("ContentRange", "")
         self._stream = answer["Body"]
         self.start = start if extent or self._stream is None else 0
-        self.total: int | None = start if self._stream is None else answer.get("ContentLength")
-        if extent:
-            self.total = int(extent.rpartition("/")[2])
+        self.total: int | None = start if self._stream is None else _total(answer, extent)
         self.validator: str | None = answer.get("ETag")
         self.media = answer.get("ContentType", "") if self._stream is not None else ""
 
@@ -123,7 +123,7 @@ class _S3Body:
         if self._stream is None:
             return 0
         try:
-            data = self._stream.read(len(view))
+            data = read_some(self._stream._raw_stream, len(view))
         except Exception as error:  # urllib3 and botocore raise a dozen kinds here
             raise Transient(f"the connection broke: {redact(error)}") from error
         view[: len(data)] = data
@@ -135,6 +135,15 @@ class _S3Body:
     def close(self) -> None:
         if self._stream is not None:
             self._stream.close()
+
+
+def _total(answer: Any, extent: str) -> int:
+    """Bytes of the whole object."""
+    match = re.fullmatch(r"bytes \d{1,18}-\d{1,18}/(\d{1,18})", extent)
+    total = answer.get("ContentLength") if not extent else match and int(match[1])
+    if total is None:
+        raise Transient("the answer does not say how long the object is", tries=2)
+    return stated_size("the object", total)
 
 
 def s3_place(base: str) -> S3Place:
@@ -160,7 +169,7 @@ def _client() -> Any:
         response_checksum_validation="when_required",
     )
     try:
-        return boto3.session.Session().client("s3", config=config)
+        return bounded(boto3.session.Session().client("s3", config=config))
     except BotoCoreError as error:
         raise _not_configured(error) from error
 

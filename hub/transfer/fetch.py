@@ -19,7 +19,7 @@ from typing import Any
 from isal.isal_zlib import crc32
 
 from llama_hub.errors import DiskFullError, IntegrityError
-from llama_hub.files import CHUNK, write_at
+from llama_hub.files import CHUNK, open_own, write_at
 from llama_hub.hub import digests
 from llama_hub.hub.transfer.blocks import Coverage
 from llama_hub.hub.transfer.buffers import Buffers
@@ -29,6 +29,7 @@ from llama_hub.hub.transfer.receiver import (
     Cancel,
     Intake,
     Policy,
+    Pulse,
     Receiver,
     TransferError,
     refuse_web_page,
@@ -104,14 +105,14 @@ class _Transfer:
     def run(self) -> digests.Hashed:
         """Bring the bytes and return their digests."""
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor = open_own(self._target, os.O_RDWR | os.O_CREAT)
         try:
             recorded = self._begin()
             self._preallocate(recorded.total)
             self._journal.begin(recorded)
             return self._transfer(recorded)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise disk_full(self._target) from error
             raise
         finally:
@@ -172,9 +173,12 @@ class _Transfer:
         """A body of unknown length can only be taken in one go."""
         blocks: dict[int, BlockState] = {}
         view, at = memoryview(bytearray(CHUNK)), 0
+        pulse = Pulse(self.intake.policy)
         os.ftruncate(self._descriptor, 0)
         try:
             while count := body.readinto(view[: BLOCK - at % BLOCK]):
+                pulse.beat(count)
+                self.intake.check_unsized(at + count)
                 if at == 0:
                     refuse_web_page(self._file, body, view[:count])
                 state = blocks.setdefault(at // BLOCK, BlockState())
@@ -188,6 +192,9 @@ class _Transfer:
                 f"long it is: {error}",
                 hint="run the command again",
             ) from error
+        except IntegrityError:
+            os.ftruncate(self._descriptor, 0)
+            raise
         self.intake.arrived(at)
         self.intake.check_size(at, self._file.size)
         return Recorded(self._identity(self.intake.validator), at, blocks)

@@ -16,6 +16,7 @@ from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.progress import NO_PROGRESS, Progress
 
 TOTAL = "total"
+LARGEST_OTHER = 64 << 20  # bytes of a file that holds no weights, and of what surrounds weights
 SMALL = 1 << 20  # bytes; a file up to this size has no progress line of its own
 
 
@@ -38,7 +39,8 @@ def fetch_all(
     pool = ThreadPoolExecutor(max(1, files), thread_name_prefix="file")
     try:
         futures = [
-            pool.submit(_fetch_one, file, folder, policy, total, cancel) for file in _order(plan)
+            pool.submit(_fetch_one, _limited(file, expected_bytes), folder, policy, total, cancel)
+            for file in _order(plan)
         ]
         _wait(futures, policy, cancel)
         return [future.result() for future in futures]
@@ -48,6 +50,13 @@ def fetch_all(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         progress.finish(TOTAL)
+
+
+def _limited(file: RemoteFile, expected_bytes: int | None) -> RemoteFile:
+    """A file cannot be larger than the whole model in float32, where that is known."""
+    if expected_bytes is None:
+        return file
+    return replace(file, limit=min(file.limit, 2 * expected_bytes + LARGEST_OTHER))
 
 
 def _order(plan: FetchPlan) -> list[RemoteFile]:

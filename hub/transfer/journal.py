@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_hub.files import PRIVATE, write_atomic
+from llama_hub.errors import IntegrityError
+from llama_hub.files import PRIVATE, open_own, read_own, write_atomic
+from llama_hub.hub.transfer.remote_file import MAX_FILE
 
+MAX_JOURNAL = 64 << 20  # bytes; a line for each MiB of a file of MAX_FILE bytes is 20 MB
 BLOCK = 16 << 20  # bytes; the unit of checksums, of repair and of what one crash can cost
 
 
@@ -50,10 +54,9 @@ class Journal:
     def read(self) -> Recorded | None:
         """What an earlier run left; ``None`` if there is nothing usable."""
         try:
-            lines = self.path.read_text(encoding="ascii", errors="replace").split("\n")
-            header = json.loads(lines[0])
-            recorded = Recorded(header["identity"], int(header["total"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            lines = read_own(self.path, MAX_JOURNAL).decode("ascii", "replace").split("\n")
+            recorded = _header(json.loads(lines[0]))
+        except (OSError, IntegrityError, ValueError, KeyError, TypeError, RecursionError):
             return None
         for line in lines[1:-1]:  # what follows the last newline is torn or empty
             _read_line(line, recorded)
@@ -65,9 +68,11 @@ class Journal:
         lines = [
             _line(number, state) for number, state in sorted(recorded.blocks.items()) if state.have
         ]
-        write_atomic(self.path, "".join([header + "\n", *lines]).encode(), mode=PRIVATE)
         self.close()
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        if self.path.is_dir() and not self.path.is_symlink():
+            shutil.rmtree(self.path)
+        write_atomic(self.path, "".join([header + "\n", *lines]).encode(), mode=PRIVATE)
+        self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
 
     def add(self, number: int, state: BlockState) -> None:
         """Say that block ``number`` has advanced (or was given up: ``have`` 0)."""
@@ -86,6 +91,16 @@ class Journal:
             self._descriptor = None
 
 
+def _header(header: Any) -> Recorded:
+    identity, total = header["identity"], header["total"]
+    digests, validator = identity["digests"], identity["validator"]
+    if not isinstance(digests, dict) or not isinstance(validator, str | None):
+        raise ValueError("an identity that is none")
+    if type(total) is not int or not 0 <= total <= MAX_FILE:
+        raise ValueError("a size that is none")
+    return Recorded({"digests": digests, "validator": validator}, total)
+
+
 def _line(number: int, state: BlockState) -> str:
     return f"{number:x} {state.have:x} {state.crc:08x}\n"
 
@@ -93,6 +108,8 @@ def _line(number: int, state: BlockState) -> str:
 def _read_line(line: str, recorded: Recorded) -> None:
     """Take over one line; a line that makes no sense is as if it were not there."""
     try:
+        if len(line) > 64:
+            return
         number, have, crc = (int(word, 16) for word in line.split(" "))
     except ValueError:
         return

@@ -9,10 +9,13 @@ import ssl
 import urllib.request
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from llama_hub.errors import UsageError
 from llama_hub.hub.redaction import plain_url
+from llama_hub.hub.transfer.addresses import NEAREST, Zone, dial, peer_zone, require, zone_of_name
+from llama_hub.hub.transfer.bounded_response import BoundedResponse
 
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -56,7 +59,7 @@ def proxy_for(url: SplitResult) -> SplitResult | None:
     found = proxies.get(url.scheme) or proxies.get("all")
     if not found or urllib.request.proxy_bypass(url.netloc.rpartition("@")[2]):
         return None
-    proxy = urlsplit(found if "://" in found else f"http://{found}")
+    proxy = _proxy(found if "://" in found else f"http://{found}")
     if proxy.scheme != "http" or not proxy.hostname:
         raise UsageError(
             f"the proxy {plain_url(proxy.geturl())} is not an http:// proxy; no other can be used",
@@ -65,22 +68,64 @@ def proxy_for(url: SplitResult) -> SplitResult | None:
     return proxy
 
 
+def _proxy(text: str) -> SplitResult:
+    try:
+        proxy = urlsplit(text)
+        _ = proxy.port
+    except ValueError:
+        return urlsplit("")
+    return proxy
+
+
+class Connection(http.client.HTTPConnection):
+    """A connection that knows how near its other end is, and whose answers are bounded."""
+
+    zone = Zone.PUBLIC  # once connected
+
+
+class SecureConnection(Connection, http.client.HTTPSConnection):
+    """The same with TLS."""
+
+
 def connect(
-    url: SplitResult, proxy: SplitResult | None, timeout: float
-) -> http.client.HTTPConnection:
-    """A connection for requests to ``url``, through ``proxy``; nothing is sent yet."""
-    host, port = url.hostname or "", url.port
+    url: SplitResult, proxy: SplitResult | None, timeout: float, nearest: Zone = NEAREST
+) -> Connection:
+    """An open connection for requests to ``url``, through ``proxy``; nothing is asked yet.
+
+    ``nearest``: how near the address may be; ``ForbiddenAddressError`` if it is nearer. Behind a
+    proxy, which resolves the name, only the name can be judged.
+    """
     secure = url.scheme == "https"
+    host, port = url.hostname or "", url.port or (443 if secure else 80)
     if proxy is not None:
+        require(zone_of_name(host), host, nearest)
         host, port = proxy.hostname or "", proxy.port or 80
+        nearest = NEAREST
     made = (
-        http.client.HTTPSConnection(host, port, timeout=timeout, context=tls_context())
+        SecureConnection(host, port, timeout=timeout, context=tls_context())
         if secure
-        else http.client.HTTPConnection(host, port, timeout=timeout)
+        else Connection(host, port, timeout=timeout)
     )
+    made.response_class = BoundedResponse
     if proxy is not None and secure:
         made.set_tunnel(url.hostname or "", url.port or 443, proxy_headers(proxy))
+    _dial_with(made, nearest)
+    try:
+        made.connect()
+        assert made.sock is not None
+        made.zone = zone_of_name(url.hostname or "") if proxy else peer_zone(made.sock)
+        made.sock.settimeout(timeout)
+    except BaseException:
+        made.close()
+        raise
     return made
+
+
+def _dial_with(connection: Any, nearest: Zone) -> None:
+    """Let ``http.client`` connect through ``dial``; it calls this attribute for nothing else."""
+    connection._create_connection = lambda place, timeout, _=None: dial(
+        place[0], place[1], timeout, nearest
+    )
 
 
 def proxy_headers(proxy: SplitResult) -> dict[str, str]:

@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from isal.isal_zlib import crc32
 
-from llama_hub.errors import IntegrityError, LlamaHubError
+from llama_hub.errors import IntegrityError, UnreachableError
 from llama_hub.files import CHUNK, write_at
 from llama_hub.hub.redaction import redact
 from llama_hub.hub.transfer.blocks import Coverage, Span, Stopped
 from llama_hub.hub.transfer.buffers import Buffers
 from llama_hub.hub.transfer.journal import BLOCK
-from llama_hub.hub.transfer.remote_file import Body, Changed, RemoteFile, Transient
+from llama_hub.hub.transfer.remote_file import MAX_UNSIZED, Body, Changed, RemoteFile, Transient
 from llama_hub.progress import Progress
 
 FAST = 100 << 20  # bytes a second: one connection that is so fast needs no second
@@ -43,7 +43,7 @@ class Policy:
     finish_others: bool = False  # when one file fails, let those under way come to their end
 
 
-class TransferError(LlamaHubError):
+class TransferError(UnreachableError):
     """The network or the other side failed again and again; what came is kept."""
 
 
@@ -152,12 +152,27 @@ class Intake:
 
     def check_size(self, total: int, expected: int | None) -> None:
         """``IntegrityError`` if the source's copy has another size than the file must have."""
+        if expected is None and total > self.file.limit:
+            raise self._too_large(f"has {total} bytes", self.file.limit)
         if expected not in (None, total):
             raise IntegrityError(
                 f"{self.file.path} has {total} bytes at {self.file.request.where}, "
                 f"it must have {expected}",
                 hint="the source's copy is truncated or another file: try another --source",
             )
+
+    def check_unsized(self, so_far: int) -> None:
+        """The same for a body whose length nobody states, while it comes."""
+        known = self.file.limit if self.file.size is None else self.file.size
+        limit = min(known, MAX_UNSIZED)
+        if so_far > limit:
+            raise self._too_large(f"does not end after {limit} bytes", limit)
+
+    def _too_large(self, what: str, limit: int) -> IntegrityError:
+        return IntegrityError(
+            f"{self.file.path} {what} at {self.file.request.where}; it can have at most {limit}",
+            hint="the address is wrong, or whoever runs that server means harm: try another",
+        )
 
 
 class Receiver(threading.Thread):
@@ -208,7 +223,7 @@ class Receiver(threading.Thread):
 
     def _receive(self, span: Span) -> None:
         """Read a span to its end, over as many connections as it takes."""
-        tries = self._intake.tries()
+        tries, policy = self._intake.tries(), self._intake.policy
         self._at = span.start
         try:
             while self._at < span.stop and self._wanted():
@@ -216,7 +231,7 @@ class Receiver(threading.Thread):
                 try:
                     self._read_body(span.stop)
                 except Transient as error:
-                    tries.failed(error, progressed=self._at > begun)
+                    tries.failed(error, progressed=self._at - begun >= policy.stall_bytes)
         finally:
             self._coverage.release(span)
 
@@ -225,7 +240,7 @@ class Receiver(threading.Thread):
         body = self._intake.open(self._at, stop)
         try:
             self._check(body)
-            pulse = _Pulse(self._intake.policy)
+            pulse = Pulse(self._intake.policy)
             if not self._skip(body, pulse):
                 return
             while self._at < stop:
@@ -241,7 +256,7 @@ class Receiver(threading.Thread):
             raise Changed(self._intake.file.path)
         self._intake.check_size(body.total or 0, total)
 
-    def _skip(self, body: Body, pulse: _Pulse) -> bool:
+    def _skip(self, body: Body, pulse: Pulse) -> bool:
         """Pass over what a source sends too early because it does not answer ranges.
 
         False if the first receiver should do that alone.
@@ -261,7 +276,7 @@ class Receiver(threading.Thread):
             passed += count
         return True
 
-    def _read_piece(self, body: Body, pulse: _Pulse) -> None:
+    def _read_piece(self, body: Body, pulse: Pulse) -> None:
         """Read what has come, at most to the end of the block, and write it at its place."""
         crc, end = self._coverage.position(self._at)
         self._coverage.pace(self._at, AHEAD)
@@ -322,7 +337,7 @@ class Tries:
                 self.failed(error)
 
 
-class _Pulse:
+class Pulse:
     """Notices a connection that has stopped, or that only drips."""
 
     def __init__(self, policy: Policy) -> None:

@@ -7,12 +7,18 @@ their own, local folders and bytes in memory are here.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from llama_hub.errors import NotFoundError
+from llama_hub.errors import IntegrityError, NotFoundError
+from llama_hub.files import CHUNK, open_regular
+
+MAX_FILE = 1 << 40  # bytes; Llama 2 70B in float32 is 276 GB
+MAX_UNSIZED = 1 << 36  # bytes of a file of which nobody said how large it is
+SMALL_SECONDS = 300.0  # for the whole of a small file
 
 
 class Body(Protocol):
@@ -57,6 +63,7 @@ class RemoteFile:
     size: int | None = None  # bytes, where known beforehand
     digests: Mapping[str, str] = field(default_factory=dict)  # md5, sha256, git-sha1 → hexadecimal
     pinned: bool = False  # a digest was known to us, not sent along with the data
+    limit: int = MAX_FILE  # bytes that it has at most, where its size is not known beforehand
 
 
 class Transient(Exception):
@@ -71,6 +78,16 @@ class Transient(Exception):
         super().__init__(message)
         self.wait = wait
         self.tries = tries
+
+
+def stated_size(where: str, total: int) -> int:
+    """``total`` bytes, unless no file has so many: ``IntegrityError``."""
+    if not 0 <= total <= MAX_FILE:
+        raise IntegrityError(
+            f"{where} claims to have {total} bytes, which no file of a model has",
+            hint="the address is wrong, or whoever runs that server means harm: try another",
+        )
+    return total
 
 
 class Changed(Exception):
@@ -91,8 +108,8 @@ class FolderRequest:
     def open(self, start: int, stop: int | None, validator: str | None = None) -> Body:
         """Read the file from ``start``."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
+            descriptor = open_regular(self.path)
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: NUL
             raise NotFoundError(f"there is no file {self.path}") from error
         state = os.fstat(descriptor)
         found = f"{state.st_size}-{state.st_mtime_ns}"
@@ -158,18 +175,35 @@ class _BytesBody:
         self._left = self._left[:0]
 
 
-def read_all(request: Request, limit: int) -> bytes:
+def read_all(request: Request, limit: int, seconds: float = SMALL_SECONDS) -> bytes:
     """The whole of a small file, at most ``limit`` bytes; one try, no resume."""
+    deadline = time.monotonic() + seconds
     body = request.open(0, None)
-    buffer = bytearray(limit + 1)
-    view, filled = memoryview(buffer), 0
     try:
-        while count := body.readinto(view[filled:]):
-            filled += count
+        if body.total is not None and body.total > limit:
+            raise _too_large(request, limit)
+        data = _read_until(body, limit, deadline)
     finally:
         body.close()
-    if filled > limit:
-        raise Transient(f"{request.where} is larger than the {limit} bytes that such a file has")
-    if body.total is not None and filled < body.total - body.start:
-        raise Transient(f"{request.where} broke off after {filled} of {body.total} bytes")
-    return bytes(buffer[:filled])
+    if len(data) > limit:
+        raise _too_large(request, limit)
+    if body.total is not None and len(data) < body.total - body.start:
+        raise Transient(f"{request.where} broke off after {len(data)} of {body.total} bytes")
+    return data
+
+
+def _too_large(request: Request, limit: int) -> IntegrityError:
+    return IntegrityError(
+        f"{request.where} is larger than the {limit} bytes that such a file has",
+        hint="the address is wrong, or whoever runs that server means harm: try another",
+    )
+
+
+def _read_until(body: Body, limit: int, deadline: float) -> bytes:
+    """All of ``body``, but no more than one byte beyond ``limit``."""
+    data, view = bytearray(), memoryview(bytearray(min(CHUNK, limit + 1)))
+    while count := body.readinto(view[: limit + 1 - len(data)]):
+        data += view[:count]
+        if time.monotonic() > deadline:
+            raise Transient(f"only {len(data)} bytes came in time", tries=2)
+    return bytes(data)
