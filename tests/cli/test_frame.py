@@ -27,6 +27,7 @@ FAILURES: dict[ExitCode, BaseException] = {
     ExitCode.NOT_ENOUGH: OSError(errno.ENOSPC, "No space left on device", "/x"),
     ExitCode.PROVISIONING: errors.StalePlanError("changed"),
     ExitCode.CHANGES_PENDING: errors.ChangesPendingError("2 changes"),
+    ExitCode.UNREACHABLE: ConnectionResetError("reset by peer"),
     ExitCode.INTERRUPTED: KeyboardInterrupt(),
 }
 
@@ -50,7 +51,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
 
 
 def test_every_exit_code_has_its_number() -> None:
-    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130]
+    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130]
     assert set(FAILURES) == set(ExitCode) - {ExitCode.OK}
 
 

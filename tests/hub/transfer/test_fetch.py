@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from llama_hub.errors import AccessError, DiskFullError, IntegrityError, NotFoundError
-from llama_hub.hub.transfer.fetch import fetch as transfer
 from llama_hub.hub.transfer.journal import BLOCK, Journal
 from llama_hub.hub.transfer.receiver import Policy, TransferError
 from tests.support.http_server import Server
@@ -351,7 +350,7 @@ def test_a_full_disk_is_known_before_the_first_byte(
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(transfer.os, "posix_fallocate", no_room)
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
     with pytest.raises(DiskFullError, match="is full"):
         target.fetch()
     assert server.seen == []
