@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import Ge, Le, MaxLen
 
@@ -69,7 +69,7 @@ class _Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class _PlanFile:
-    schema: Literal[1]
+    schema: Annotated[int, Ge(SCHEMA), Le(SCHEMA)]
     digest: Digest
     kind: Kind
     backend: BackendName
@@ -83,9 +83,6 @@ class _PlanFile:
     need: _Need | None
     offer: _Offer | None
     plan: tuple[Step, ...]
-
-
-assert SCHEMA == 1, "the type of _PlanFile.schema says which plans can be read"
 
 
 def write(plan: Plan, path: Path) -> None:

@@ -8,8 +8,9 @@ them. Sources of the formulas: facebookresearch/llama
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from llama_hub.errors import IntegrityError
 
@@ -19,6 +20,10 @@ MAX_WIDTH = 1 << 24  # of anything: columns, heads, tokens in the vocabulary
 MAX_CONTEXT = 1 << 30  # tokens
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class ImpossibleError(IntegrityError, ValueError):
+    """Sizes that no model has; a ``ValueError`` so that pydantic says where they stand."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,20 @@ class Architecture:
     rope_theta: float = 10000.0
     context: int = 4096  # tokens
 
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
+
     def __post_init__(self) -> None:
         widths = (self.dim, self.n_heads, self.n_kv_heads, self.ffn_dim, self.vocab_size)
         if min(*widths, self.n_layers, self.context) < 1:
-            raise IntegrityError(f"a dimension of the model is not positive: {self}")
+            raise ImpossibleError(f"a dimension of the model is not positive: {self}")
         if max(widths) > MAX_WIDTH or self.n_layers > MAX_LAYERS or self.context > MAX_CONTEXT:
-            raise IntegrityError(f"these dimensions are no model's, the file is damaged: {self}")
+            raise ImpossibleError(f"these dimensions are no model's, the file is damaged: {self}")
         if not 0 < self.norm_eps <= 1 or not 0 < self.rope_theta < math.inf:
-            raise IntegrityError(
+            raise ImpossibleError(
                 f"norm_eps {self.norm_eps} or rope_theta {self.rope_theta} is no model's"
             )
         if self.dim % self.n_heads or self.n_heads % self.n_kv_heads or self.head_dim % 2:
-            raise IntegrityError(
+            raise ImpossibleError(
                 f"dim {self.dim}, {self.n_heads} heads and {self.n_kv_heads} key/value heads "
                 "do not divide one another"
             )

@@ -7,48 +7,66 @@ The built-in entries stand in ``catalog.toml``; a user's own file
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from llama_hub.errors import NotFoundError, UsageError
-from llama_hub.hub.architecture import Architecture
+from annotated_types import Ge, Le, MaxLen, MinLen
+
+from llama_hub.errors import NotFoundError
+from llama_hub.hub.architecture import MAX_CONTEXT, Architecture
 from llama_hub.hub.model_id import ModelId
+from llama_hub.schema import Checked, Pattern, conform
+from llama_hub.strict import MAX_INT, read_toml, text_kind
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
-SOURCES = ("meta", "huggingface", "mirror", "builtin")
-FAMILIES = ("llama-2", "code-llama", "llama-1")
-_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*|\.")
-_DIGEST = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
-_KEYS = {
-    "id", "family", "size", "variant", "folder", "shards", "context", "license", "sources",
-    "huggingface", "huggingface_original", "bytes", "digests", "sizes", "architecture", "layout",
-}  # fmt: skip
+KIND = text_kind("the catalogue", hint="correct the file, or unset LLAMA_HUB_CATALOG")
+
+SourceName = Literal["meta", "huggingface", "mirror", "builtin"]
+Family = Literal["llama-2", "code-llama", "llama-1"]
+SOURCES: tuple[SourceName, ...] = get_args(SourceName)
+
+_PART = "[A-Za-z0-9][A-Za-z0-9._-]*"
+Folder = Annotated[
+    str,
+    MaxLen(512),
+    Pattern(rf"(?!.*\.\.){_PART}(/{_PART})*|\.", "a plain relative path, or '.'"),
+]
+FileName = Annotated[str, MaxLen(512), Pattern(f"{_PART}(/{_PART})*", "a plain relative path")]
+Repository = Annotated[
+    str, MaxLen(200), Pattern(f"{_PART}(/{_PART})?", "a repository such as acme/llama-7b")
+]
+Size = Annotated[int, Ge(0), Le(MAX_INT)]
+Digest = Annotated[
+    str,
+    Pattern("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", "md5:<32 hexadecimal digits> or sha256:<64>"),
+]
 
 
 @dataclass(frozen=True)
 class Model:
     """One catalogue entry."""
 
-    id: str  # a ModelId
-    family: str
-    variant: str  # base or chat
-    folder: str  # below the source's base
-    shards: int  # model-parallel shards, files consolidated.NN.pth
-    license: str  # licence id
-    sources: tuple[str, ...]
-    size: str = ""  # 7B, 13B, 70B …
-    context: int = 4096  # tokens
+    id: Annotated[str, Checked(ModelId)]
+    family: Family
+    variant: Literal["base", "chat"]
+    folder: Folder  # below the source's base
+    shards: Annotated[int, Ge(1), Le(64)]  # model-parallel shards, files consolidated.NN.pth
+    license: Annotated[str, MinLen(1), MaxLen(64)]  # licence id
+    sources: Annotated[tuple[SourceName, ...], MinLen(1)]
+    size: Annotated[str, MaxLen(16)] = ""  # 7B, 13B, 70B …
+    context: Annotated[int, Ge(1), Le(MAX_CONTEXT)] = 4096  # tokens
     layout: Literal["meta", "hf"] = "meta"  # how a mirror's folder is laid out
-    huggingface: str | None = None  # repository with safetensors
-    huggingface_original: str | None = None  # repository with Meta's own files
-    bytes: int | None = None  # weights in Meta's layout, where known
-    digests: Mapping[str, str] = field(default_factory=dict)  # file name → md5:… or sha256:…
-    sizes: Mapping[str, int] = field(default_factory=dict)  # file name → bytes
+    huggingface: Repository | None = None  # repository with safetensors
+    huggingface_original: Repository | None = None  # repository with Meta's own files
+    bytes: Size | None = None  # weights in Meta's layout, where known
+    digests: Mapping[FileName, Digest] = field(default_factory=dict)  # md5:… or sha256:…
+    sizes: Mapping[FileName, Size] = field(default_factory=dict)  # bytes
     architecture: Architecture | None = None  # where known before the weights are here
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", ModelId(self.id))
@@ -84,79 +102,43 @@ class Catalog:
 
 def load(user_file: Path | None = None) -> Catalog:
     """The built-in catalogue, with the entries of ``user_file`` added."""
-    models = {model.id: model for model in _read(BUILT_IN)}
+    models = {model.id: model for model in _built_in()}
     if user_file is not None:
-        models |= {model.id: model for model in _read(user_file.expanduser())}
+        models |= {model.id: model for model in read(user_file.expanduser())}
     return Catalog(models)
 
 
-def _read(path: Path) -> list[Model]:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(
-            f"the catalogue {path} cannot be read: {error}",
-            hint="mend the file, or unset LLAMA_HUB_CATALOG",
-        ) from error
+def _built_in() -> Iterator[Model]:
+    """Our own entries, without pydantic: a test holds them against ``read``."""
+    for entry in tomllib.loads(BUILT_IN.read_text(encoding="utf-8"))["model"]:
+        whole = _with_defaults(entry)
+        sizes = whole.get("architecture")
+        architecture = Architecture(**sizes) if sizes else None
+        yield Model(**whole | {"sources": tuple(whole["sources"]), "architecture": architecture})
+
+
+def read(path: Path) -> list[Model]:
+    """The entries of a catalogue that somebody wrote; ``UsageError`` names what is wrong."""
+    document = read_toml(path, KIND)
     entries = document.get("model", [])
     if not isinstance(entries, list) or set(document) - {"model"}:
-        raise UsageError(f"the catalogue {path} may hold [[model]] tables only")
-    return [_model(entry, f"{path}, entry {number}") for number, entry in enumerate(entries, 1)]
+        raise KIND.invalid(path, "may hold [[model]] tables only")
+    models: dict[str, Model] = {}
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}, entry {number}"
+        whole = _with_defaults(entry) if isinstance(entry, dict) else entry
+        model = conform(Model, whole, where, KIND)
+        if model.id in models:
+            raise KIND.invalid(where, f"{model.id!r} is another entry's too", "id")
+        models[model.id] = model
+    return list(models.values())
 
 
-def _model(entry: Mapping[str, Any], where: str) -> Model:
-    unknown = set(entry) - _KEYS
-    if unknown:
-        key = sorted(unknown)[0]
-        near = difflib.get_close_matches(key, _KEYS, n=1)
-        raise UsageError(f"{where}: unknown key {key!r}" + (f"; {near[0]!r}?" if near else ""))
-    try:
-        model = Model(
-            id=entry["id"],
-            family=entry.get("family", "llama-2"),
-            variant=entry.get("variant", "base"),
-            folder=entry.get("folder", entry["id"]),
-            shards=int(entry.get("shards", 1)),
-            license=str(entry["license"]),
-            sources=tuple(entry["sources"]),
-            size=entry.get("size", ""),
-            context=int(entry.get("context", 4096)),
-            layout=entry.get("layout", "meta"),
-            huggingface=entry.get("huggingface"),
-            huggingface_original=entry.get("huggingface_original"),
-            bytes=entry.get("bytes"),
-            digests=dict(entry.get("digests", {})),
-            sizes=dict(entry.get("sizes", {})),
-            architecture=_architecture(entry),
-        )
-    except KeyError as error:
-        raise UsageError(f"{where}: the key {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where}: {error}") from error
-    _check(model, where)
-    return model
-
-
-def _architecture(entry: Mapping[str, Any]) -> Architecture | None:
-    known = entry.get("architecture")
-    return Architecture(**{"context": int(entry.get("context", 4096))} | known) if known else None
-
-
-def _check(model: Model, where: str) -> None:
-    problems = {
-        f"folder {model.folder!r} is not a plain relative path": not _FOLDER.fullmatch(model.folder)
-        or ".." in model.folder,
-        f"family {model.family!r} is none of {', '.join(FAMILIES)}": model.family not in FAMILIES,
-        f"variant {model.variant!r} is neither base nor chat": model.variant
-        not in ("base", "chat"),
-        f"layout {model.layout!r} is neither meta nor hf": model.layout not in ("meta", "hf"),
-        f"shards {model.shards} is not between 1 and 64": not 1 <= model.shards <= 64,
-        f"sources {list(model.sources)} must be some of {', '.join(SOURCES)}": not model.sources
-        or bool(set(model.sources) - set(SOURCES)),
-        "a digest must be md5:<32 hexadecimal digits> or sha256:<64>": not all(
-            _DIGEST.fullmatch(digest) for digest in model.digests.values()
-        ),
-    }
-    for problem, found in problems.items():
-        if found:
-            raise UsageError(f"{where}: {problem}")
+def _with_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry leaves out and something else in it tells."""
+    whole = {"family": "llama-2", "variant": "base", "shards": 1, **entry}
+    if "id" in entry:
+        whole.setdefault("folder", entry["id"])
+    if isinstance(sizes := entry.get("architecture"), dict):
+        whole["architecture"] = {"context": entry.get("context", 4096), **sizes}
+    return whole

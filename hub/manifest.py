@@ -14,18 +14,35 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from llama_hub.errors import IntegrityError, NotFoundError
+from annotated_types import Ge, Le
+
+from llama_hub.errors import NotFoundError
 from llama_hub.files import write_atomic
+from llama_hub.hub.architecture import MAX_CONTEXT
 from llama_hub.hub.model_id import ModelId, shown
 from llama_hub.hub.relative_path import relative_path
+from llama_hub.schema import Checked, Pattern, conform
+from llama_hub.strict import MAX_INT, FileKind, parse_json, read_json
 
 MANIFEST_NAME = "llama-hub.json"
 SCHEMA = 1
 
 Format = Literal["meta", "hf", "gguf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+KIND = FileKind(
+    "the manifest",
+    max_bytes=16 << 20,  # of a model of 1 TB: 65,000 checksums of blocks
+    max_values=300_000,
+    hint="download or import the model again",
+)
+Size = Annotated[int, Ge(0), Le(MAX_INT)]
+Sha256 = Annotated[str, Pattern("[0-9a-f]{64}", "64 hexadecimal digits")]
+Md5 = Annotated[str, Pattern("[0-9a-f]{32}", "32 hexadecimal digits")]
+Crc32 = Annotated[str, Pattern("[0-9a-f]{8}", "8 hexadecimal digits")]
+ManifestDigest = Annotated[str, Pattern("sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits")]
+LicenseId = Annotated[str, Pattern("[a-z0-9][a-z0-9._-]{0,62}", "the id of a licence")]
 
 
 @dataclass(frozen=True, order=True)
@@ -35,12 +52,12 @@ class FileEntry:
     ``ValueError`` for a path that leads out of the folder.
     """
 
-    path: str
-    size: int  # bytes
-    sha256: str  # 64 hexadecimal digits
-    md5: str | None = None  # where the source gave one and it was checked
+    path: Annotated[str, Checked(relative_path)]
+    size: Size  # bytes
+    sha256: Sha256
+    md5: Md5 | None = None  # where the source gave one and it was checked
     pinned: bool = False  # the expected digest was known to us, not sent along with the data
-    blocks: tuple[str, ...] = ()  # CRC-32 of each hub.journal.BLOCK bytes: where damage is
+    blocks: tuple[Crc32, ...] = ()  # CRC-32 of each hub.journal.BLOCK bytes: where damage is
 
     def __post_init__(self) -> None:
         relative_path(self.path)
@@ -55,8 +72,8 @@ class TensorEntry:
 
     name: str
     dtype: str  # bfloat16, float16, float32 …
-    shape: tuple[int, ...]
-    sha256: str
+    shape: tuple[Size, ...]
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -67,12 +84,12 @@ class Manifest:
     ``ValueError`` for a name, format or list of files that cannot be.
     """
 
-    model: str  # a ModelId: catalogue id, or made of the folder's name
+    model: Annotated[str, Checked(ModelId)]  # catalogue id, or made of the folder's name
     format: Format
-    license: str  # licence id, see llama_hub.licenses.terms
+    license: LicenseId  # see llama_hub.licenses.terms
     files: tuple[FileEntry, ...]
     tensors: tuple[TensorEntry, ...] = ()
-    parent: str | None = None  # digest of the manifest that this was made from
+    parent: ManifestDigest | None = None  # of the manifest that this was made from
     made_by: Mapping[str, Any] = field(default_factory=dict)  # operation, parameters, tool version
     source: Mapping[str, Any] = field(default_factory=dict)  # kind, host or repository, commit
     receipt: str | None = None  # id in the licence ledger
@@ -137,56 +154,62 @@ def canonical(document: Mapping[str, Any]) -> bytes:
 def read(folder: Path) -> Manifest:
     """The manifest of ``folder``; ``NotFoundError`` without one, ``IntegrityError`` if edited."""
     path = folder / MANIFEST_NAME
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise NotFoundError(
             f"{folder} has no {MANIFEST_NAME}",
             hint=f"llama-hub import {folder}   (records what is there)",
-        ) from error
-    except (ValueError, OSError) as error:
-        raise IntegrityError(f"{path} cannot be read: {error}") from error
-    return parse(document, str(path))
+        )
+    return parse(read_json(path, KIND), str(path))
+
+
+def decode(data: bytes, where: str) -> Manifest:
+    """A manifest from the bytes of its file, which a source sent."""
+    return parse(parse_json(data, where, KIND), where)
 
 
 def parse(document: Any, where: str) -> Manifest:
     """A manifest from its JSON document; the digest it states must be the one it has."""
-    try:
-        found = Manifest(
-            model=document["model"],
-            format=document["format"],
-            license=document["license"],
-            files=tuple(_file(entry) for entry in document["files"]),
-            tensors=tuple(_tensor(entry) for entry in document["tensors"]),
-            parent=document["parent"],
-            made_by=document["made_by"],
-            source=document["source"],
-            receipt=document["receipt"],
-            created=document["created"],
-        )
-        stated = document["digest"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{where} is not a llama-hub manifest: {error!r}") from error
-    except ValueError as error:
-        raise IntegrityError(f"{where} is not a llama-hub manifest: {error}") from error
-    if stated != found.digest:
-        raise IntegrityError(f"{where} was edited: it states {stated} and has {found.digest}")
+    record = conform(_Record, document, where, KIND)
+    found = conform(Manifest, document, where, KIND)
+    if record.digest != found.digest:
+        problem = f"was edited: it states {record.digest} and has {found.digest}"
+        raise KIND.invalid(where, problem, "digest")
     return found
 
 
-def _file(entry: Mapping[str, Any]) -> FileEntry:
-    return FileEntry(
-        path=entry["path"],
-        size=entry["size"],
-        sha256=entry["sha256"],
-        md5=entry.get("md5"),
-        pinned=entry.get("pinned", False),
-        blocks=tuple(entry.get("blocks", ())),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Parameters:
+    """What is read of ``made_by.parameters``."""
+
+    quantize: str | None = None
 
 
-def _tensor(entry: Mapping[str, Any]) -> TensorEntry:
-    return TensorEntry(entry["name"], entry["dtype"], tuple(entry["shape"]), entry["sha256"])
+@dataclass(frozen=True, kw_only=True)
+class _MadeBy:
+    """What is read of ``made_by``."""
+
+    operation: str | None = None
+    context: Annotated[int, Ge(1), Le(MAX_CONTEXT)] | None = None
+    parameters: _Parameters | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What is read of ``source``."""
+
+    kind: str | None = None
+    commit: str | None = None
+    lacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What a manifest's file holds besides the fields of ``Manifest``, and inside its tables."""
+
+    schema: Annotated[int, Ge(SCHEMA), Le(SCHEMA)]
+    digest: ManifestDigest
+    made_by: _MadeBy
+    source: _Source
 
 
 def _without_nothing(entry: dict[str, Any]) -> dict[str, Any]:

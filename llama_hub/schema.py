@@ -10,7 +10,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -62,6 +62,8 @@ def _problems(error: ValidationError, type_: Any) -> Iterator[tuple[str, str]]:
                 yield key, "is missing"
             case "extra_forbidden" | "unexpected_keyword_argument":
                 yield key, "unknown key" + (did_you_mean(key, known) if len(loc) == 1 else "")
+            case "value_error":  # its author says what was given
+                yield key, each["msg"].removeprefix("Value error, ")
             case _:
                 yield key, f"{_lower(each['msg'])} (given: {shown(each['input'])})"
 
@@ -106,6 +108,23 @@ class Pattern:
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Mapping[str, Any]:
         """The pattern, in schemas for editors."""
         return handler(schema) | {"pattern": f"^(?:{self.regex})$"}  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """In ``Annotated[str, Checked(function)]``: text that ``function`` takes (``ValueError``)."""
+
+    function: Callable[[str], object]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Called by pydantic alone."""
+        from pydantic_core import core_schema
+
+        def check(value: str) -> str:
+            self.function(value)
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
 
 
 def _escaped(text: str) -> str:

@@ -6,7 +6,6 @@ and sizes are known, and contradictions found, before the first weight byte.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub import digests
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.checkpoints import weight_index
-from llama_hub.hub.manifest import MANIFEST_NAME, Format, parse
+from llama_hub.hub.manifest import MANIFEST_NAME, Format, decode
 from llama_hub.hub.sources import checksum_list as checklist
 from llama_hub.hub.sources.base import FetchPlan, Place, missing, read_first, read_small
 from llama_hub.hub.transfer.remote_file import BytesRequest, RemoteFile
@@ -178,7 +177,7 @@ def _known(finder: Finder, home: str, small: Mapping[str, bytes]) -> Known:
     sizes: dict[str, int] = {}
     manifest = read_small(finder.place, home + MANIFEST_NAME)
     if manifest is not None:
-        described = parse(_json(manifest, MANIFEST_NAME), f"{home}{MANIFEST_NAME}")
+        described = decode(manifest, f"{home}{MANIFEST_NAME}")
         more.append({entry.path: {"sha256": entry.sha256} for entry in described.files})
         sizes = {entry.path: entry.size for entry in described.files}
     model = finder.model
@@ -218,16 +217,6 @@ def _weights(finder: Finder, home: str, small: dict[str, bytes]) -> tuple[str, .
         return ("model.safetensors",)
     small[INDEX] = index
     return weight_index.files(index, INDEX)
-
-
-def _json(data: bytes, name: str) -> Any:
-    try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise IntegrityError(f"{name} at the source is not JSON") from error
-    if not isinstance(document, dict):
-        raise IntegrityError(f"{name} at the source is not a JSON object")
-    return document
 
 
 def lacking(small: Mapping[str, bytes], model: Model, fmt: Format) -> list[str]:

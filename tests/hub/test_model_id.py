@@ -133,7 +133,7 @@ def test_a_manifest_with_a_digest_of_its_own_is_refused(
     changes: dict[str, object], tmp_path: Path
 ) -> None:
     assert manifest.read(forged(tmp_path)).model == "x"
-    with pytest.raises(IntegrityError, match="is not a llama-hub manifest"):
+    with pytest.raises(IntegrityError, match="the manifest "):
         manifest.read(forged(tmp_path, **changes))
 
 
