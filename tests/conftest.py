@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import is_hypothesis_test
+
+from tests.support.tiers import FLAG, exhaustive
 
 # A shell that starts the tests in the background ignores Ctrl-C for them and all their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -17,6 +20,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TTY_COMPATIBLE"] = "0"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module is imported: which tier is it? (tests/support/tiers.py)"""
+    wanted = config.option.markexpr
+    os.environ[FLAG] = "1" if "exhaustive" in wanted and "not exhaustive" not in wanted else "0"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-m exhaustive`` the property tests run too, with all their examples."""
+    for item in items if exhaustive() else ():
+        if is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("exhaustive")
+
 
 _real_connect = socket.socket.connect
 _real_connect_ex = socket.socket.connect_ex

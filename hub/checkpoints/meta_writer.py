@@ -118,7 +118,12 @@ def _encoder(spec: TensorSpec, shards: int) -> Encoder:
 
 
 def rope_freqs(architecture: Architecture, dtype: str) -> Bits:
-    """The steps that Meta stores beside the weights: theta ** (-2j / head_dim), [head_dim / 2]."""
+    """The steps that Meta stores beside the weights: theta ** (-2j / head_dim), [head_dim / 2].
+
+    The power is rounded from float64: the float32 powers of numpy, torch and libm differ in the
+    last bit from machine to machine, and this is what torch's is nearest to.
+    """
     steps = np.arange(0, architecture.head_dim, 2, dtype=np.float32) / architecture.head_dim
-    freqs = 1.0 / np.power(np.float32(architecture.rope_theta), steps.astype(np.float32))
-    return numeric.from_float32(freqs.astype(np.float32), dtype)
+    power = np.power(np.float64(architecture.rope_theta), steps.astype(np.float32), dtype=float)
+    freqs = np.float32(1) / power.astype(np.float32)
+    return numeric.from_float32(freqs, dtype)

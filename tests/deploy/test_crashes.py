@@ -16,6 +16,7 @@ from llama_hub.deploy import gc
 from llama_hub.deploy.journal import Journal
 from tests.support.crashing import calls_of, killed_at
 from tests.support.deployments import PROMPT, Bench
+from tests.support.tiers import family
 
 NEW = {"environment": {"SHADE": "dark"}}
 
@@ -153,7 +154,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[set[st
     return found
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", family(range(100), 6))
 def test_killed_at_a_random_moment_and_again_while_recovering(
     seed: int, measured: dict[str, tuple[set[str], int]], tmp_path: Path
 ) -> None:

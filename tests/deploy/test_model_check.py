@@ -19,6 +19,7 @@ from llama_hub.backends.memory.platform import Fault
 from llama_hub.deploy import gc
 from llama_hub.errors import NotFoundError, ProvisioningError
 from tests.support.deployments import PROMPT, Bench, artifact, make_folder, spec
+from tests.support.tiers import examples
 
 NAMES = st.sampled_from(["a", "a-b", "b"])
 SHADES = st.sampled_from(["light", "dark", "grey"])
@@ -169,7 +170,7 @@ class Deployments(RuleBasedStateMachine):
 
 
 Deployments.TestCase.settings = settings(
-    max_examples=40,
+    max_examples=examples(6, 200),
     derandomize=True,  # new orders are for a person to look for, not for CI to stumble over
     stateful_step_count=25,
     deadline=None,

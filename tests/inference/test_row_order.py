@@ -30,6 +30,7 @@ from tests.inference.conftest import Serving
 from tests.support import fake_vllm
 from tests.support.hf_models import ask, judged_greedy, judged_logits, prompt
 from tests.support.recording import replay_on_cpu
+from tests.support.tiers import examples
 
 Model = Callable[..., Path]
 BATCH = 6
@@ -90,7 +91,7 @@ def tokens_of(seed: int, length: int) -> tuple[int, ...]:
     return (1 + seed, *prompt(LONGEST + 1, seed)[1:])[:length]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(15, 300), deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(sequences(), min_size=1, max_size=BATCH), shift=st.integers(0, 2))
 def test_row_i_is_sequence_i(
     executor: tuple[Executor, Path], drawn: list[tuple[int, int, int, int, int, int]], shift: int

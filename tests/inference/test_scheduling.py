@@ -23,6 +23,7 @@ from llama_hub.inference.engine import Delta, GenerationRequest, SamplingParams
 from llama_hub.inference.kv_cache import PagePool, page_names
 from llama_hub.inference.scheduler import Scheduler, Sequence
 from llama_hub.inference.worker import Event, Worker
+from tests.support.tiers import examples
 
 VOCABULARY = 40
 CONTEXT = 128
@@ -125,7 +126,7 @@ prompts = st.builds(
 jobs = st.tuples(prompts, st.integers(0, 60))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(20, 300), deadline=None)
 @given(
     st.lists(jobs, min_size=1, max_size=8),
     st.integers(8, 20),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.licenses.chain import GENESIS, MAX_LINE, Chain
+from tests.support.tiers import examples
 
 LINES = 4
 
@@ -52,7 +53,7 @@ def test_no_file_is_an_empty_chain_and_reading_makes_none(tmp_path: Path) -> Non
     assert not (tmp_path / "none").exists()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(30, 1000), deadline=None)
 @given(data=st.data())
 def test_any_change_of_any_byte_is_found(whole: Path, data: st.DataObject) -> None:
     chain = copy(whole)
@@ -173,7 +174,7 @@ def test_nothing_is_appended_to_a_broken_chain(whole: Path) -> None:
     assert chain.path.read_bytes() == spoilt
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(25, 500), deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.text().map(str.encode)))
 @example(b"[" * 60_000 + b"\n")
 @example(b'{"number":' + b"9" * 5000 + b"}\n")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llama_hub.hub.checkpoints import ggml_quants, numeric
 from llama_hub.hub.checkpoints.ggml_quants import BLOCK_BYTES, encoder, library
+from tests.support.tiers import examples
 
 KINDS = sorted(BLOCK_BYTES)
 
@@ -44,7 +45,9 @@ values = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=examples(12, 200), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.lists(values, min_size=32, max_size=32))
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_on_ties_zeros_and_extremes(kind: str, row: list[float]) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from llama_hub.errors import IntegrityError
 from llama_hub.hub.checkpoints.safetensors import header, read_header
+from tests.support.tiers import examples
 
 
 def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
 shapes = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3), min_size=1, max_size=6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(10, 100), deadline=None)
 @given(shapes, st.data())
 def test_the_library_reads_what_is_written(
     tmp_path_factory: pytest.TempPathFactory, wanted: list[list[int]], data: st.DataObject

@@ -14,6 +14,7 @@ from llama_hub.hub.checkpoints.fingerprint import tensor_entries
 from llama_hub.hub.conversion.convert import convert
 from llama_hub.hub.manifest import Manifest
 from tests.support.make_checkpoint import TINY, Recipe, make_checkpoint, merged
+from tests.support.tiers import examples
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -64,7 +65,16 @@ def step(
     return made.manifest
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def same(name: str, tensor: torch.Tensor, original: torch.Tensor) -> bool:
+    """Bit for bit; only ``rope.freqs``, made anew, may differ by the last bit of torch's power."""
+    if name == "rope.freqs":
+        return torch.allclose(tensor.float(), original.float(), rtol=2**-7, atol=0) and (
+            tensor.dtype != torch.float32 or torch.allclose(tensor, original, rtol=2**-22, atol=0)
+        )
+    return torch.equal(tensor, original)
+
+
+@settings(max_examples=examples(3, 40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     recipes(), st.lists(st.sampled_from(["hf", "meta", "gguf"]), min_size=2, max_size=4), st.data()
 )
@@ -80,10 +90,10 @@ def test_every_chain_of_formats_keeps_every_tensor(
             folder = Path(temporary) / f"{number}"
         step(folder, Path(temporary) / "last", "meta", data, recipe)
         for name, tensor in merged(Path(temporary) / "last").items():
-            assert torch.equal(tensor, original[name]), name
+            assert same(name, tensor, original[name]), name
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(2, 30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(recipes(), st.sampled_from(["bfloat16", "float16", "float32"]))
 def test_a_cast_commutes_with_a_change_of_format(recipe: Recipe, dtype: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:

@@ -20,6 +20,7 @@ from llama_hub.hub.conversion.convert import convert
 from llama_hub.hub.conversion.quantize import Quantiser, pack, unpack
 from llama_hub.hub.verify import verify
 from tests.support.make_checkpoint import GROUPED, Recipe, make_checkpoint, merged
+from tests.support.tiers import examples
 
 RECIPE = replace(GROUPED, dim=128, ffn_dim=384)
 LICENSE = "llama-hub-demo"
@@ -178,7 +179,7 @@ def test_an_unknown_scheme() -> None:
         quantize.scheme("int3", None)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(10, 100))
 @given(st.sampled_from([4, 8]), st.integers(1, 4), st.integers(1, 6), st.randoms())
 def test_packing_is_reversible(bits: int, rows: int, words: int, random: object) -> None:
     half = 1 << (bits - 1)

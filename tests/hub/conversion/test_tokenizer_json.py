@@ -17,6 +17,7 @@ import llama_hub.hub
 from llama_hub.errors import IntegrityError
 from llama_hub.hub.conversion import sentencepiece_model
 from llama_hub.hub.conversion.tokenizer_json import tokenizer_json
+from tests.support.tiers import examples
 
 DEMO = Path(llama_hub.hub.__file__).parent / "sources/demo/tokenizer.model"
 
@@ -61,7 +62,7 @@ texts = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(40, 1000), deadline=None)
 @given(texts)
 @pytest.mark.parametrize("name", ["demo", "spaces"])
 def test_tokens_and_texts_are_sentencepiece_s(name: str, text: str) -> None:

@@ -20,6 +20,7 @@ from llama_hub.hub.transfer.journal import BLOCK, Journal
 from llama_hub.hub.transfer.receiver import Policy, TransferError
 from tests.support.http_server import Server
 from tests.support.models import MIB, noise
+from tests.support.tiers import family
 from tests.support.transfers import DATA, DIGESTS, NAME, SIZE, Target
 
 
@@ -56,7 +57,7 @@ def test_one_request_is_enough_where_the_source_wants_few(target: Target, server
 FAULTS = ["cut", "whole", "flip", "status", "shifted", "page"]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", family(range(30), 5))
 def test_any_sequence_of_faults_ends_with_the_right_bytes_or_a_refusal(
     target: Target, server: Server, seed: int
 ) -> None:
@@ -310,7 +311,7 @@ def _wait_until_written_down(server: Server, target: Target, stalled: threading.
     raise AssertionError("the child has not written down what came")
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", family(range(15), 4))
 def test_what_a_power_loss_leaves_is_found_by_its_checksums(
     target: Target, server: Server, seed: int
 ) -> None:
