@@ -36,6 +36,7 @@ EXTRA_OF = {
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",
+    "h11": "serve",
     "llguidance": "serve",
     "vllm": "vllm",
     "azure": "azure",

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from llama_hub.backends.local.reverse_proxy import Upstream
 from llama_hub.backends.local.state import identity
+from llama_hub.backends.local.upstream import Upstream
 from llama_hub.child_environment import child_environment
 
 HEALTH_PERIOD = 1.0  # seconds
@@ -41,7 +41,8 @@ class Replica:
     """A child process and the watch over it.
 
     ``proved``: the revision has been ready once, so that an exit is an accident and worth a
-    restart; a revision that ends before it was ever ready has failed.
+    restart; a revision that ends before it was ever ready has failed. ``on_accident`` is told
+    when the process ended, or has to be ended, without anybody wanting it.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Replica:
         secret: str | None,
         proved: bool,
         output: logging.Handler,
+        on_accident: Callable[[Upstream], None],
     ) -> None:
         self.name = name
         self.body = body
@@ -60,6 +62,7 @@ class Replica:
         self._secret = secret
         self._proved = proved
         self._output = output
+        self._on_accident = on_accident
         self._process: asyncio.subprocess.Process | None = None
         self._identity: str | None = None
         self._word = "starting"
@@ -130,6 +133,8 @@ class Replica:
         try:
             await asyncio.wait({ended, health}, return_when=asyncio.FIRST_COMPLETED)
             self.ready = False
+            if self.upstream is not None:
+                self._on_accident(self.upstream)
             if not ended.done():
                 await self._terminate(AFTER_TERM)
             self._error = self._error or f"ended with {_exit_text(process.returncode)}"
@@ -234,7 +239,7 @@ async def _is_healthy(port: int) -> bool:
                 return line.startswith(b"HTTP/1.1 200")
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, ValueError):  # ValueError: a line without end
         return False
 
 

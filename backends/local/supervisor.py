@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.backends.local.replica import Replica
-from llama_hub.backends.local.reverse_proxy import ReverseProxy, Upstream
+from llama_hub.backends.local.reverse_proxy import ReverseProxy
 from llama_hub.backends.local.state import (
     LOG_BYTES,
     LOG_FILES,
@@ -29,6 +29,7 @@ from llama_hub.backends.local.state import (
     identity,
     kill_group,
 )
+from llama_hub.backends.local.upstream import Upstream
 from llama_hub.files import PRIVATE, locked
 
 PERIOD = 0.1  # seconds between two looks at what is wanted
@@ -146,9 +147,14 @@ class Supervisor:
             secret=self._folder.key(),
             proved=generation in self._proved,
             output=self._output,
+            on_accident=self._suspect,
         )
         replica.start()
         return replica
+
+    def _suspect(self, upstream: Upstream) -> None:
+        """A replica ended by an accident: what it worked on may have been the cause."""
+        self._proxy.quarantine.suspect(upstream.workload.suspects())
 
     def _retire(self, replica: Replica) -> None:
         task = asyncio.create_task(replica.stop())
