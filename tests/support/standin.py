@@ -49,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         if not self._may():
             self._send({"error": "key"}, 401)
             return
+        if body.get("kill"):
+            os._exit(9)
         if body.get("stream"):
             self._stream()
             return

@@ -180,6 +180,20 @@ def test_a_replica_that_crashes_is_started_again(local: Local) -> None:
     assert any("exit code 7" in line for line in local.backend.logs("x"))
 
 
+def test_a_request_that_kills_costs_two_replicas_and_not_more(local: Local) -> None:
+    local.deploy(replicas_min=2, replicas_max=2)
+    url = local.backend.endpoint("x").url
+    codes = []
+    for _ in range(6):
+        answer = httpx.post(f"{url}/v1/chat/completions", json={"kill": True}, timeout=30)
+        codes.append(answer.json()["error"]["code"])
+        until(lambda: sum(one["state"] == "ready" for one in local.folder.state()["children"]) == 2)
+    assert codes == ["replica_ended"] * 2 + ["quarantined"] * 4
+    assert sum(one["restarts"] for one in local.folder.state()["children"]) == 2
+    other = httpx.post(f"{url}/v1/chat/completions", json={"messages": []}, timeout=30)
+    assert other.status_code == 200
+
+
 def test_a_replica_that_stops_answering_health_is_started_again(local: Local) -> None:
     local.deploy()
     before = local.get()["pid"]
