@@ -10,7 +10,13 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
+from llama_hub.errors import (
+    AccessError,
+    LlamaHubError,
+    NotFoundError,
+    UnreachableError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Invoker
@@ -210,13 +216,13 @@ def _heard(lines: Iterable[str], show: Callable[[str], None]) -> Reply:
         if data and data != "[DONE]":
             reply = _add(reply, json.loads(data), show)
     if not reply.finish_reason:
-        raise LlamaHubError("the answer broke off", hint="ask again; see the server's log")
+        raise UnreachableError("the answer broke off", hint="ask again; see the server's log")
     return reply
 
 
 def _add(reply: Reply, event: dict[str, Any], show: Callable[[str], None]) -> Reply:
     if "error" in event:
-        raise LlamaHubError(f"the server stopped answering: {event['error']['message']}")
+        raise UnreachableError(f"the server stopped answering: {event['error']['message']}")
     usage = event.get("usage") or {}
     reply = replace(
         reply,
@@ -244,4 +250,4 @@ def _refusal(status: int, text: str, base: str) -> LlamaHubError:
         return NotFoundError(f"{base}: {message}", hint="give the address that stands before /v1")
     if 400 <= status < 500:
         return UsageError(f"{base}: {message}")
-    return LlamaHubError(f"{base}: {message}", hint=f"is the server ready? curl {base}/health")
+    return UnreachableError(f"{base}: {message}", hint=f"is the server ready? curl {base}/health")

@@ -11,7 +11,8 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from llama_hub.cli.output import current
 from llama_hub.cli.printable import printable
@@ -21,6 +22,8 @@ from llama_hub.errors import (
     ExitCode,
     LlamaHubError,
     MissingExtraError,
+    NotEnoughError,
+    NotFoundError,
     UnreachableError,
     UsageError,
 )
@@ -59,29 +62,60 @@ def _missing_module(error: Exception) -> LlamaHubError | None:
     return MissingExtraError(top, extra) if extra else None
 
 
+_CONNECTION = (
+    "check the connection, the proxy variables and HF_HUB_OFFLINE, then run the command again"
+)
+
+
+class _Reason(NamedTuple):
+    """What an error number of the operating system means to the user."""
+
+    error: type[LlamaHubError]
+    message: str
+    hint: str
+
+
+_FULL = _Reason(
+    DiskFullError,
+    "the disk is full",
+    "free space or set LLAMA_HUB_HOME to a larger disk, then run the command again",
+)
+_REFUSED = _Reason(
+    AccessError, "the operating system refused", "check the permissions of that path"
+)
+_DOWN = _Reason(UnreachableError, "the network failed", _CONNECTION)
+_MISSING = _Reason(NotFoundError, "a file is missing", "check the path")
+_NO_PATH = _Reason(UsageError, "that path cannot be used", "name a plain file or folder")
+_LIMIT = _Reason(NotEnoughError, "this machine has too little", "close other programs, try again")
+_REASONS: Mapping[int, _Reason] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _REFUSED),
+    **dict.fromkeys((errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH), _DOWN),
+    **dict.fromkeys((errno.EHOSTDOWN, errno.ETIMEDOUT), _DOWN),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _MISSING),
+    **dict.fromkeys((errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), _NO_PATH),
+    **dict.fromkeys((errno.ENXIO, errno.ENODEV, errno.EEXIST), _NO_PATH),
+    **dict.fromkeys((errno.ENOMEM, errno.EMFILE, errno.ENFILE), _LIMIT),
+}
+
+
 def _operating_system(error: Exception) -> LlamaHubError | None:
-    if not isinstance(error, OSError) or error.errno is None:
+    if isinstance(error, MemoryError):
+        return _LIMIT.error(f"{_LIMIT.message}: memory", hint=_LIMIT.hint)
+    reason = _REASONS.get(error.errno or 0) if isinstance(error, OSError) else None
+    if reason is None or not isinstance(error, OSError):
         return None
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"the disk is full{where}",
-            hint="free space or set LLAMA_HUB_HOME to a larger disk, then run the command again",
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return AccessError(
-            f"the operating system refused: {error.strerror}{where}",
-            hint="check the permissions of that path",
-        )
-    return None
+    return reason.error(f"{reason.message}: {error.strerror}{where}", hint=reason.hint)
 
 
 def _network(error: Exception) -> LlamaHubError | None:
     module = type(error).__module__.split(".")[0]
-    if module in {"httpx", "httpcore", "httpx2"} or isinstance(error, ConnectionError):
+    known = {"httpx", "httpcore", "httpx2", "httpcore2", "socket"}  # socket: no such host
+    if module in known or isinstance(error, ConnectionError | TimeoutError):
         return UnreachableError(
             f"the network failed: {type(error).__name__}: {error}",
-            hint="check the connection and the proxy variables, then run the command again",
+            hint=_CONNECTION,
         )
     return None
 

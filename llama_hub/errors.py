@@ -119,6 +119,12 @@ class QuotaError(NotEnoughError):
     """A cloud's quota or capacity does not allow the request."""
 
 
+class UnreachableError(LlamaHubError):
+    """The network or a service did not answer: no route, no name, refused, timed out."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
 class ProvisioningError(LlamaHubError):
     """A deployment could not be created, changed or removed."""
 
@@ -136,14 +142,14 @@ class TransientError(ProvisioningError):
         self.retry_after = retry_after
 
 
-class StalePlanError(ProvisioningError):
-    """What is there is no longer what the plan was made for."""
-
-
-class UnreachableError(LlamaHubError):
-    """The network or a service did not answer: no route, no name, refused, timed out."""
+class PlatformUnreachableError(TransientError, UnreachableError):
+    """A cloud's own interface did not answer: transient, and nothing was provisioned or failed."""
 
     exit_code = ExitCode.UNREACHABLE
+
+
+class StalePlanError(ProvisioningError):
+    """What is there is no longer what the plan was made for."""
 
 
 class ChangesPendingError(LlamaHubError):

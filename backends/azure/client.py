@@ -32,7 +32,12 @@ from llama_hub.backends.azure.entities import (
     model_entity,
 )
 from llama_hub.backends.azure.errors import Refusal, explain, login_failed
-from llama_hub.errors import LlamaHubError, MissingExtraError, ProvisioningError, TransientError
+from llama_hub.errors import (
+    LlamaHubError,
+    MissingExtraError,
+    PlatformUnreachableError,
+    ProvisioningError,
+)
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -289,7 +294,9 @@ def translated(error: Exception, what: str) -> LlamaHubError:
     if isinstance(error, azure.HttpResponseError):
         return explain(_refusal(error), what)
     if isinstance(error, azure.ServiceRequestError | azure.ServiceResponseError):
-        return TransientError(f"{what}: Azure cannot be reached ({error})", hint="run it again")
+        return PlatformUnreachableError(
+            f"{what}: Azure cannot be reached ({error})", hint="run it again"
+        )
     return ProvisioningError(f"{what}: {type(error).__name__}: {error}")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llama_hub.errors import (
     AccessError,
     LlamaHubError,
+    PlatformUnreachableError,
     ProvisioningError,
     TransientError,
     UsageError,
@@ -66,7 +67,7 @@ def _answer(
                 raise refusal(response.status_code, response.headers, response.text)
             yield response
     except httpx.ConnectError as error:
-        raise TransientError(
+        raise PlatformUnreachableError(
             f"{url} cannot be reached: {error}",
             hint="an endpoint with network=private answers only inside the workspace's network",
         ) from error

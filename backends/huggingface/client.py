@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_hub.backends.huggingface.errors import explain
-from llama_hub.errors import AccessError, MissingExtraError, TransientError
+from llama_hub.errors import AccessError, MissingExtraError, PlatformUnreachableError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -176,5 +176,8 @@ class Client:
             raise explain(what, answer.status_code, str(error), dict(answer.headers)) from error
         except Exception as error:
             if type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "httpcore2"}:
-                raise TransientError(f"{what}: {type(error).__name__}: {error}") from error
+                raise PlatformUnreachableError(
+                    f"{what}: {type(error).__name__}: {error}",
+                    hint="check the connection, the proxy variables and HF_HUB_OFFLINE",
+                ) from error
             raise

@@ -21,8 +21,8 @@ from llama_hub.errors import (
     LlamaHubError,
     MissingExtraError,
     NotFoundError,
+    PlatformUnreachableError,
     ProvisioningError,
-    TransientError,
     UsageError,
 )
 from llama_hub.hub.transfer.bounded_aws import bounded
@@ -196,7 +196,9 @@ def translation(error: Exception, what: str) -> Exception:
     ):
         return AccessError(f"AWS credentials cannot be had: {error}", hint=LOGIN)
     if isinstance(error, known.HTTPClientError | known.ConnectionError):
-        return TransientError(f"AWS could not be reached to {what}: {type(error).__name__}")
+        return PlatformUnreachableError(
+            f"AWS could not be reached to {what}: {type(error).__name__}"
+        )
     if isinstance(error, known.ParamValidationError | known.BotoCoreError):
         return UsageError(f"cannot {what}: {error}")
     return error

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llama_hub.child_environment import child_environment
-from llama_hub.errors import LlamaHubError
+from llama_hub.errors import ExitCode, LlamaHubError, ProvisioningError
 
 STOP_SECONDS = 30  # until a service that was told to stop is killed
 
@@ -21,7 +21,7 @@ def launched(arguments: Sequence[str], *, api_key: str = "") -> Iterator[dict[st
     """The document that ``llama-hub serve ARGUMENTS --json`` prints when it is ready.
 
     The service runs while the block does. The key reaches it by its environment, never by its
-    arguments. ``LlamaHubError`` with the service's own words if it ends before it is ready.
+    arguments. ``LlamaHubError`` with the service's own words and code if it ends before that.
     """
     command = [sys.executable, "-m", "llama_hub", "serve", *arguments, "--json", "--quiet"]
     child = subprocess.Popen(
@@ -44,12 +44,19 @@ def _ready_document(child: subprocess.Popen[str]) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        raise LlamaHubError(
+        raise ProvisioningError(
             "the service ended before it was ready", hint="llama-hub serve MODEL shows why"
         ) from error
     if "error" in document:
-        raise LlamaHubError(document["error"]["message"], hint=document["error"]["hint"])
+        raise _its_own(document["error"])
     return document
+
+
+def _its_own(stated: dict[str, Any]) -> LlamaHubError:
+    """The child's error as ours, with its exit code."""
+    error = LlamaHubError(stated["message"], hint=stated["hint"])
+    error.exit_code = ExitCode(stated["code"])
+    return error
 
 
 def _stop(child: subprocess.Popen[str]) -> None:

@@ -99,7 +99,7 @@ def test_wrong_targets_name_the_mend(server: Running) -> None:
     assert known.code == ExitCode.NOT_FOUND
     assert "llama-hub download llama-2-7b-chat" in known.stderr
     closed = run("chat", "http://127.0.0.1:1", "--once", "hi")
-    assert closed.code == ExitCode.UNEXPECTED
+    assert closed.code == ExitCode.UNREACHABLE
     assert "network" in closed.stderr
     elsewhere = run("chat", f"{server.url}/health", "--once", "hi")
     assert elsewhere.code == ExitCode.NOT_FOUND

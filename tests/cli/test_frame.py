@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import re
+import socket
 import subprocess
 import sys
 
+import httpx
 import pytest
 import typer
 
@@ -71,6 +73,41 @@ def test_json_error_is_the_one_document(code: ExitCode, failing: list[BaseExcept
     assert answer.code == code
     assert set(answer.json["error"]) == {"code", "type", "message", "hint"}
     assert answer.json["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOENT, "No such file or directory", "/x"), ExitCode.NOT_FOUND),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x"), ExitCode.NOT_FOUND),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/x"), ExitCode.USAGE),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "/x"), ExitCode.USAGE),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), ExitCode.USAGE),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), ExitCode.ACCESS),
+        (OSError(errno.EMFILE, "Too many open files"), ExitCode.NOT_ENOUGH),
+        (MemoryError(), ExitCode.NOT_ENOUGH),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), ExitCode.UNREACHABLE),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), ExitCode.UNREACHABLE),
+        (TimeoutError("timed out"), ExitCode.UNREACHABLE),
+        (httpx.ConnectError("refused"), ExitCode.UNREACHABLE),
+        (httpx.ReadTimeout("silence"), ExitCode.UNREACHABLE),
+        (errors.PlatformUnreachableError("AWS"), ExitCode.UNREACHABLE),
+    ],
+    ids=repr,
+)
+def test_errors_of_system_and_network_are_no_defects(error: Exception, code: ExitCode) -> None:
+    shown = failures.as_error(error)
+    assert shown.exit_code == code
+    assert shown.hint or isinstance(error, LlamaHubError)
+
+
+def test_a_service_that_is_not_there_is_exit_10() -> None:
+    with socket.socket() as bound:  # to a port where nobody listens
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        done = run("chat", url, "--once", "hello", "--json")
+    assert done.code == 10
+    assert done.json["error"]["hint"]
 
 
 def test_every_error_class_has_a_documented_exit_code() -> None:
