@@ -1,113 +1,166 @@
-"""Attention of one new token of each sequence over its pages, as a Triton kernel for CUDA.
+"""Attention over pages on CUDA, through our Triton kernels (``kernels.attention``).
 
-Long sequences are split over several programs, whose partial results are put
-together afterwards (flash decoding); lengths are read on the device, so that one
-CUDA graph serves all lengths. Every program does the same work in the same order
-whatever the batch is.
+Every sequence's result is the same whatever else is in the batch: how its tokens are shared by
+programs depends on its own length.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from llama_hub.inference.config import PAGE
+from llama_hub.inference.kernels import attention
+from llama_hub.inference.kernels.products import tensor_cores
+from llama_hub.inference.kernels.runtime import counters
 
-SPLIT = 16  # pages that one program visits
+PROGRAMS = 512  # that keep a large GPU busy with one sequence
+LOG2E = math.log2(math.e)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _partial(
-    q: Any,
-    keys: Any,
-    values: Any,
-    table: Any,
-    lengths: Any,
-    mixed: Any,
-    best: Any,
-    mass: Any,
-    kv_heads: Any,
-    table_width: Any,
-    splits: Any,
-    scale: Any,
-    GROUP: tl.constexpr,  # queries of a key/value head
-    PADDED: tl.constexpr,  # the next power of two
-    WIDTH: tl.constexpr,
-    TOKENS: tl.constexpr,  # of a page
-    PAGES: tl.constexpr,
-) -> None:
-    """mixed [B, kv_heads, splits, GROUP, WIDTH]; best and mass [B, kv_heads, splits, GROUP]."""
-    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    length = tl.load(lengths + row)
-    group, width, token = tl.arange(0, PADDED), tl.arange(0, WIDTH), tl.arange(0, TOKENS)
-    real = group < GROUP
-    first = (row * kv_heads + head) * GROUP
-    query = tl.load(
-        q + (first + group[:, None]) * WIDTH + width[None, :], mask=real[:, None], other=0.0
-    ).to(tl.float32)
-    query = query * scale
-    top = tl.full((PADDED,), -1e30, tl.float32)
-    total = tl.zeros((PADDED,), tl.float32)
-    out = tl.zeros((PADDED, WIDTH), tl.float32)
-    for step in range(PAGES):
-        at = split * PAGES + step
-        if at * TOKENS < length:
-            page = tl.load(table + row * table_width + at).to(tl.int64)
-            place = ((page * TOKENS + token[:, None]) * kv_heads + head) * WIDTH + width[None, :]
-            seen = at * TOKENS + token < length
-            k = tl.load(keys + place, mask=seen[:, None], other=0.0).to(tl.float32)
-            v = tl.load(values + place, mask=seen[:, None], other=0.0).to(tl.float32)
-            score = tl.sum(query[:, None, :] * k[None, :, :], axis=2)
-            score = tl.where(seen[None, :], score, -1e30)
-            higher = tl.maximum(top, tl.max(score, axis=1))
-            shrink = tl.exp(top - higher)
-            weight = tl.where(seen[None, :], tl.exp(score - higher[:, None]), 0.0)
-            total = total * shrink + tl.sum(weight, axis=1)
-            out = out * shrink[:, None] + tl.sum(weight[:, :, None] * v[None, :, :], axis=1)
-            top = higher
-    place = ((row * kv_heads + head) * splits + split) * GROUP + group
-    tl.store(best + place, top, mask=real)
-    tl.store(mass + place, total, mask=real)
-    tl.store(mixed + place[:, None] * WIDTH + width[None, :], out, mask=real[:, None])
+@dataclass(frozen=True)
+class Tiling:
+    """How ``attention.decode`` shares its work."""
+
+    tensor: bool  # whether tensor cores multiply
+    block: int  # tokens at a time
+    splits: int  # programs for a sequence and a key/value head at most
+    warps: int
+    stages: int
+
+
+def tiling(query: Tensor, kv_heads: int, pages: int) -> Tiling:
+    """The usual way for queries ``[rows, heads, width]`` and a table of ``pages`` pages.
+
+    A single query for each key/value head leaves nothing for tensor cores to do.
+    """
+    group = query.shape[1] // kv_heads
+    halves = query.dtype in (torch.float16, torch.bfloat16)
+    splits = min(PROGRAMS // kv_heads, triton.cdiv(pages * PAGE, 64), 64)
+    splits = 1 << max(0, splits.bit_length() - 1)
+    if group > 1 and halves and tensor_cores(query.device):
+        return Tiling(tensor=True, block=64, splits=splits, warps=4, stages=3)
+    if group == 1:
+        return Tiling(tensor=False, block=32, splits=splits, warps=4, stages=2)
+    return Tiling(tensor=False, block=16, splits=splits, warps=8, stages=1)
 
 
 def paged_decode(
-    query: Tensor, keys: Tensor, values: Tensor, table: Tensor, lengths: Tensor
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    lengths: Tensor,
+    tiles: Tiling | None = None,
 ) -> Tensor:
-    """``query`` ``[B, heads, width]`` → the same shape.
+    """One query of each sequence: ``query`` ``[rows, heads, width]`` → the same shape.
 
-    ``keys`` and ``values`` ``[slots, kv_heads, width]``, ``table`` int32 ``[B, pages]``,
-    ``lengths`` int32 ``[B]``, each at least 1. ``width`` must be a power of two.
+    ``keys`` and ``values`` ``[slots, kv_heads, width]``, ``table`` int32 ``[rows, pages]``,
+    ``lengths`` int32 ``[rows]``, each at least 1, the new token's key included.
     """
     rows, heads, width = query.shape
     kv_heads = keys.shape[1]
-    group, splits = heads // kv_heads, -(-table.shape[1] // SPLIT)
-    shape = (rows, kv_heads, splits, group)
-    best, mass = (torch.empty(shape, dtype=torch.float32, device=query.device) for _ in range(2))
+    _check(query, keys, values, table)
+    assert lengths.shape == (rows,)
+    assert lengths.dtype == torch.int32
+    group = heads // kv_heads
+    how = tiles or tiling(query, kv_heads, table.shape[1])
+    out = torch.empty_like(query)
+    shape = (rows, kv_heads, how.splits, group)
     mixed = torch.empty((*shape, width), dtype=torch.float32, device=query.device)
-    _partial[(rows, kv_heads, splits)](
-        query.contiguous(),
+    stats = torch.empty((2, *shape), dtype=torch.float32, device=query.device)
+    attention.decode[(rows, kv_heads, how.splits)](
+        query,
         keys,
         values,
         table,
         lengths,
+        out,
         mixed,
-        best,
-        mass,
+        stats,
+        counters(query.device, rows * kv_heads),
         kv_heads,
         table.shape[1],
-        splits,
-        width**-0.5,
+        width**-0.5 * LOG2E,
         GROUP=group,
-        PADDED=triton.next_power_of_2(group),
+        QUERIES=16 if how.tensor else triton.next_power_of_2(group),
         WIDTH=width,
-        TOKENS=PAGE,
-        PAGES=SPLIT,
+        PADDED=max(16, triton.next_power_of_2(width)),
+        PAGE=PAGE,
+        BLOCK=how.block,
+        SPLITS=how.splits,
+        TOGETHER=min(how.splits, 16),
+        TENSOR=how.tensor,
+        num_warps=how.warps,
+        num_stages=how.stages,
     )
-    share = torch.exp(best - best.amax(2, keepdim=True))
-    out = (mixed * share.unsqueeze(-1)).sum(2) / (mass * share).sum(2).unsqueeze(-1)
-    return out.view(rows, heads, width).to(query.dtype)
+    return out
+
+
+def can_prefill(query: Tensor) -> bool:
+    """Whether ``paged_prefill`` has tensor cores to multiply on."""
+    return query.dtype in (torch.float16, torch.bfloat16) and tensor_cores(query.device)
+
+
+def paged_prefill(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    counts: Tensor,
+    longest: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Causal attention of runs of tokens: ``query`` ``[tokens, heads, width]`` → the same shape.
+
+    Run i: ``counts[i]`` rows of ``query`` from ``rows[i]``, at the positions from ``starts[i]`` of
+    the sequence whose pages are ``table[i]``; ``longest`` is the largest count. Keys and values of
+    these tokens are in the cache. int32 ``[runs]`` each, ``table`` ``[runs, pages]``. Rows of
+    ``query`` in no run are left as they are in ``out``.
+    """
+    _, heads, width = query.shape
+    kv_heads, runs = keys.shape[1], len(table)
+    _check(query, keys, values, table)
+    assert rows.shape == starts.shape == counts.shape == (runs,)
+    assert rows.dtype == starts.dtype == counts.dtype == torch.int32
+    result = torch.empty_like(query) if out is None else out
+    assert result.shape == query.shape
+    assert result.is_contiguous()
+    block = 128 if longest > 64 else 64
+    attention.prefill[(triton.cdiv(longest, block), heads, runs)](
+        query,
+        keys,
+        values,
+        table,
+        rows,
+        starts,
+        counts,
+        result,
+        heads,
+        kv_heads,
+        table.shape[1],
+        width**-0.5 * LOG2E,
+        WIDTH=width,
+        PADDED=max(16, triton.next_power_of_2(width)),
+        PAGE=PAGE,
+        BLOCK_M=block,
+        BLOCK_N=64,
+        num_warps=8,
+        num_stages=3,
+    )
+    return result
+
+
+def _check(query: Tensor, keys: Tensor, values: Tensor, table: Tensor) -> None:
+    """``AssertionError`` for shapes that the kernels would misread."""
+    assert keys.shape == values.shape
+    assert query.shape[2] == keys.shape[2]
+    assert query.shape[1] % keys.shape[1] == 0
+    assert table.dtype == torch.int32
+    assert all(each.is_contiguous() for each in (query, keys, values, table))

@@ -23,7 +23,7 @@ from llama_hub.inference.config import Quantization
 from llama_hub.inference.linear import Dense, Linear
 from llama_hub.inference.model import Heads, Layer, Weights
 from llama_hub.inference.partition import Partition
-from llama_hub.inference.quantization import MakeQuantized, quantize
+from llama_hub.inference.quantization import MakeQuantized, quantize, scale_type
 
 DEFAULT_EOS = 2
 
@@ -126,7 +126,8 @@ class Target:
         """A dense weight that is there already, quantised if asked for."""
         if self.quantize is None:
             return Dense(weight)
-        return quantize(weight, bits or self.quantize, self.make)
+        kept = scale_type(self.dtype, self.device)
+        return quantize(weight, bits or self.quantize, self.make, kept)
 
 
 Parts = Sequence[tuple[str, range]]  # names without ".weight", and rows of each
@@ -234,7 +235,7 @@ class Loader:
             values = (values ^ 128).view(torch.int8)
         device = self._target.device
         return self._target.make(
-            stored.bits, values.to(device, copy=True), scales.to(device, torch.float32)
+            stored.bits, values.to(device, copy=True), scales.to(device, copy=True)
         )
 
     def _height(self, name: str) -> int:

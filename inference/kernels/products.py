@@ -1,0 +1,188 @@
+"""``x Wᵀ`` on CUDA in the form that suits the number of rows; weights dense or packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from llama_hub.inference.kernels import elementwise
+from llama_hub.inference.kernels.dequantize import dequantize
+from llama_hub.inference.kernels.few_rows import few_rows
+from llama_hub.inference.kernels.runtime import counters, interpreted
+from llama_hub.inference.linear import Dense, Packed
+
+FEW = 64  # rows up to which a packed weight is read as it is
+FEW_DENSE = 8  # the same for a dense one; cuBLAS is as fast above
+FEW_WITHOUT_TENSOR_CORES = 8  # compute capability below 8.0: Triton multiplies without them
+PROGRAMS = 1024  # that keep a large GPU's memory busy
+SHORTEST = 512  # columns that one program takes at least
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a product is shared by programs; see ``few_rows``."""
+
+    block_n: int
+    block_k: int
+    parts: int
+    splits: int
+    warps: int
+    stages: int
+
+
+def tiling(weight: Packed, rows: int, *, swiglu: bool, tensor: bool = True) -> Tiling:
+    """The tiles for a product; what one sum consists of depends on the weight alone.
+
+    ``tensor``: whether there are tensor cores.
+    """
+    block_k, parts = steps(weight, swiglu=swiglu, tensor=tensor)
+    width = len(weight.values) // (2 if swiglu else 1)
+    share = splits(width, weight.columns, block_k * parts)
+    height = padded(rows)
+    if not tensor:
+        return Tiling(16, block_k, parts, share, warps=4, stages=1)
+    if height <= 16:
+        return Tiling(32, block_k, parts, share, warps=2, stages=4)
+    if height == 32 and not swiglu:
+        return Tiling(64, block_k, parts, share, warps=2, stages=3)
+    return Tiling(32, block_k, parts, share, warps=2 if height == 32 else 4, stages=3)
+
+
+def steps(weight: Packed, *, swiglu: bool, tensor: bool = True) -> tuple[int, int]:
+    """``BLOCK_K`` and ``PARTS``: columns of one scale at a time, 128 or 256 bytes of a row."""
+    within = weight.group or weight.columns
+    most = {4: 64, 8: 128, 16: 64}[weight.bits]
+    if not tensor:
+        most = 64 if weight.bits == 4 else 32
+    block_k = min(most, within & -within)  # the power of two in it
+    parts = weight.columns // block_k
+    at_once = 256 if weight.bits == 4 or not swiglu else 128
+    at_once = at_once * 8 // max(8, weight.bits)
+    return block_k, min(max(1, at_once // block_k) if tensor else 1, parts & -parts)
+
+
+def splits(width: int, columns: int, step: int) -> int:
+    """Programs that share a row of the weight, so that there are enough of them."""
+    wanted = PROGRAMS // triton.cdiv(width, 32)
+    most = max(1, columns // max(SHORTEST, step))
+    return int(max(1, min(1 << max(0, wanted.bit_length() - 1), most, 16)))
+
+
+def padded(rows: int) -> int:
+    """Rows that the tensor cores compute."""
+    return int(max(8, triton.next_power_of_2(rows)))
+
+
+def fits(weight: Packed, x: Tensor) -> bool:
+    """Whether ``few_rows`` can compute it, and is the better way."""
+    if x.dtype not in (torch.bfloat16, torch.float16) or weight.columns % 32:
+        return False
+    if weight.bits == 16 and weight.values.dtype != x.dtype:
+        return False
+    most = FEW_DENSE if weight.bits == 16 else FEW
+    if not tensor_cores(x.device):
+        most = min(most, FEW_WITHOUT_TENSOR_CORES)
+    return len(x) <= most
+
+
+def tensor_cores(device: torch.device) -> bool:
+    """Whether Triton has tensor-core instructions for the device."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def packed(weight: Dense | Packed) -> Packed:
+    """A dense weight as what the kernel takes as well."""
+    if isinstance(weight, Packed):
+        return weight
+    dense = weight.weight
+    return Packed(16, dense, dense[:1, :1], 0, 32)
+
+
+def product(
+    x: Tensor, linear: Dense | Packed, *, residual: Tensor | None = None, swiglu: bool = False
+) -> Tensor:
+    """``x Wᵀ`` for ``x`` ``[rows, columns]``, plus ``residual``; or ``silu(gate) * up`` of it.
+
+    ``swiglu``: the weight is gate above up; the result is half as wide.
+    """
+    weight = packed(linear)
+    assert x.shape[1] == weight.columns
+    if fits(weight, x):
+        return by_few_rows(x.contiguous(), weight, residual, swiglu)
+    out = F.linear(x, weight.values if weight.bits == 16 else dense(weight, x.dtype))
+    if swiglu:
+        out = elementwise.swiglu(out)
+    return out if residual is None else out.add_(residual)
+
+
+def by_few_rows(
+    x: Tensor,
+    weight: Packed,
+    residual: Tensor | None,
+    swiglu: bool,
+    tiles: Tiling | None = None,
+) -> Tensor:
+    """The product in one launch; ``tiles`` other than the usual ones are for the benchmark."""
+    rows, columns = x.shape
+    width = len(weight.values) // (2 if swiglu else 1)
+    how = tiles or tiling(weight, rows, swiglu=swiglu, tensor=tensor_cores(x.device))
+    out = x.new_empty(rows, width)
+    assert residual is None or (residual.shape == out.shape and residual.is_contiguous())
+    count = triton.cdiv(width, how.block_n)
+    tile = how.block_n * padded(rows) * (2 if swiglu else 1)
+    shape = (how.splits, count, tile) if how.splits > 1 else (1,)
+    few_rows[(count, how.splits)](
+        x,
+        weight.values,
+        weight.scales,
+        out if residual is None else residual,
+        out,
+        torch.empty(shape, dtype=torch.float32, device=x.device),
+        counters(x.device, count),
+        rows,
+        width,
+        columns,
+        weight.values.stride(0),
+        weight.scales.shape[1],
+        BITS=weight.bits,
+        GROUP=weight.group,
+        HALF=weight.half,
+        ROWS=padded(rows),
+        BLOCK_N=how.block_n,
+        BLOCK_K=how.block_k,
+        PARTS=how.parts,
+        SPLITS=how.splits,
+        SWIGLU=swiglu,
+        RESIDUAL=residual is not None,
+        ASM=not interpreted(),
+        num_warps=how.warps,
+        num_stages=how.stages,
+    )
+    return out
+
+
+def dense(weight: Packed, dtype: torch.dtype) -> Tensor:
+    """The whole weight ``[width, columns]`` in ``dtype``, in one launch."""
+    out = torch.empty(len(weight.values), weight.columns, dtype=dtype, device=weight.values.device)
+    block_k, _ = steps(weight, swiglu=False)
+    grid = (triton.cdiv(len(weight.values), 32), weight.columns // block_k)
+    dequantize[grid](
+        weight.values,
+        weight.scales,
+        out,
+        len(weight.values),
+        weight.columns,
+        weight.values.stride(0),
+        weight.scales.shape[1],
+        BITS=weight.bits,
+        GROUP=weight.group,
+        HALF=weight.half,
+        BLOCK_N=32,
+        BLOCK_K=block_k,
+        ASM=not interpreted(),
+    )
+    return out
