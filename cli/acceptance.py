@@ -177,7 +177,7 @@ class _Person:
             answer = self.out.ask(question, flag=flag)
             if valid(answer):
                 return answer
-            self.out.status(f"that cannot be it: {answer!r}")
+            self.out.status(f"invalid value: {answer!r}")
         raise UsageError(f"no valid answer to: {question}", hint=f"give {flag}")
 
 

@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False)
 def attest(
     name: Name, backend: BackendName = None, json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Prove that a deployment serves the model that was meant; exit 5 if not."""
+    """Prove that a deployment serves the expected model; exit 5 if not."""
     from llama_hub.backends.lookup import find
     from llama_hub.cli.plan_view import columns
     from llama_hub.deploy import artifact

@@ -73,7 +73,9 @@ def schema(
 @app.command("test")
 def conform(
     name: BackendName,
-    model: Annotated[str, typer.Option(help="A small model that is here.")] = "llama-demo-chat",
+    model: Annotated[
+        str, typer.Option(help="A small model in the local store.")
+    ] = "llama-demo-chat",
     deployment: Annotated[str, typer.Option("--name", help="Of the test deployment.")] = "conform",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Keys of the spec.")

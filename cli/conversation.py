@@ -18,7 +18,7 @@ FENCE = '"""'
 HISTORY_LINES = 1000
 HELP = f"""\
 /help              this list
-/system [TEXT]     set the system prompt and begin anew; without TEXT show it
+/system [TEXT]     set the system prompt and begin again; without TEXT show it
 /reset             forget the conversation, keep the system prompt
 /retry             ask the last question again
 /save FILE         write the conversation to FILE (JSON if it ends in .json, else Markdown)

@@ -51,4 +51,4 @@ def delete(
         "deleted": [step.id for step in made.changes],
         "plan": [entry(step) for step in made.steps],
     }
-    out.result(document, f"{name} is gone from {made.backend}")
+    out.result(document, f"{name} was deleted from {made.backend}")

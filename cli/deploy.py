@@ -34,7 +34,7 @@ def deploy(
     backend: Annotated[str | None, typer.Argument(help="Where: see llama-hub backends.")] = None,
     model: Annotated[str | None, typer.Argument(help="Catalogue id or model folder.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Spec in YAML; flags go over it.")
+        Path | None, typer.Option("--file", "-f", help="Spec in YAML; flags override it.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name; else the model's.")] = None,
     quantization: Annotated[
@@ -150,7 +150,7 @@ def _from_plan(
     from llama_hub.deploy import plan_file
 
     if file or assignments or any(value is not None for value in flags.values()):
-        raise UsageError("--apply takes everything from the saved plan; give no spec beside it")
+        raise UsageError("--apply takes everything from the saved plan; give no spec with it")
     made = plan_file.read(path)
     return deployer_at(made.backend, made.location), made
 
@@ -236,7 +236,7 @@ def document(plan: Plan, deployed: Deployed) -> dict[str, Any]:
 
 
 def _summary(plan: Plan, deployed: Deployed) -> str:
-    done = "as it was" if not plan.changes else f"{len(plan.changes)} changes done"
+    done = "unchanged" if not plan.changes else f"{len(plan.changes)} changes done"
     lines = [f"{deployed.name} in {deployed.backend} is {deployed.status}, {done}"]
     if deployed.url:
         lines.append(f"  {deployed.url}")

@@ -34,7 +34,7 @@ def doctor(
 
     out = output(json, quiet)
     found = [*_machine(), *(_backend(backend) if backend else [])]
-    rows = [("ok" if one.ok else "AMISS", one.name, one.detail) for one in found]
+    rows = [("ok" if one.ok else "FAIL", one.name, one.detail) for one in found]
     hints = [f"  {one.name}: {one.hint}" for one in found if one.hint and not one.ok]
     document = {
         "checks": [

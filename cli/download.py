@@ -59,7 +59,7 @@ def download(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a model into the store, verified; continues what was broken off."""
+    """Download a model into the store, verified; resumes an interrupted download."""
     from llama_hub.hub.catalog import load
     from llama_hub.hub.download import Job
     from llama_hub.hub.download import download as run
@@ -134,13 +134,13 @@ def _summary(done: Downloaded) -> str:
     manifest = done.manifest
     if done.reused:
         return (
-            f"{manifest.model} is already here: {done.path}\n"
+            f"{manifest.model} is already in the local store: {done.path}\n"
             f"  check its bytes with: llama-hub verify {manifest.model}"
         )
     pinned = sum(entry.pinned for entry in manifest.files)
     known = f", {pinned} against digests pinned in llama-hub" if pinned else ""
     lines = [
-        f"{manifest.model} is here and verified: {done.path}",
+        f"{manifest.model} is in the local store, verified: {done.path}",
         f"  {size_text(manifest.bytes)} in {len(manifest.files)} files{known}; "
         f"{size_text(done.received)} fetched in {duration_text(done.seconds)}",
         f"  manifest {manifest.digest}",

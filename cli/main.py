@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "quickstart": Entry(
         "llama_hub.cli.quickstart:app",
-        "Run the whole road on the built-in demo model, offline, and chat with it.",
+        "Run everything end-to-end on the built-in demo model, offline, and chat with it.",
     ),
     "models": Entry(
         "llama_hub.cli.models:app", "The catalogue: models, their sizes, licences and sources."
@@ -41,7 +41,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "download": Entry(
         "llama_hub.cli.download:app",
-        "Download a model into the store, verified; continues what was broken off.",
+        "Download a model into the store, verified; resumes an interrupted download.",
     ),
     "verify": Entry(
         "llama_hub.cli.verify:app",
@@ -53,7 +53,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "import": Entry(
         "llama_hub.cli.store:import_app",
-        "Take over a folder that another tool downloaded; verified, and copied only if it must be.",
+        "Import an existing folder of another tool; verified, linked rather than copied.",
     ),
     "list": Entry(
         "llama_hub.cli.store:list_app", "List the models in the store, and unfinished downloads."
@@ -79,7 +79,7 @@ COMMANDS: dict[str, Entry] = {
     "invoke": Entry("llama_hub.cli.invoke:app", "One request to a deployment; prints its answer."),
     "attest": Entry(
         "llama_hub.cli.attest:app",
-        "Prove that a deployment serves the model that was meant; exit 5 if not.",
+        "Prove that a deployment serves the expected model; exit 5 if not.",
     ),
     "rollback": Entry(
         "llama_hub.cli.rollback:app", "Return a deployment to the revision before the present one."

@@ -1,4 +1,4 @@
-"""``llama-hub models``: what there is to download."""
+"""``llama-hub models``: the models that can be downloaded."""
 
 from __future__ import annotations
 

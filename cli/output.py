@@ -81,7 +81,7 @@ class Output:
             print(_dump({"error": describe(error)}))
         print(f"error: {printable(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"  mend: {printable(error.hint)}", file=sys.stderr, flush=True)
+            print(f"  hint: {printable(error.hint)}", file=sys.stderr, flush=True)
 
     @property
     def interactive(self) -> bool:

@@ -1,4 +1,4 @@
-"""``llama-hub quickstart``: the whole road on the built-in demo model.
+"""``llama-hub quickstart``: end-to-end on the built-in demo model.
 
 Each stage is the real one that the other commands use; the chat answer comes
 over HTTP from a service process of its own, which is stopped at the end.
@@ -73,7 +73,7 @@ def quickstart(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the whole road on the built-in demo model, offline, and chat with it."""
+    """Run everything end-to-end on the built-in demo model, offline, and chat with it."""
     out = output(json, quiet)
     out.status(f"The whole road, offline, with the built-in model {MODEL}:")
     journey = Journey(out)

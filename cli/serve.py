@@ -56,7 +56,9 @@ Port = Annotated[
 ]
 EngineName = Annotated[
     Literal["torch", "vllm"],
-    typer.Option("--engine", help="What computes.", envvar="LLAMA_HUB_ENGINE", show_envvar=False),
+    typer.Option(
+        "--engine", help="Inference engine.", envvar="LLAMA_HUB_ENGINE", show_envvar=False
+    ),
 ]
 Device = Annotated[
     str,

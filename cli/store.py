@@ -121,7 +121,7 @@ def import_(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take over a folder that another tool downloaded; verified, and copied only if it must be."""
+    """Import an existing folder of another tool; verified, linked rather than copied."""
     from llama_hub.cli.download import report
     from llama_hub.hub.catalog import load
     from llama_hub.hub.download import Job
@@ -175,7 +175,7 @@ def _table(models: list[Stored], partials: list[Partial]) -> Any:
     from rich.table import Table
 
     if not models and not partials:
-        return "the store is empty; llama-hub models shows what there is"
+        return "the store is empty; llama-hub models lists the available models"
     table = Table(box=None, pad_edge=False)
     for name in ("model", "format", "bytes", "manifest", "path"):
         table.add_column(name, overflow="fold")

@@ -33,7 +33,7 @@ class Attestation:
 
     @property
     def ok(self) -> bool:
-        """Whether the model that runs is the one that was meant."""
+        """Whether the running model is the expected one."""
         return self.expected is not None and all(check.ok for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ TAG_TTL = "llama-hub:ttl"  # seconds after ``created``; only where the spec sets
 
 @dataclass(frozen=True)
 class Check:
-    """One line of ``doctor``: what was looked at, whether it is well, how to mend it."""
+    """One line of ``doctor``: what was looked at, whether it is well, how to fix it."""
 
     name: str
     ok: bool

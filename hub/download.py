@@ -65,7 +65,7 @@ Bring = Callable[[FetchPlan, Path, Job], list[Fetched]]
 
 
 def download(job: Job) -> Downloaded:
-    """Bring the model into the store, or find it there; continues what was broken off."""
+    """Bring the model into the store, or find it there; resumes an interrupted download."""
     return complete(job, _transfer)
 
 

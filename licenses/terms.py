@@ -95,7 +95,7 @@ def _read(path: Path) -> License:
         return _license(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"the licence file {path} cannot be used: {error}", hint="mend or remove the file"
+            f"the licence file {path} cannot be used: {error}", hint="fix or remove the file"
         ) from error
 
 

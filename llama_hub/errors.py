@@ -2,7 +2,7 @@
 
 One root, one class per exit code, a few leaves where a caller may want to tell
 two causes apart. The message says what happened and why; ``hint`` is the
-command or page that mends it. ``llama_hub.cli.failures`` prints them.
+command or page that fixes it. ``llama_hub.cli.failures`` prints them.
 """
 
 from __future__ import annotations

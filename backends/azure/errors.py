@@ -1,4 +1,4 @@
-"""Azure's answers in plain words: what happened, why, and the command that mends it.
+"""Azure's answers in plain words: what happened, why, and the command that fixes it.
 
 Works on status, code and message alone, so that the SDK's exception classes stay
 in ``client``. Quota refusals come as JSON inside a message; they are taken apart.

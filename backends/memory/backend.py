@@ -1,4 +1,4 @@
-"""A pretend cloud: a real backend whose platform is a table in memory or in one file.
+"""A simulated backend: a real backend whose platform is a table in memory or in one file.
 
 For tests, tutorials and the conformance suite's own check. It has what makes
 clouds hard: an upload that outlives its deployment, revisions beside each
@@ -40,7 +40,7 @@ from llama_hub.home import home
 from llama_hub.hub.manifest import Manifest
 
 GIB = 1 << 30
-PRICES = "pretended, 2026-11-01"
+PRICES = "simulated, 2026-11-01"
 OFFERS = (
     Offer("tiny-cpu", "here", 0, 8 * GIB, 0.05, PRICES, 8),
     Offer("one-gpu", "here", 1, 24 * GIB, 1.20, PRICES, 4),
@@ -71,7 +71,7 @@ class MemoryBackend:
         self.platform = platform or Platform(file=path)
         self._answer = answer
         if fail:
-            refused = ProvisioningError("the pretend cloud was told to fail here")
+            refused = ProvisioningError("the simulated backend was told to fail here")
             self.platform.faults.append(Fault(f"create {fail}", refused, "after", times=1 << 30))
 
     def configured(self) -> bool:
@@ -81,10 +81,10 @@ class MemoryBackend:
     def check(self) -> Sequence[Check]:
         """One line: where the platform is kept."""
         where = str(self.platform.file or "this process's memory")
-        return [Check("memory", True, f"the pretend cloud is in {where}")]
+        return [Check("memory", True, f"the simulated backend is in {where}")]
 
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
-        """Four pretended machines."""
+        """Four simulated machines."""
         self.platform.fail("offers", "before")
         return cheapest_first(OFFERS)
 
@@ -198,7 +198,7 @@ class MemoryBackend:
         yield from (self._answer or _core())(Path(active["body"]["folder"]), body, stream)
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
-        """What the pretend storage and the running revision state."""
+        """What the simulated storage and the running revision state."""
         served = str(self._active(name)["served"])
         uploaded = [one for one in self.observe(name).all("model") if _states(one, manifest)]
         return [

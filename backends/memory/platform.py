@@ -27,7 +27,7 @@ class Fault:
 
 @dataclass
 class Platform:
-    """All that the pretend cloud knows; ``file`` keeps it between processes."""
+    """All that the simulated backend knows; ``file`` keeps it between processes."""
 
     file: Path | None = None
     faults: list[Fault] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""AWS's refusals and failures in plain words: what happened, why, and the command that mends it.
+"""AWS's refusals and failures in plain words: what happened, why, and the command that fixes it.
 
 Works on code, status and message alone, so that botocore's classes stay in ``client``.
 """
@@ -48,7 +48,7 @@ _QUOTA = re.compile(
 )
 _ACTION = re.compile(r"not authorized to perform: ([\w:-]+)")
 
-# part of a FailureReason or refusal → what it means, what mends it
+# part of a FailureReason or refusal → what it means, what fixes it
 CAUSES: Mapping[str, tuple[str, str]] = {
     "InsufficientInstanceCapacity": (
         "AWS has no free machine of this type in the region now",

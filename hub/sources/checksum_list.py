@@ -64,6 +64,6 @@ def merge(*lists: Checksums) -> dict[str, dict[str, str]]:
                         f"two lists contradict each other on {name}: its {algorithm} is {value} in "
                         f"one and {known[algorithm]} in the other; nothing was fetched",
                         hint="the source's list is wrong or the catalogue's digest is: try another "
-                        "--source, or mend [model.digests] of your own catalogue",
+                        "--source, or correct [model.digests] of your own catalogue",
                     )
     return merged

@@ -1,4 +1,4 @@
-"""Meta's signed URL: what people paste, mended; what CloudFront's policy in it says, read."""
+"""Meta's signed URL: what people paste, repaired; what CloudFront's policy in it says, read."""
 
 from __future__ import annotations
 

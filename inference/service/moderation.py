@@ -46,7 +46,7 @@ def installed() -> dict[str, Moderator]:
         except Exception as error:
             raise UsageError(
                 f"the moderation hook {point.name!r} ({point.value}) cannot be loaded: {error}",
-                hint="mend or uninstall the package that offers it",
+                hint="fix or uninstall the package that offers it",
             ) from error
     return found
 

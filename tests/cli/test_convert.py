@@ -125,7 +125,7 @@ def test_refusals_have_their_exit_codes(
 ) -> None:
     done = run("convert", str(source), str(tmp_path / "out"), *arguments)
     assert done.code == code
-    assert "mend:" in done.stderr
+    assert "hint:" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} <= {"acme-chat", "home"}
 
 

@@ -83,10 +83,10 @@ def test_the_document_that_scripts_rely_on(folder: str) -> None:
 
 def test_a_person_reads_where_it_is_and_what_next(folder: str) -> None:
     outcome = run("download", "acme-7b", "--url", folder)
-    assert "is here and verified" in outcome.stdout
+    assert "is in the local store, verified" in outcome.stdout
     assert "llama-hub serve acme-7b" in outcome.stdout
     again = run("download", "acme-7b", "--url", folder)
-    assert "is already here" in again.stdout
+    assert "is already in the local store" in again.stdout
 
 
 def test_what_is_here_needs_no_source_any_more(folder: str) -> None:
@@ -220,7 +220,7 @@ def test_on_a_terminal_a_fresh_url_is_asked_for(
         shell.type(meta.signed(signature="fresh"))
         code, out = shell.finish()
     assert code == 0, shell.shown
-    assert "is here and verified" in out
+    assert "is in the local store, verified" in out
     assert "Signature" not in out + shell.shown
 
 

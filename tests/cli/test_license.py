@@ -258,7 +258,7 @@ def test_flags_answer_their_questions_on_a_terminal() -> None:
     with asking("--accept-license", "--licensee", "Ada", "--confirm-mau") as person:
         person.expect("Your e-mail address")
         person.type("not an address")
-        person.expect("that cannot be it")
+        person.expect("invalid value")
         person.type("ada@example.org")
         person.expect("Organization")
         person.type("")

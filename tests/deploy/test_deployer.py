@@ -1,4 +1,4 @@
-"""Plan, apply, fail, undo, delete, collect, on the pretend cloud."""
+"""Plan, apply, fail, undo, delete, collect, on the simulated backend."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from llama_hub.errors import (
 )
 from tests.support.deployments import PROMPT, Bench, artifact, no_sleep, spec
 
-BOOM = "the pretended machine does not start"
+BOOM = "the simulated machine does not start"
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A model check: any order of deploying, failing, crashing, drifting, deleting.
 
 The oracle is a dictionary from name to the spec and model that were last deployed well. After
-every step the pretend cloud must hold exactly what the oracle says, and nothing else but uploads.
+every step the simulated backend must hold exactly what the oracle says, and only uploads beside it.
 """
 
 from __future__ import annotations

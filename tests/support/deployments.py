@@ -78,7 +78,7 @@ class Bench:
         return self.deployer.apply(self.deployer.plan(spec(name, **changes)), options)
 
     def ids(self) -> set[str]:
-        """Everything that the pretend cloud has."""
+        """Everything that the simulated backend has."""
         return set(self.platform.records)
 
 

@@ -1,4 +1,4 @@
-"""``doctor azure``: one line for each thing, each with the command that mends it."""
+"""``doctor azure``: one line for each thing, each with the command that fixes it."""
 
 from __future__ import annotations
 
