@@ -85,16 +85,16 @@ def deletions(
     """Delete steps by kind, as ``order`` has them: what bills first, what is used by others last.
 
     Each waits for those of the kinds before it, and for ``after``; ``more``: further fields of
-    every step.
+    every step. Kinds that ``order`` does not name are no things of the platform: a traffic change
+    or a smoke test that was cut off.
     """
     steps: list[Step] = []
-    by_kind: dict[str, list[Resource]] = {kind: [] for kind in order}
-    for resource in resources:
-        by_kind[resource.kind].append(resource)
+    listed = list(resources)
     for kind in order:
         earlier = (*after, *(step.id for step in steps))
         steps += [
-            Step("delete", kind, one.name, why(one), body(one), earlier, **more)
-            for one in by_kind[kind]
+            Step("delete", kind, resource.name, why(resource), body(resource), earlier, **more)
+            for resource in listed
+            if resource.kind == kind
         ]
     return steps

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.backends.azure import bodies, doctor, export, invoke, machines, planning, status
-from llama_hub.backends.azure.client import SCORING_SCOPE, Client
+from llama_hub.backends.azure.client import Client
 from llama_hub.backends.azure.inventory import Inventory
 from llama_hub.backends.azure.options import Options
 from llama_hub.backends.azure.options import read as read_options
@@ -192,12 +192,9 @@ class AzureBackend:
         found = self.inventory.endpoint(name)
         if found is None:
             raise NotFoundError(f"there is no deployment {name!r} in azure", hint="llama-hub ps")
-        return Endpoint(str(found.body["properties"].get("scoringUri", "")), self._opens(found))
-
-    def _opens(self, endpoint: Resource) -> dict[str, str]:
-        if endpoint.body["properties"].get("authMode") == "AADToken":
-            return {"Authorization": f"Bearer {self.client.token(SCORING_SCOPE)}"}
-        return {"Authorization": f"Bearer {self.client.keys(endpoint.name)}"}
+        properties = found.body["properties"]
+        headers = self.client.opens(name, str(properties.get("authMode", "")))
+        return Endpoint(str(properties.get("scoringUri", "")), headers)
 
     def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
         """Send an OpenAI-style body to the scoring URL."""

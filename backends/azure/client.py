@@ -1,40 +1,32 @@
 """Calls to Azure Resource Manager and Azure ML.
 
-Only this module, ``entities`` and ``storage`` import the SDK, inside their functions.
+Only this module and ``storage`` import the SDK, inside their functions.
 
-Writes of models, environments, endpoints and deployments go through the SDK's
-own entities. Reads, and the few calls that the SDK has not, go through its
-public pipeline: the entities lose fields when they are read (mount path, usage,
-machine sizes), and an entity that was read must never be written back.
-
-The SDK prints a dot to stdout for each poll, from a thread of its own; those dots
-are dropped, and nothing else is.
+``azure-ai-ml`` answers what is asked about a workspace: itself, its datastore, keys and logs.
+What a plan holds goes to Resource Manager exactly as the plan holds it, through the SDK's own
+pipeline and polling: the SDK's entities lose fields on the way in both directions (mount path,
+usage, machine sizes, probes).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from llama_hub._version import __version__
-from llama_hub.backends.azure.bodies import PROVIDER, WorkspaceScope
-from llama_hub.backends.azure.entities import (
-    deployment_entity,
-    endpoint_entity,
-    environment_entity,
-    model_entity,
-)
-from llama_hub.backends.azure.errors import Refusal, explain, login_failed
+from llama_hub.backends.azure.bodies import DATASTORE, PROVIDER, WorkspaceScope
+from llama_hub.backends.azure.errors import explain, login_failed
+from llama_hub.deploy.cloud_error import ErrorResponse
+from llama_hub.deploy.waiting import persist
 from llama_hub.errors import (
     LlamaHubError,
     MissingExtraError,
+    NotFoundError,
     PlatformUnreachableError,
     ProvisioningError,
 )
@@ -46,17 +38,23 @@ if TYPE_CHECKING:
 MANAGEMENT = "https://management.azure.com"
 MANAGEMENT_SCOPE = f"{MANAGEMENT}/.default"
 SCORING_SCOPE = "https://ml.azure.com/.default"
-VERSIONS = {  # API versions of what the SDK does not read or write for us
+VERSIONS = {  # API versions; those of PUT bodies are the ones that azure-ai-ml writes in
     "account": "2022-12-01",
     "providers": "2021-04-01",
     "permissions": "2022-04-01",
     "ml": "2023-08-01-preview",
     "online": "2023-04-01-preview",
     "autoscale": "2022-10-01",
+    "models": "2023-08-01-preview",
+    "environments": "2023-04-01-preview",
+    "endpoint": "2022-02-01-preview",
+    "deployment": "2023-04-01-preview",
 }
+RETRIES = 3  # of one call
 LOOK = 2.0  # seconds between two looks at an operation
-POLLER = "LROPoller"  # how azure-core names its threads
+POLL = 5  # seconds between two polls, where the service does not say
 AGENT = f"llama-hub/{__version__}"
+CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"
 
 
 class Client:
@@ -95,7 +93,7 @@ class Client:
         with self._explained("log in"):
             return self.credential.get_token(scope).token
 
-    # --- reading, and what the SDK has no entity for ------------------------------------
+    # --- Resource Manager --------------------------------------------------------------
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -111,7 +109,6 @@ class Client:
             policies=[
                 policies.RequestIdPolicy(),
                 policies.UserAgentPolicy(AGENT),
-                policies.RetryPolicy(retry_total=3),
                 ARMChallengeAuthenticationPolicy(self.credential, MANAGEMENT_SCOPE),
             ],
         )
@@ -125,6 +122,34 @@ class Client:
         **parameters: str,
     ) -> dict[str, Any] | None:
         """One call below the management host; the document, or ``None`` where it is 404 or 204."""
+        response = self._answer(method, path, version, body, parameters).http_response
+        if response.status_code == 404 or not response.content:
+            return None
+        return cast("dict[str, Any]", response.json())
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        version: str,
+        body: Mapping[str, Any] | None,
+        parameters: Mapping[str, str],
+    ) -> Any:
+        """The pipeline's response, asked for again while Azure is busy; our error if refused."""
+        return persist(
+            lambda: self._once(method, path, version, body, parameters),
+            retries=RETRIES,
+            sleep=self.sleep,
+        )
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        version: str,
+        body: Mapping[str, Any] | None,
+        parameters: Mapping[str, str],
+    ) -> Any:
         with self._explained(f"{method} {path.rpartition('/providers/')[2]}"):
             from azure.core.exceptions import HttpResponseError
             from azure.core.rest import HttpRequest
@@ -132,15 +157,48 @@ class Client:
             request = HttpRequest(
                 method,
                 self._pipeline.format_url(path),
-                params={"api-version": VERSIONS[version]} | parameters,
+                params={"api-version": VERSIONS[version], **parameters},
                 json=body,
             )
-            response = self._pipeline.send_request(request)
-            if response.status_code == 404:
-                return None
-            if response.status_code >= 400:
+            answer = self._pipeline.send_request(request, _return_pipeline_response=True)
+            response = answer.http_response
+            if response.status_code >= 400 and response.status_code != 404:
                 raise HttpResponseError(response=response)
-            return cast("dict[str, Any]", response.json()) if response.content else None
+            return answer
+
+    def begin(
+        self, method: str, path: str, version: str, body: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Start a long-running operation; its poller for ``wait``, ``None`` if nothing is to do."""
+        answer = self._answer(method, path, version, body, {})
+        with self._explained(f"{method} {path.rpartition('/providers/')[2]}"):
+            from azure.core.exceptions import HttpResponseError
+            from azure.core.polling import LROPoller
+            from azure.mgmt.core.polling.arm_polling import ARMPolling
+
+            if answer.http_response.status_code == 404:
+                if method == "DELETE":
+                    return None
+                raise HttpResponseError(response=answer.http_response)
+            return LROPoller(self._pipeline, answer, lambda last: None, ARMPolling(POLL))
+
+    def wait(
+        self, poller: Any, what: str, timeout: float, look: Callable[[], None] = lambda: None
+    ) -> None:
+        """Until an operation is over; ``look`` is called now and then; raises if it failed."""
+        if poller is None:
+            return
+        end = time.monotonic() + timeout
+        with self._explained(what):
+            while not poller.done():
+                if time.monotonic() > end:
+                    raise ProvisioningError(
+                        f"{what}: not over after {timeout:.0f} s",
+                        hint="run the same command again: it goes on waiting",
+                    )
+                poller.wait(LOOK)
+                look()
+            poller.result()
 
     def get(self, path: str, version: str = "online") -> dict[str, Any] | None:
         """What is at ``path``; ``None`` if there is nothing."""
@@ -163,10 +221,6 @@ class Client:
         parameters.pop("api-version", None)
         return self.send("GET", below, version, None, **parameters)
 
-    def workspace(self) -> dict[str, Any] | None:
-        """The workspace's own document."""
-        return self.get(self.scope.id, "ml")
-
     def sizes(self, region: str) -> list[dict[str, Any]]:
         """Machine types of a region, with prices."""
         return list(self.pages(f"{self._location(region)}/vmSizes", "ml"))
@@ -178,18 +232,7 @@ class Client:
     def _location(self, region: str) -> str:
         return f"/subscriptions/{self.scope.subscription}/providers/{PROVIDER}/locations/{region}"
 
-    def log(self, deployment: str, container: str, tail: int) -> str:
-        """The last lines of ``StorageInitializer`` or ``InferenceServer``, if there are any."""
-        path = f"{self.scope.deployment(deployment)}/getLogs"
-        found = self.send("POST", path, "online", {"containerType": container, "tail": tail})
-        return str((found or {}).get("content") or "")
-
-    def keys(self, endpoint: str) -> str:
-        """The endpoint's primary key."""
-        path = f"{self.scope.id}/onlineEndpoints/{endpoint}/listKeys"
-        return str((self.send("POST", path, "online") or {}).get("primaryKey", ""))
-
-    # --- writing, through the SDK's entities ----------------------------------------------
+    # --- the workspace, through azure-ai-ml ------------------------------------------------
 
     @cached_property
     def _sdk(self) -> MLClient:
@@ -199,7 +242,7 @@ class Client:
             raise MissingExtraError("azure-ai-ml", "azure") from error
         for name in ("azure.ai.ml", "azure.ai.ml._utils"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        before = os.environ.get("AZUREML_CURRENT_CLOUD")
+        before = os.environ.get(CLOUD_VARIABLE)
         try:
             return MLClient(
                 self.credential,
@@ -212,64 +255,52 @@ class Client:
                 cloud="AzureCloud",
                 transport=transport(self.sleep),
             )
-        finally:  # it tells the whole process which cloud it is in
-            _restore("AZUREML_CURRENT_CLOUD", before)
+        finally:  # its constructor tells the whole process which cloud it is in
+            os.environ.pop(CLOUD_VARIABLE, None)
+            os.environ.update({CLOUD_VARIABLE: before} if before is not None else {})
 
-    def put_model(self, name: str, body: Mapping[str, Any]) -> None:
-        """Register ``name:version``."""
-        with self._quiet(f"register the model {name}"):
-            self._sdk.models.create_or_update(model_entity(name, body))
+    def workspace(self) -> Any:
+        """The workspace; ``None`` if there is none."""
+        return self._found("read the workspace", lambda: self._sdk.workspaces.get())
 
-    def put_environment(self, name: str, body: Mapping[str, Any]) -> None:
-        """Register ``name:version``."""
-        with self._quiet(f"register the environment {name}"):
-            self._sdk.environments.create_or_update(environment_entity(name, body))
+    def datastore(self) -> Any:
+        """The workspace's own blob datastore; ``None`` if there is none."""
+        return self._found("read the datastore", lambda: self._sdk.datastores.get(DATASTORE))
 
-    def put_endpoint(self, name: str, body: Mapping[str, Any]) -> Any:
-        """Create or replace an endpoint; the operation's poller."""
-        with self._quiet(f"create or update the endpoint {name}"):
-            operations = self._sdk.online_endpoints
-            return operations.begin_create_or_update(endpoint_entity(name, body))
+    def log(self, deployment: str, container: str, tail: int) -> str:
+        """The last lines of ``StorageInitializer`` or ``InferenceServer``, if there are any."""
+        endpoint, _, name = deployment.partition("/")
+        kind = {"StorageInitializer": "storage-initializer", "InferenceServer": "inference-server"}
+        text = self._found(
+            f"read the log of {deployment}",
+            lambda: self._sdk.online_deployments.get_logs(
+                name, endpoint, tail, container_type=kind[container]
+            ),
+        )
+        return "" if text in (None, "None") else str(text)
 
-    def put_deployment(self, name: str, body: Mapping[str, Any]) -> Any:
-        """Create or replace ``endpoint/deployment``; the operation's poller."""
-        with self._quiet(f"create or update the deployment {name}"):
-            operations = self._sdk.online_deployments
-            return operations.begin_create_or_update(deployment_entity(name, body))
+    def opens(self, endpoint: str, auth_mode: str) -> dict[str, str]:
+        """The header that opens an endpoint: its key, or a token that lasts an hour."""
+        if auth_mode == "AADToken":
+            return {"Authorization": f"Bearer {self.token(SCORING_SCOPE)}"}
+        what = f"read the keys of {endpoint}"
+        given = self._found(what, lambda: self._sdk.online_endpoints.get_keys(endpoint))
+        if given is None:
+            raise NotFoundError(f"there is no endpoint {endpoint}", hint="llama-hub ps")
+        return {"Authorization": f"Bearer {given.primary_key}"}
 
-    def delete_endpoint(self, name: str) -> Any:
-        """Remove an endpoint and its deployments; the operation's poller."""
-        with self._quiet(f"delete the endpoint {name}"):
-            return self._sdk.online_endpoints.begin_delete(name)
+    def _found(self, what: str, call: Callable[[], Any]) -> Any:
+        """What a reading call of azure-ai-ml gives; ``None`` for what is not there."""
 
-    def delete_deployment(self, name: str) -> Any:
-        """Remove ``endpoint/deployment``; the operation's poller."""
-        endpoint, _, deployment = name.partition("/")
-        with self._quiet(f"delete the deployment {name}"):
-            return self._sdk.online_deployments.begin_delete(deployment, endpoint)
+        def once() -> Any:
+            with self._explained(what):
+                return call()
 
-    def wait(
-        self, poller: Any, what: str, timeout: float, look: Callable[[], None] = lambda: None
-    ) -> None:
-        """Until an operation is over; ``look`` is called now and then; raises if it failed."""
-        end = time.monotonic() + timeout
-        with self._quiet(what):
-            while not poller.done():
-                if time.monotonic() > end:
-                    raise ProvisioningError(
-                        f"{what}: not over after {timeout:.0f} s",
-                        hint="run the same command again: it goes on waiting",
-                    )
-                poller.wait(LOOK)
-                look()
-            poller.result()
+        with suppress(NotFoundError):
+            return persist(once, retries=RETRIES, sleep=self.sleep)
+        return None
 
-    # --- errors and noise -----------------------------------------------------------------
-
-    @contextmanager
-    def _quiet(self, what: str) -> Iterator[None]:
-        with self._explained(what), without_dots():
-            yield
+    # --- errors ----------------------------------------------------------------------------
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -292,7 +323,7 @@ def translated(error: Exception, what: str) -> LlamaHubError:
     if isinstance(error, azure.ClientAuthenticationError) and error.response is None:
         return login_failed(error.message)
     if isinstance(error, azure.HttpResponseError):
-        return explain(_refusal(error), what)
+        return explain(_response(error), what)
     if isinstance(error, azure.ServiceRequestError | azure.ServiceResponseError):
         return PlatformUnreachableError(
             f"{what}: Azure cannot be reached ({error})", hint="run it again"
@@ -300,21 +331,18 @@ def translated(error: Exception, what: str) -> LlamaHubError:
     return ProvisioningError(f"{what}: {type(error).__name__}: {error}")
 
 
-def _refusal(error: Any) -> Refusal:
+def _response(error: Any) -> ErrorResponse:
+    """One of the SDK's errors as plain data."""
     response, inner = error.response, error.error
-    headers = response.headers if response is not None else {}
+    headers = dict(response.headers) if response is not None else {}
     status = error.status_code
-    return Refusal(
+    return ErrorResponse(
         # An operation that failed was reported with 200.
         status=None if status is not None and status < 400 else status,
         code=str((inner.code if inner else None) or headers.get("x-ms-error-code") or ""),
         message=str((inner.message if inner else None) or error.message or ""),
-        retry_after=_seconds(headers.get("Retry-After")),
+        headers=headers,
     )
-
-
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text and text.replace(".", "", 1).isdigit() else None
 
 
 def transport(sleep: Callable[[float], None]) -> Any:
@@ -324,38 +352,3 @@ def transport(sleep: Callable[[float], None]) -> Any:
     made = RequestsTransport()
     made.sleep = sleep
     return made
-
-
-class _WithoutDots:
-    """A stream that drops what the SDK's polling threads write, and passes on all else."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        if threading.current_thread().name.startswith(POLLER):
-            return len(text)
-        return self.stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-@contextmanager
-def without_dots() -> Iterator[None]:
-    """While it lasts, and after it while an operation is polled, no dot reaches stdout."""
-    if not isinstance(sys.stdout, _WithoutDots):
-        sys.stdout = cast("TextIO", _WithoutDots(sys.stdout))
-    try:
-        yield
-    finally:
-        polled = any(thread.name.startswith(POLLER) for thread in threading.enumerate())
-        if isinstance(sys.stdout, _WithoutDots) and not polled:
-            sys.stdout = sys.stdout.stream
-
-
-def _restore(variable: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(variable, None)
-    else:
-        os.environ[variable] = value

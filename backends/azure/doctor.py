@@ -97,7 +97,7 @@ def _workspace(client: Client) -> Check:
             f"{scope.workspace} was not found in resource group {scope.group}",
             f"az ml workspace create --name {scope.workspace} --resource-group {scope.group}",
         )
-    return Check("workspace", True, f"{scope.workspace} in {found.get('location')}")
+    return Check("workspace", True, f"{scope.workspace} in {found.location}")
 
 
 def _role(client: Client) -> Check:
@@ -112,7 +112,7 @@ def _role(client: Client) -> Check:
 
 
 def _storage_role(client: Client) -> Check:
-    account = str((client.workspace() or {}).get("properties", {}).get("storageAccount", ""))
+    account = str(getattr(client.workspace(), "storage_account", ""))
     if _allowed(client, account, BLOB_WRITE, "dataActions", "notDataActions"):
         return Check("storage role", True, f"may write blobs of {account.rpartition('/')[2]}")
     return Check("storage role", False, f"may not write blobs of {account}", BLOB_ROLE)
@@ -130,7 +130,7 @@ def _matches(grant: Mapping[str, Any], key: str, action: str) -> bool:
 
 
 def _capacity(client: Client) -> Iterator[Check]:
-    region = str((client.workspace() or {}).get("location", ""))
+    region = str(getattr(client.workspace(), "location", ""))
     try:
         sizes = machines.in_region(client.sizes(region), region)
         quota = machines.usages(client.usages(region))

@@ -14,7 +14,6 @@ from typing import Any
 
 from llama_hub.backends.azure.bodies import (
     CONTEXT_ROOT,
-    DATASTORE,
     MODELS_ROOT,
     Workspace,
     from_cloud,
@@ -43,16 +42,14 @@ class Inventory:
     def workspace(self) -> Workspace:
         """Region and storage of the workspace; ``NotFoundError`` if it is not there."""
         scope = self.client.scope
-        workspace = self.client.workspace()
-        store = self.client.get(f"{scope.id}/datastores/{DATASTORE}", "ml")
+        workspace, store = self.client.workspace(), self.client.datastore()
         if workspace is None or store is None:
             raise NotFoundError(
                 f"there is no workspace {scope.workspace} in resource group {scope.group}",
                 hint="llama-hub doctor azure",
             )
-        settings = store["properties"]
-        host = f"{settings['accountName']}.blob.{settings.get('endpoint') or 'core.windows.net'}"
-        return Workspace(scope, workspace["location"], f"https://{host}", settings["containerName"])
+        host = f"{store.account_name}.blob.{store.endpoint or 'core.windows.net'}"
+        return Workspace(scope, workspace.location, f"https://{host}", store.container_name)
 
     @cached_property
     def container(self) -> Container:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from llama_hub import retry_after
+from llama_hub.deploy.waiting import persist
 from llama_hub.errors import (
     AccessError,
     LlamaHubError,
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
 
 BY_NAME = "azureml-model-deployment"  # header that names a deployment, whatever its traffic
 TIMEOUT = 190.0  # seconds; the platform gives up after 180
-ATTEMPTS = 5  # at a busy endpoint
-PAUSE = 2.0  # seconds before the second attempt; doubles
+RETRIES = 4  # at a busy endpoint
 
 
 def call(
@@ -40,15 +41,11 @@ def call(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[bytes]:
     """POST ``body``; yields the answer whole, or in pieces as they come; tries again if busy."""
-    for attempt in range(ATTEMPTS):
-        try:
-            with _answer(url, headers, body) as response:
-                yield from response.iter_raw() if stream else [response.read()]
-                return
-        except TransientError as busy:
-            if attempt == ATTEMPTS - 1:
-                raise
-            sleep(max(busy.retry_after or 0.0, PAUSE * 2**attempt))
+    with ExitStack() as stack:
+        response = persist(
+            lambda: stack.enter_context(_answer(url, headers, body)), retries=RETRIES, sleep=sleep
+        )
+        yield from response.iter_raw() if stream else [response.read()]
 
 
 @contextmanager
@@ -91,7 +88,7 @@ def refusal(status: int, headers: Mapping[str, str], text: str) -> LlamaHubError
         return TransientError(
             f"the endpoint is busy (HTTP {status})",
             hint="llama-hub deploy with more replicas or concurrency",
-            retry_after=_seconds(headers.get("Retry-After")),
+            retry_after=retry_after.seconds(headers),
         )
     if status == 404:
         return ProvisioningError(
@@ -119,7 +116,3 @@ def _message(text: str) -> str:
         return str(document["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return text[:200]
-
-
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text and text.replace(".", "", 1).isdigit() else None

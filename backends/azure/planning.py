@@ -8,7 +8,7 @@ back needs no upload.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,10 +16,21 @@ from typing import Any
 from llama_hub.backends.azure import bodies
 from llama_hub.backends.azure.bodies import KEEP_WEIGHTS, Workspace
 from llama_hub.backends.azure.options import Options
-from llama_hub.backends.azure.values import holds
-from llama_hub.deploy.backend import TAG_MANIFEST, Action, Observed, Resource, Step, Target
+from llama_hub.backends.azure.values import holds, same
+from llama_hub.deploy import reconcile
+from llama_hub.deploy.backend import (
+    TAG_MANIFEST,
+    TAG_SPEC,
+    Action,
+    Observed,
+    Resource,
+    Step,
+    Target,
+)
 from llama_hub.deploy.sizing import gib
 
+SPEC_TAG = bodies.OWN_TAGS[TAG_SPEC]
+SERVICE_VARIABLES = ("AZUREML_", "AML_", "MSI_")  # that the service injects
 SMOKE = {"prompt": "Hello", "max_tokens": 1, "temperature": 0}  # base and chat models answer it
 
 
@@ -77,9 +88,8 @@ class DesiredState:
         """Name of the deployment within the endpoint: the live one's if that may stay."""
         found = self._deployment(self.live)
         if self.live is not None and found is not None:
-            old = found.body.get("properties", {})
-            new = self.deployment_body["properties"]
-            if runs(new, old) or (
+            old, new = found.body["properties"], self.deployment_body["properties"]
+            if runs(self.deployment_body, found.body) or (
                 self.options.strategy == "in-place"
                 and holds(new["instanceType"], old["instanceType"])
             ):
@@ -115,10 +125,19 @@ class DesiredState:
         return f"{parts[-3]}:{parts[-1]}" if len(parts) > 3 else None
 
 
-def runs(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether a deployment's properties are the wanted ones, variables compared exactly."""
-    variables = found.get("environmentVariables") or {}
-    return holds(wanted, found) and wanted["environmentVariables"] == variables
+def runs(body: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether a deployment's properties are those of ``body``.
+
+    The service adds variables of its own. One that a spec no longer has is told by the tag of
+    the spec that the deployment was made for.
+    """
+    wanted, shown = body["properties"], found.get("properties", {})
+    if not holds(wanted, shown):
+        return False
+    if (found.get("tags") or {}).get(SPEC_TAG) == body["tags"][SPEC_TAG]:
+        return True
+    left = set(shown.get("environmentVariables") or {}) - set(wanted["environmentVariables"])
+    return all(name.startswith(SERVICE_VARIABLES) for name in left)
 
 
 def steps(desired: DesiredState) -> list[Step]:
@@ -223,7 +242,7 @@ def _deployment_change(desired: DesiredState) -> tuple[Action, str, Mapping[str,
         return "replace", f"it is {found.state}", body
     if found.state != "Succeeded":
         return "create", f"it is {found.state}", body
-    if not runs(body["properties"], found.body.get("properties", {})):
+    if not runs(body, found.body):
         return "update", "its settings differ", body
     return _scale_change(desired, found)
 
@@ -233,7 +252,7 @@ def _why_new(desired: DesiredState) -> str:
     if found is None:
         return "there is none"
     old, new = found.body.get("properties", {}), desired.deployment_body["properties"]
-    changed = [key for key, value in new.items() if not holds(value, old.get(key))]
+    changed = reconcile.differences(new, old, same)
     if "instanceType" in changed:
         return f"another machine type cannot be given to {desired.live}"
     return f"replaces {desired.live}, which differs in {', '.join(sorted(changed)) or 'variables'}"
@@ -260,12 +279,8 @@ def _autoscale(desired: DesiredState) -> Iterator[Step]:
         desired.target, desired.workspace, desired.options, desired.deployment
     )
     found, after = desired.observed.find("autoscale", name), (f"deployment/{desired.deployment}",)
-    if found is None:
-        yield Step("create", "autoscale", name, "there is none", body, after=after)
-    elif holds(body, found.body):
-        yield Step("noop", "autoscale", name, "as wanted", body, after=after)
-    else:
-        yield Step("update", "autoscale", name, "its limits or rules differ", body, after=after)
+    differing = reconcile.differences(body, found.body, same) if found else ()
+    yield reconcile.reconciled("autoscale", name, body, found, differing, after=after)
 
 
 def _rollout(desired: DesiredState) -> list[Step]:
@@ -361,7 +376,7 @@ def _delete(found: Resource, why: str, after: str) -> Step:
     return Step("delete", found.kind, found.name, why, after=(after,), reversible=False, long=True)
 
 
-DELETE_ORDER = ("autoscale", "endpoint", "deployment", "model", "environment", "weights")
+DELETE_ORDER = ("autoscale", "endpoint", "deployment", "model", "environment", "weights", "context")
 
 
 def deletions(observed: Observed) -> list[Step]:
@@ -372,18 +387,15 @@ def deletions(observed: Observed) -> list[Step]:
         for found in observed.all("model")
         if KEEP_WEIGHTS in found.tags
     }
-    made: list[Step] = []
-    for kind in DELETE_ORDER:
-        for found in observed.all(kind):
-            if kind == "deployment" and found.name.partition("/")[0] in endpoints:
-                continue  # goes with its endpoint
-            if kind == "weights" and found.name in kept:
-                continue
-            made.append(_removed(found, made))
-    return made
+    removed = [
+        found
+        for found in observed.resources
+        # A deployment goes with its endpoint.
+        if not (found.kind == "deployment" and found.name.partition("/")[0] in endpoints)
+        and not (found.kind == "weights" and found.name in kept)
+    ]
+    return reconcile.deletions(removed, DELETE_ORDER, why=_why_removed, reversible=False, long=True)
 
 
-def _removed(found: Resource, before: Sequence[Step]) -> Step:
-    after = tuple(step.id for step in before if step.kind != found.kind)
-    why = {"endpoint": "with all its deployments"}.get(found.kind, "belongs to the deployment")
-    return Step("delete", found.kind, found.name, why, after=after, reversible=False, long=True)
+def _why_removed(found: Resource) -> str:
+    return "with all its deployments" if found.kind == "endpoint" else "belongs to the deployment"

@@ -17,7 +17,6 @@ from llama_hub.backends.azure.bodies import (
     weights_prefix,
     without,
 )
-from llama_hub.backends.azure.client import SCORING_SCOPE
 from llama_hub.backends.azure.inventory import Inventory
 from llama_hub.backends.azure.planning import runs
 from llama_hub.backends.azure.values import holds
@@ -84,7 +83,8 @@ class StepRunner:
         found = self._client.get(self._scope.asset("models", self._step.name), "ml")
         uri = {"properties": {"modelUri": self._step.body["properties"]["modelUri"]}}
         if found is None or not holds(uri, found):
-            self._client.put_model(self._step.name, self._step.body)
+            path = self._scope.asset("models", self._step.name)
+            self._client.send("PUT", path, "models", self._step.body)
 
     def _environment(self) -> None:
         build = self._step.body["properties"].get("build")
@@ -93,8 +93,9 @@ class StepRunner:
                 2
             ]
             self._inventory.container.put(self._inventory.build_context, prefix)
-        if self._client.get(self._scope.asset("environments", self._step.name), "ml") is None:
-            self._client.put_environment(self._step.name, self._step.body)
+        path = self._scope.asset("environments", self._step.name)
+        if self._client.get(path, "ml") is None:
+            self._client.send("PUT", path, "environments", self._step.body)
 
     # --- the endpoint -------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class StepRunner:
             _must_be_ours(name, found)
             if _is_routed(body, found):
                 return
-        poller = self._client.put_endpoint(name, body)
+        poller = self._client.begin("PUT", self._endpoint_path(name), "endpoint", body)
         if wait:
             what = f"create or update the endpoint {name}"
             self._client.wait(poller, what, self._context.timeout)
@@ -128,7 +129,7 @@ class StepRunner:
             found = None
         if found is not None and _is_good(found) and _is_deployed(self._step.body, found):
             return None
-        poller = self._client.put_deployment(self._step.name, self._step.body)
+        poller = self._client.begin("PUT", path, "deployment", self._step.body)
         return self._wait_for_deployment(poller)
 
     def _patch(self) -> None:
@@ -194,7 +195,8 @@ class StepRunner:
         endpoint = name.partition("/")[0]
         found = self._client.get(self._endpoint_path(endpoint)) or {}
         properties = found.get("properties", {})
-        headers = self._opens(endpoint, properties) | {invoke.BY_NAME: str(body["deployment"])}
+        headers = self._client.opens(endpoint, str(properties.get("authMode", "")))
+        headers[invoke.BY_NAME] = str(body["deployment"])
         url = str(properties.get("scoringUri", ""))
         try:
             answer = b"".join(
@@ -206,11 +208,6 @@ class StepRunner:
             self._context.progress.say(f"{name} is not tried: its network cannot be reached")
             return {"tried": False}
         return {"tried": True, "bytes": len(answer)}
-
-    def _opens(self, endpoint: str, properties: Mapping[str, Any]) -> dict[str, str]:
-        if properties.get("authMode") == "AADToken":
-            return {"Authorization": f"Bearer {self._client.token(SCORING_SCOPE)}"}
-        return {"Authorization": f"Bearer {self._client.keys(endpoint)}"}
 
     def _try_out(self) -> Mapping[str, Any]:
         """Mirror or canary: change the traffic, look a few times, put it back if it is no good."""
@@ -238,7 +235,7 @@ class StepRunner:
         if found is None:
             return
         _must_be_ours(name, found)
-        poller = self._client.delete_endpoint(name)
+        poller = self._client.begin("DELETE", path, "endpoint")
         self._client.wait(poller, f"delete the endpoint {name}", self._context.timeout)
         self._inventory.settled(path, self._context.timeout)
 
@@ -247,7 +244,7 @@ class StepRunner:
         if self._inventory.settled(path, self._context.timeout) is None:
             return
         self._take_traffic(*name.split("/"))
-        poller = self._client.delete_deployment(name)
+        poller = self._client.begin("DELETE", path, "deployment")
         self._client.wait(poller, f"delete the deployment {name}", self._context.timeout)
         self._inventory.settled(path, self._context.timeout)
 
@@ -292,9 +289,7 @@ def _is_good(found: Mapping[str, Any]) -> bool:
 
 
 def _is_deployed(body: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    return runs(body["properties"], found["properties"]) and holds(
-        {"tags": body["tags"], "sku": body["sku"]}, found
-    )
+    return runs(body, found) and holds({"tags": body["tags"], "sku": body["sku"]}, found)
 
 
 def _is_routed(body: Mapping[str, Any], found: Mapping[str, Any]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
+
+from llama_hub.deploy import reconcile
 
 _DURATION = re.compile(r"P(?:(\d+)D)?T?(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?")
 
@@ -26,19 +27,15 @@ def seconds(text: str) -> float | None:
     return days * 86400 + hours * 3600 + minutes * 60 + rest
 
 
-def holds(wanted: Any, found: Any) -> bool:
-    """Whether what was found has all that is wanted; the service adds keys and respells values.
+def holds(wanted: Any, shown: Any) -> bool:
+    """Whether what is shown has all that is wanted, however Azure spells it."""
+    return reconcile.holds(wanted, shown, same)
 
-    Ids are compared without regard to case, durations by their length.
-    """
-    if isinstance(wanted, Mapping):
-        inner = found if isinstance(found, Mapping) else {}
-        return all(holds(value, inner.get(key)) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        same = isinstance(found, list) and len(found) == len(wanted)
-        return same and all(holds(*pair) for pair in zip(wanted, found, strict=True))
-    if isinstance(wanted, str) and isinstance(found, str):
-        return wanted.lower() == found.lower() or (
-            seconds(wanted) is not None and seconds(wanted) == seconds(found)
-        )
-    return bool(wanted == found)
+
+def same(wanted: Any, shown: Any) -> bool:
+    """Equal values: ids in any case and with or without a last slash, durations by length."""
+    if not isinstance(wanted, str) or not isinstance(shown, str):
+        return bool(wanted == shown)
+    if wanted.rstrip("/").lower() == shown.rstrip("/").lower():
+        return True
+    return seconds(wanted) is not None and seconds(wanted) == seconds(shown)

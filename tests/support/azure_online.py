@@ -108,6 +108,9 @@ class OnlineEndpoints(State):
             "properties": {"AzureAsyncOperationUri": "https://management.azure.com/x"},
         }
         body["properties"].setdefault("egressPublicNetworkAccess", "Enabled")
+        # The service adds variables of its own: a public record of a live deployment shows it.
+        body["properties"].setdefault("environmentVariables", {})
+        body["properties"]["environmentVariables"]["AZUREML_MODEL_DIR"] = "/var/azureml-app/models"
         return body | {
             "id": f"{self.root}/onlineEndpoints/{key[0]}/deployments/{key[1]}",
             "name": key[1],

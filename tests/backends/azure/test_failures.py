@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.azure.backend import AzureBackend
-from llama_hub.backends.azure.errors import Refusal, explain, quota_error
+from llama_hub.backends.azure.errors import explain, quota_error
 from llama_hub.deploy.backend import Artifact, Context
+from llama_hub.deploy.cloud_error import ErrorResponse
 from llama_hub.errors import (
     AccessError,
     LlamaHubError,
@@ -101,7 +102,9 @@ def test_waits_while_somebody_else_updates(plane: Plane, drive: Driver, artifact
     steps = [step for step in drive.plan(target) if step.action != "noop"]
     body = plane.arm.endpoints["support"].body
     plane.arm.polls = 5
-    drive.backend.client.put_endpoint("support", {**body, "identity": {"type": "SystemAssigned"}})
+    client = drive.backend.client
+    path = f"{client.scope.id}/onlineEndpoints/support"
+    client.begin("PUT", path, "endpoint", {**body, "identity": {"type": "SystemAssigned"}})
     for step in steps:
         drive.backend.execute(step, Context(target))
     assert {step.action for step in drive.plan(target)} == {"noop"}
@@ -210,34 +213,39 @@ def test_a_workspace_that_is_not_there(plane: Plane) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "kind", "said", "cure"),
+    ("response", "kind", "said", "cure"),
     [
-        (Refusal(None, "ImageBuildFailure", "x"), ProvisioningError, "image", "Environments"),
-        (Refusal(None, "OperationCanceled", "x"), TransientError, "busy", "again"),
-        (Refusal(None, "OutOfCapacity", "x"), QuotaError, "no free machines", "region"),
-        (Refusal(None, "OutOfQuota", "x"), QuotaError, "used up", "doctor"),
+        (ErrorResponse(None, "ImageBuildFailure", "x"), ProvisioningError, "image", "Environments"),
+        (ErrorResponse(None, "OperationCanceled", "x"), TransientError, "busy", "again"),
+        (ErrorResponse(None, "OutOfCapacity", "x"), QuotaError, "no free machines", "region"),
+        (ErrorResponse(None, "OutOfQuota", "x"), QuotaError, "used up", "doctor"),
         (
-            Refusal(403, "KeyBasedAuthenticationNotPermitted", "x"),
+            ErrorResponse(403, "KeyBasedAuthenticationNotPermitted", "x"),
             AccessError,
             "shared keys",
             "Storage Blob Data Contributor",
         ),
         (
-            Refusal(403, "AuthorizationPermissionMismatch", "x"),
+            ErrorResponse(403, "AuthorizationPermissionMismatch", "x"),
             AccessError,
             "refuses",
             "Storage Blob Data Contributor",
         ),
-        (Refusal(401, "ExpiredAuthenticationToken", "x"), AccessError, "refuses", "az login"),
-        (Refusal(404, "ResourceNotFound", "gone"), NotFoundError, "gone", "doctor"),
-        (Refusal(None, "SecretsInjectionError", "x"), ProvisioningError, "secret", "Key Vault"),
-        (Refusal(400, "Novelty", "(Novelty) new\nmore"), ProvisioningError, "do it: new", ""),
+        (ErrorResponse(401, "ExpiredAuthenticationToken", "x"), AccessError, "refuses", "az login"),
+        (ErrorResponse(404, "ResourceNotFound", "gone"), NotFoundError, "gone", "doctor"),
+        (
+            ErrorResponse(None, "SecretsInjectionError", "x"),
+            ProvisioningError,
+            "secret",
+            "Key Vault",
+        ),
+        (ErrorResponse(400, "Novelty", "(Novelty) new\nmore"), ProvisioningError, "do it: new", ""),
     ],
 )
 def test_codes_become_causes(
-    refusal: Refusal, kind: type[LlamaHubError], said: str, cure: str
+    response: ErrorResponse, kind: type[LlamaHubError], said: str, cure: str
 ) -> None:
-    error = explain(refusal, "do it")
+    error = explain(response, "do it")
     assert type(error) is kind
     assert said in error.message
     assert cure in error.hint
