@@ -92,8 +92,9 @@ def quantization(manifest: Manifest) -> str | None:
 
 
 def _licensed(stored: Stored) -> Artifact:
-    receipt = Gate().require(stored.manifest.license)
-    return Artifact(stored.path, stored.manifest, receipt.id)
+    gate = Gate()
+    receipt = gate.require(stored.manifest.license)
+    return Artifact(stored.path, stored.manifest, receipt.id, gate.ledger.head)
 
 
 def dimensions(artifact: Artifact) -> tuple[Architecture, str]:

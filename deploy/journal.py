@@ -160,6 +160,7 @@ class Journal:
             generation=plan.generation,
             manifest=plan.manifest,
             receipt=plan.receipt,
+            ledger_head=plan.ledger_head,
             before=before,
             steps=[f"{step.action} {step.id}" for step in plan.steps],
         )

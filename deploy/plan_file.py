@@ -79,6 +79,7 @@ class _PlanFile:
     manifest: Digest | None
     license: Text | None
     receipt: Text | None
+    ledger_head: Text | None = None
     spec: Mapping[str, Any] | None
     need: _Need | None
     offer: _Offer | None
@@ -112,6 +113,7 @@ def _plan(stated: _PlanFile, path: Path) -> Plan:
         generation=stated.generation,
         manifest=stated.manifest,
         receipt=stated.receipt,
+        ledger_head=stated.ledger_head,
         license=stated.license,
         need=asdict(stated.need) if stated.need else None,
         offer=Offer(**asdict(stated.offer)) if stated.offer else None,

@@ -13,6 +13,8 @@ import pytest
 from llama_hub.backends.local import backend as local
 from llama_hub.backends.local.state import Folder, identity
 from llama_hub.backends.memory import backend as memory
+from llama_hub.licenses import terms
+from llama_hub.licenses.gate import Gate, Texts
 from tests.support.command import Outcome, run
 from tests.support.deployments import echo, make_folder
 
@@ -173,6 +175,23 @@ def test_attest_exits_5_when_something_else_is_served(home: Path) -> None:
     world.write_text(json.dumps(records))
     outcome = run("attest", "x", "--json")
     assert (outcome.code, outcome.json["ok"]) == (5, False)
+
+
+def test_deployment_and_attest_record_the_ledger_that_they_saw(home: Path) -> None:
+    assert deploy("--yes").code == 0
+    head = done("license", "log")["head"]
+    journal = (home / "deployments/memory/x/journal.jsonl").read_text().splitlines()
+    assert json.loads(journal[0])["ledger_head"] == head
+    proof = done("attest", "x")
+    assert proof["ledger_head"] == head
+    assert {"what": "ledger", "ok": True, "evidence": f"head {head}"} in proof["checks"]
+    for name in ("ledger.jsonl", "ledger.head"):
+        (home / "licenses" / name).unlink()
+    Gate().ensure(terms.load("llama-hub-demo"), Texts("another text"), None)  # a forged chain
+    outcome = run("attest", "x", "--json")
+    assert outcome.code == 5
+    (ledger,) = [one for one in outcome.json["checks"] if one["what"] == "ledger"]
+    assert "rewritten" in ledger["evidence"]
 
 
 def test_status_shows_drift(home: Path) -> None:
