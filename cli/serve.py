@@ -230,6 +230,7 @@ def serve(
     door = _door(host, port, platform, api_key, no_api_key)
     settings = ServiceSettings(
         api_key=door.key,
+        check_host=door.check_host,
         check_model=check_model,
         cors_origins=tuple(cors_origin or ()),
         max_prompt_tokens=max_prompt,
@@ -251,6 +252,7 @@ class Door:
     port: int
     key: str | None
     new_key: bool  # made for this run, so that it has to be shown
+    check_host: bool  # only this machine can reach it, so only loopback's names are right
 
 
 def _what(out: Output, model: str | None, catalog: Path | None) -> tuple[Servable, Platform | None]:
@@ -286,10 +288,11 @@ def _door(
     inside = platform is not None
     address = host or (EVERYWHERE if inside else LOOPBACK)
     number = port if port is not None else (platform.port if platform else DEFAULT_PORT)
-    safe = is_loopback(address) or open_ or (platform is not None and platform.guarded)
-    if key is None and not safe:
-        return Door(address, number, new_key(), new_key=True)
-    return Door(address, number, key, new_key=False)
+    guarded = platform is not None and platform.guarded
+    local = is_loopback(address)
+    if key is None and not (local or open_ or guarded):
+        return Door(address, number, new_key(), new_key=True, check_host=False)
+    return Door(address, number, key, new_key=False, check_host=local and not guarded)
 
 
 def _moderators(out: Output) -> tuple[Any, ...]:
