@@ -116,7 +116,7 @@ def end(
     receipt = gate.Gate().end(license.id)
     kept = [found for found in Store().all() if found.manifest.license == license.id]
     for found in kept:
-        out.warn(f"still here: {found.path}; llama-hub remove {found.manifest.model}")
+        out.warn(f"still here: {found.path}; llama-hub remove {found.id}")
     out.result(
         {
             "license": license.id,

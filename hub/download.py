@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llama_hub import __version__
-from llama_hub.errors import NotFoundError
 from llama_hub.files import write_atomic
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import Hashed, hash_file
@@ -107,7 +106,9 @@ def _downloaded(
 ) -> Downloaded:
     lacks = tuple(stored.manifest.source.get("lacks", ()))
     seconds = time.monotonic() - begun
-    return Downloaded(stored.path, stored.manifest, receipt, received, seconds, reused, lacks)
+    return Downloaded(
+        stored.path, stored.manifest, stored.id, receipt, received, seconds, reused, lacks
+    )
 
 
 @contextmanager
@@ -124,9 +125,8 @@ def _alone(job: Job) -> Iterator[None]:
 
 def _present(store: Store, model_id: str, fmt: Format) -> Stored | None:
     """The model, if its folder is complete by name and size."""
-    try:
-        stored = store.find(model_id, fmt)
-    except NotFoundError:
+    stored = store.complete(model_id, fmt)
+    if stored is None:
         return None
     for entry in stored.manifest.files:
         path = stored.path / entry.path

@@ -7,11 +7,14 @@ the kernel releases when a process dies, so a crash leaves none behind.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -146,6 +149,38 @@ def _not_own(path: Path, what: str) -> IntegrityError:
     )
 
 
+def exchange(first: Path, second: Path) -> None:
+    """Swap two names in one step, whatever they name; ``OSError`` where the system cannot.
+
+    renameat2(2) with RENAME_EXCHANGE on Linux, renamex_np(2) with RENAME_SWAP on macOS. A kernel,
+    C library or file system without it (NFS, some network disks) says ENOSYS or EINVAL.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    try:
+        if sys.platform == "darwin":
+            failed = library.renamex_np(*names, _SWAP)
+        else:
+            failed = library.renameat2(_HERE, names[0], _HERE, names[1], _SWAP)
+    except AttributeError as error:  # the C library does not have it
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+    if failed:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(first), None, str(second))
+
+
+_SWAP = 2  # RENAME_EXCHANGE of linux/fs.h, RENAME_SWAP of macOS's sys/stdio.h
+_HERE = -100  # AT_FDCWD: paths are relative to the present folder
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder; a link's target is not touched."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_at(descriptor: int, data: ReadableBuffer, offset: int) -> None:
     """Write all of ``data`` at ``offset`` of an open file."""
     view = memoryview(data).cast("B")
@@ -156,7 +191,10 @@ def write_at(descriptor: int, data: ReadableBuffer, offset: int) -> None:
 
 @contextmanager
 def locked(path: Path, *, blocking: bool = True, mode: int = 0o666) -> Iterator[None]:
-    """Hold the exclusive lock file ``path``; ``BlockingIOError`` if taken and not ``blocking``."""
+    """Hold the exclusive lock file ``path``; ``BlockingIOError`` if taken and not ``blocking``.
+
+    ``IntegrityError`` if somebody put a link there: what it leads to is not ours to make.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = open_own(path, os.O_RDWR | os.O_CREAT, mode, shared=True)
     try:

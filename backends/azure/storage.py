@@ -163,7 +163,7 @@ class Container:
             self._file(folder / entry.path, entry, prefix, _teller(progress, task))
             for entry in wanted
         )
-        self.put({MANIFEST_NAME: (folder / MANIFEST_NAME).read_bytes()}, prefix)
+        self.put({MANIFEST_NAME: manifest.to_text().encode()}, prefix)
         progress.finish(task, "in storage, checked")
         return {"bytes": manifest.bytes, "bytes_sent": sent, "bytes_there": manifest.bytes - sent}
 

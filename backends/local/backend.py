@@ -2,8 +2,8 @@
 
 An update starts the new revision beside the old one, leads the address to it
 when it is ready, and stops the old one when its requests are answered; the old
-one's settings are kept for ``rollback``. It survives the command that made it;
-after a reboot ``deploy`` with the same spec starts it again.
+one's settings and files are kept for ``rollback`` (see ``held``). It survives
+the command that made it; after a reboot ``deploy`` with the same spec starts it again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llama_hub.backends.local import held
 from llama_hub.backends.local import plan as planning
 from llama_hub.backends.local.host import gpus, host_memory
 from llama_hub.backends.local.options import LocalOptions
@@ -38,7 +39,7 @@ from llama_hub.deploy.backend import (
 from llama_hub.deploy.environment import has_bfloat16
 from llama_hub.deploy.journal import now
 from llama_hub.deploy.sizing import Need, gib
-from llama_hub.deploy.spec import DeploymentSpec
+from llama_hub.deploy.spec import DeploymentSpec, is_name
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import NotFoundError, ProvisioningError
 from llama_hub.files import private_folder
@@ -130,7 +131,7 @@ class LocalBackend:
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """Address, new revision, traffic, stop the old one, drop older ones."""
-        return planning.plan(target, observed, self._command)
+        return planning.plan(target, observed, self._command, self._folder(target.spec.name).path)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Revisions first, then the address."""
@@ -167,7 +168,8 @@ class LocalBackend:
     def list(self) -> Iterator[Deployed]:
         """Every deployment that has a folder."""
         for path in sorted(self._root.glob("*/service/desired.json")):
-            yield self.status(path.parent.parent.name)
+            if is_name(path.parent.parent.name):
+                yield self.status(path.parent.parent.name)
 
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """What the replicas print; each line begins with the replica's name."""
@@ -197,6 +199,8 @@ class LocalBackend:
                 yield Resource("service", path.parent.name, "deleting")
 
     def _folder(self, name: str) -> Folder:
+        if not is_name(name):
+            raise self._absent(name)
         return Folder(self._root / name / "service")
 
     def _absent(self, name: str) -> NotFoundError:
@@ -222,6 +226,8 @@ class LocalBackend:
     def _revise(self, step: Step, context: Context) -> Mapping[str, Any]:
         name, generation = step.name.rsplit("-", 1)
         folder = self._folder(name)
+        if context.target is not None and "folder" in step.body:
+            held.hold(context.target.artifact, Path(step.body["folder"]), context.progress)
         with folder.change() as desired:
             known = desired["revisions"].get(generation, {"attempt": 0})
             if step.action == "replace":
@@ -271,6 +277,8 @@ class LocalBackend:
             timeout=REMOVAL,
             every=POLL,
         )
+        revisions = folder.desired()["revisions"].values()
+        held.release(folder.path, [str(revision.get("folder")) for revision in revisions])
         return {}
 
     def _remove(self, folder: Folder) -> Mapping[str, Any]:

@@ -158,7 +158,7 @@ class Bucket:
         progress.start(task, total, done=total - missing)
         tell = self._teller(progress, task)
         sent = self._send_all(folder, wanted, prefix, tell)
-        self.put(prefix + MANIFEST_NAME, (folder / MANIFEST_NAME).read_bytes())
+        self.put(prefix + MANIFEST_NAME, manifest.to_text().encode())
         progress.finish(task, "in S3, digests compared")
         return {"bytes": total, "bytes_sent": sent, "bytes_there": total - sent}
 

@@ -338,6 +338,9 @@ def test_only_the_owner_may_read_anything_of_a_deployment(local: Local) -> None:
     written = [local.root / "local", local.root / "journals"]
     written += [path for top in written for path in top.rglob("*")]
     assert any(path.name == "service.log" for path in written)
+    models = local.folder.path / "models"  # names of the store's files, which it may show to all
+    assert models.stat().st_mode & 0o077 == 0
+    written = [path for path in written if models not in path.parents or path.is_dir()]
     assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
