@@ -25,8 +25,9 @@ from llama_hub.hub.transfer.fetch import JOURNALS, Fetched
 from llama_hub.hub.transfer.fetch_all import fetch_all
 from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.licenses import gate as gates
-from llama_hub.licenses import terms
+from llama_hub.licenses import terms, wording
 from llama_hub.progress import NO_PROGRESS, Progress
+from llama_hub.strict import read_bytes
 
 REFERENCES = {  # what Meta's download has as code and guide, and where ours is
     "model_code": "llama_hub.inference",
@@ -140,7 +141,7 @@ def _stored_texts(stored: Stored) -> gates.Texts:
 
     def text(name: str) -> str | None:
         path = stored.path / name
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        return read_bytes(path, wording.KIND).decode("utf-8", "replace") if path.is_file() else None
 
     source = {key: str(value) for key, value in stored.manifest.source.items() if key != "lacks"}
     return gates.Texts(text("LICENSE") or "", text("USE_POLICY.md"), source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from llama_hub.hub.transfer.fetch import Fetched
 from llama_hub.hub.transfer.remote_file import FolderRequest, RemoteFile, Request
 from llama_hub.licenses.gate import Texts
 from llama_hub.progress import Progress
+from llama_hub.strict import FileKind, read_text
 
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 SHARED = (*layout.LICENSE_NAMES, *layout.POLICY_NAMES, "tokenizer.model", *layout.CHECKLISTS[1:])
@@ -90,12 +92,17 @@ def locate(folder: Path) -> tuple[Path, Format]:
     )
 
 
+REFERENCE = FileKind("the reference", max_bytes=4096)
+_COMMIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
 def _snapshot(repository: Path) -> Path:
     """The snapshot of Hugging Face's cache that ``main`` points to, or the only one."""
     main = repository / "refs" / "main"
     if main.is_file():
-        named = repository / "snapshots" / main.read_text(encoding="ascii").strip()
-        if named.is_dir():
+        commit = read_text(main, REFERENCE).strip()
+        named = repository / "snapshots" / commit
+        if _COMMIT.fullmatch(commit) and named.is_dir():
             return named
     snapshots = sorted((repository / "snapshots").iterdir())
     if len(snapshots) != 1:

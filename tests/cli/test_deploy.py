@@ -110,7 +110,7 @@ def test_without_the_licence_nothing_is_deployed(home: Path) -> None:
         (["logs", "nobody"], 6, "no deployment"),
         (["logs", "x", "--follow", "--json"], 2, "no end"),
         (["invoke", "x"], 2, "a message or --body"),
-        (["invoke", "x", "--body", "{"], 2, "no JSON"),
+        (["invoke", "x", "--body", "{"], 2, "not valid JSON"),
         (["backends", "test", "memry"], 6, "did you mean memory"),
     ],
 )
