@@ -204,6 +204,95 @@ def locked(path: Path, *, blocking: bool = True, mode: int = 0o666) -> Iterator[
         os.close(descriptor)
 
 
+@contextmanager
+def private_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
+    """``locked`` for the owner only; what cannot be a lock file is set aside."""
+    try:
+        lock = locked(path, blocking=blocking, mode=PRIVATE)
+        lock.__enter__()
+    except IntegrityError:
+        set_aside(path)
+        lock = locked(path, blocking=blocking, mode=PRIVATE)
+        lock.__enter__()
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock file ``path``; nothing is created."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give what stands at ``path`` the name ``….damaged``; ``None`` if nothing does.
+
+    What was set aside earlier makes room, so damage does not pile up.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    if not os.path.lexists(path):
+        return None
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    return aside
+
+
+def keep_regular(path: Path) -> None:
+    """Set ``path`` aside if it is there and not a file of bytes, so that it can be written."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            set_aside(path)
+
+
+def keep_folder(path: Path) -> None:
+    """Set ``path`` aside if it is there and not a folder, so that one can be made."""
+    if os.path.lexists(path) and not path.is_dir():
+        set_aside(path)
+
+
+def write_state(path: Path, data: bytes) -> None:
+    """``write_atomic`` for the owner only, for small files that must be written whatever happens.
+
+    A folder or a link in its place is set aside. Where the disk is full, the file that is there is
+    overwritten in place, which takes no new space as long as ``data`` is no longer; a crash may
+    then leave a mixture, so ``data`` has to carry a digest of itself.
+    """
+    keep_regular(path)
+    try:
+        write_atomic(path, data, mode=PRIVATE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _overwrite(path, data, error)
+
+
+def _overwrite(path: Path, data: bytes, full: OSError) -> None:
+    try:
+        descriptor = open_own(path, os.O_WRONLY)
+    except (FileNotFoundError, IntegrityError):
+        raise full from None
+    try:
+        if os.fstat(descriptor).st_size < len(data):
+            raise full
+        write_at(descriptor, data, 0)
+        os.ftruncate(descriptor, len(data))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_hub.backends.local import held
 from llama_hub.backends.local.options import LocalOptions
+from llama_hub.backends.local.view import DAMAGED
 from llama_hub.deploy.backend import Observed, Resource, Step, Target
 from llama_hub.deploy.environment import dtype, tensor_parallel
 from llama_hub.errors import NotFoundError, UsageError
@@ -76,6 +77,8 @@ def _service(target: Target, options: LocalOptions, there: Resource | None) -> S
     name = target.spec.name
     if there is None or there.state == "deleting":
         return Step("create", "service", name, "there is none", body)
+    if there.state == DAMAGED:
+        return Step("create", "service", name, "what was wanted cannot be read any more", body)
     differs = [key for key in ("host", "port", "api_key") if there.body.get(key) != body[key]]
     switches = there.body.get("active") != target.generation
     if dict(there.tags) != target.tags and not switches:  # a switch of traffic brings the tags

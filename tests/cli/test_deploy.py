@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.local import backend as local
-from llama_hub.backends.local.state import Folder, identity
+from llama_hub.backends.local.processes import identity
+from llama_hub.backends.local.state import Folder
 from llama_hub.backends.memory import backend as memory
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate, Texts
@@ -237,9 +238,9 @@ def local_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     for path in (home / "deployments" / "local").glob("*/service"):
         folder = Folder(path)
-        pid, known = folder.state().get("pid"), folder.state().get("identity")
+        state = folder.state()
         run("delete", path.parent.name, "--backend", "local")
-        assert pid is None or identity(pid) != known
+        assert state is None or identity(state.pid) != state.identity
 
 
 def test_local_from_the_command_line(local_command: None) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from llama_hub.backends.local import backend as local
 from llama_hub.backends.local import held
-from llama_hub.backends.local.state import Folder, identity
+from llama_hub.backends.local.processes import identity
+from llama_hub.backends.local.state import Folder
 from llama_hub.deploy.backend import Artifact
 from llama_hub.errors import DiskFullError, IntegrityError
 from llama_hub.hub.manifest import read
@@ -38,9 +39,9 @@ def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     )
     yield make_folder(home / "models" / MODEL / "hf", "first")
     for path in (home / "deployments" / "local").glob("*/service"):
-        pid, known = Folder(path).state().get("pid"), Folder(path).state().get("identity")
+        state = Folder(path).state()
         run("delete", path.parent.name, "--backend", "local")
-        assert pid is None or identity(pid) != known
+        assert state is None or identity(state.pid) != state.identity
 
 
 def deploy(model: str = MODEL, *words: str) -> Any:
