@@ -25,6 +25,7 @@ app = typer.Typer(add_completion=False)
 
 DEFAULT_PORT = 8000
 LOOPBACK = "127.0.0.1"
+MAX_SERVED_NAME = 256  # characters
 EVERYWHERE = "0.0.0.0"
 
 Model = Annotated[
@@ -223,6 +224,7 @@ def serve(
     )
     where, platform = _what(out, model, catalog)
     if served_name is not None:
+        _check_name(served_name)
         where = replace(where, served=replace(where.served, name=served_name))
     if plan:
         _print_plan(out, where.folder, options)
@@ -253,6 +255,14 @@ class Door:
     key: str | None
     new_key: bool  # made for this run, so that it has to be shown
     check_host: bool  # only this machine can reach it, so only loopback's names are right
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable() or not 0 < len(name) <= MAX_SERVED_NAME:
+        raise UsageError(
+            f"--served-name must be 1 to {MAX_SERVED_NAME} printable characters",
+            hint="clients send it as `model`",
+        )
 
 
 def _what(out: Output, model: str | None, catalog: Path | None) -> tuple[Servable, Platform | None]:

@@ -75,9 +75,9 @@ def _quantised(store: Store, spec: DeploymentSpec) -> Stored:
 
 
 def _made_from(store: Store, source: Stored, place: Variant) -> Stored | None:
-    """What the store has in that place, if it was made from these very bytes."""
+    """What the store has in that place, if it is made of this model."""
     made = store.complete(source.id, place)
-    return made if made and made.manifest.parent == source.manifest.digest else None
+    return made if made and made.is_of(source) else None
 
 
 def _licensed(stored: Stored) -> Artifact:

@@ -80,8 +80,11 @@ def _transfer(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:
     )
 
 
-def complete(job: Job, bring: Bring) -> Downloaded:
-    """The whole way of a model into the store; ``bring`` is how its files come."""
+def complete(job: Job, bring: Bring, folder: Path | None = None) -> Downloaded:
+    """The whole way of a model into the store; ``bring`` is how its files come.
+
+    ``folder``: where it is put together, if not where downloads are.
+    """
     begun = time.monotonic()
     license = terms.load(job.model.license)
     with _alone(job), closing(job.source):
@@ -92,12 +95,12 @@ def complete(job: Job, bring: Bring) -> Downloaded:
         job.progress.say(job.source.about)
         receipt = job.gate.ensure(license, job.source.texts(job.model), job.accept)
         plan = job.source.plan(job.model)
-        folder = job.store.partial_folder(job.model.id, job.format)
+        folder = folder or job.store.partial_folder(job.model.id, job.format)
         fetched = bring(plan, folder, job)
         _write_notice(folder, license)
         describe(job, plan, folder, fetched, receipt.id).write(folder)
         shutil.rmtree(folder / JOURNALS, ignore_errors=True)
-        stored = job.store.publish(job.model.id, job.format)
+        stored = job.store.publish(job.model.id, job.format, folder)
     received = sum(one.received for one in fetched)
     return _downloaded(stored, receipt.id, received, begun, reused=False)
 

@@ -220,4 +220,6 @@ class _Record:
 
 
 def _without_nothing(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if value not in (None, (), False)}
+    """Without what is not known; a size of 0 is."""
+    absent: tuple[Any, ...] = (None, (), False)
+    return {k: v for k, v in entry.items() if k == "size" or v not in absent}

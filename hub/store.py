@@ -26,7 +26,7 @@ from llama_hub.hub.model_id import ModelId, is_path, model_id, reference, shown
 
 Variant = Literal["meta", "hf", "gguf", "hf-int8", "hf-int4"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
-_CONVERSION = ".conversion"
+Work = Literal["conversion", "import"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,14 @@ class Stored:
     manifest: Manifest
     id: ModelId  # its name in the store, or the one that it would get there
 
+    def is_of(self, original: Stored) -> bool:
+        """Whether it was made from that folder, or from the one that that folder was made from."""
+        return self.manifest.parent in (original.manifest.digest, original.manifest.parent or "")
+
 
 @dataclass(frozen=True)
 class Partial:
-    """An unfinished download or conversion."""
+    """An unfinished download, conversion or import."""
 
     model: str
     format: Variant
@@ -77,9 +81,9 @@ class Store:
         """Where a download is put together."""
         return _without_links(self.root / "partials", model_id(model), _variant(variant))
 
-    def conversion_folder(self, model: str, variant: str) -> Path:
-        """Where a conversion is put together, apart from a download of the same."""
-        place = f"{_variant(variant)}{_CONVERSION}"
+    def work_folder(self, model: str, variant: str, work: Work) -> Path:
+        """Where a conversion or an import is put together, apart from a download of the same."""
+        place = f"{_variant(variant)}.{work}"
         return _without_links(self.root / "partials", model_id(model), place)
 
     @contextmanager
@@ -98,7 +102,7 @@ class Store:
         neither.
         """
         found = None if is_path(name) else self._named(name, variant)
-        return found or self._at(_path(name)) or _nothing(name, variant)
+        return found or self._at(path_of(name)) or _nothing(name, variant)
 
     def complete(self, model: str, variant: str) -> Stored | None:
         """What has the final place of that model, if anything; no other folder counts."""
@@ -240,8 +244,8 @@ class Store:
         """What is unfinished, by model and variant."""
         found = []
         for folder in sorted((self.root / "partials").glob("*/*/")):
-            place = folder.name.removesuffix(_CONVERSION)
-            known = _known(folder.parent.name, place)
+            place, _, work = folder.name.partition(".")
+            known = _known(folder.parent.name, place) if work in ("", *get_args(Work)) else None
             if known and not folder.is_symlink() and not folder.parent.is_symlink():
                 found.append(Partial(*known, folder, _bytes_on_disk(folder)))
         return found
@@ -289,7 +293,7 @@ def _known(model: str, variant: str) -> tuple[ModelId, Variant] | None:
         return None
 
 
-def _path(name: str) -> Path:
+def path_of(name: str) -> Path:
     """A path that a person or a file wrote; ``UsageError`` if it can be none."""
     try:
         path = Path(reference(name)).expanduser()
@@ -303,7 +307,7 @@ def _path(name: str) -> Path:
 def _nothing(name: str, variant: str | None) -> NoReturn:
     """Always an error, which says what would help."""
     if is_path(name):
-        if _path(name).is_dir():
+        if path_of(name).is_dir():
             raise NotFoundError(
                 f"{name} is a folder without {MANIFEST_NAME}",
                 hint=f"llama-hub import {name} MODEL   (checks and records what is there)",

@@ -113,7 +113,7 @@ def into_store(
             return known
         if not store.owns(original.path):
             _check_foreign(original, progress)
-        partial = store.conversion_folder(model, place)
+        partial = store.work_folder(model, place, "conversion")
         with conversion_run.exclusive(partial, own=True):
             made = conversion_run.run(task, partial)
             stored = store.publish(model, place, partial)
@@ -133,7 +133,7 @@ def _check_foreign(original: Stored, progress: Progress) -> None:
 
 def _made_before(store: Store, original: Stored, place: Variant) -> Conversion | None:
     known = store.complete(original.id, place)
-    if known is None or known.manifest.parent != original.manifest.digest:
+    if known is None or not known.is_of(original):
         return None
     free = conversion_run.free_bytes(known.path)
     sizes = {entry.path: entry.size for entry in known.manifest.files}

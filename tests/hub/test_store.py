@@ -98,7 +98,11 @@ WRONG = ["", ".", "..", "../x", "/etc", "a/b", "A", "a\0", "a\n", "x" * 200, "~"
 @pytest.mark.parametrize("model", WRONG, ids=ascii)
 def test_no_path_is_made_of_what_is_no_model(model: str, home: Path) -> None:
     store = Store()
-    for make in (store.folder, store.partial_folder, store.conversion_folder):
+
+    def work(name: str, variant: str) -> Path:
+        return store.work_folder(name, variant, "conversion")
+
+    for make in (store.folder, store.partial_folder, work):
         with pytest.raises(UsageError):
             make(model, "hf")
         with pytest.raises(UsageError):

@@ -51,3 +51,8 @@ def tree(folder: Path) -> dict[str, Any]:
         else:
             found[name] = "folder"
     return found
+
+
+def names(folder: Path) -> list[str]:
+    """The name of everything below ``folder``, without reading any of it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
