@@ -19,8 +19,8 @@ SHAPE = {"dim": 4096, "heads": 32, "ffn": 11008, "vocab": 32000}
 QUICK = {"dim": 1024, "heads": 8, "ffn": 2752, "vocab": 32000}
 
 
-def make_model(folder: Path, shape: dict[str, int], layers: int) -> Path:
-    """A Hugging Face folder with seeded random bfloat16 weights."""
+def make_model(folder: Path, shape: dict[str, int], layers: int, device: str = "cpu") -> Path:
+    """A Hugging Face folder with seeded random bfloat16 weights, drawn on ``device``."""
     import torch
     from safetensors.torch import save_file
 
@@ -34,7 +34,8 @@ def make_model(folder: Path, shape: dict[str, int], layers: int) -> Path:
     (folder / "config.json").write_text(json.dumps(to_config(model, "bfloat16")))
 
     def matrix(rows: int, columns: int) -> Any:
-        return (torch.randn(rows, columns) * columns**-0.5).to(torch.bfloat16)
+        drawn = torch.randn(rows, columns, device=device) * columns**-0.5
+        return drawn.to(torch.bfloat16).cpu()
 
     index: dict[str, str] = {}
 

@@ -25,7 +25,6 @@ app = typer.Typer(add_completion=False)
 
 DEFAULT_PORT = 8000
 LOOPBACK = "127.0.0.1"
-MAX_SERVED_NAME = 256  # characters
 EVERYWHERE = "0.0.0.0"
 
 Model = Annotated[
@@ -104,6 +103,16 @@ TensorParallel = Annotated[
         help="Devices that share each layer.",
         min=1,
         envvar="LLAMA_HUB_TENSOR_PARALLEL",
+        show_envvar=False,
+    ),
+]
+GpuMemoryUtilization = Annotated[
+    float,
+    typer.Option(
+        help="Share of each GPU's memory that this service may take, 0 to 1.",
+        min=0.01,
+        max=1.0,
+        envvar="LLAMA_HUB_GPU_MEMORY_UTILIZATION",
         show_envvar=False,
     ),
 ]
@@ -188,6 +197,7 @@ def serve(
     context: Context = None,
     max_batch: MaxBatch = 16,
     tensor_parallel: TensorParallel = 1,
+    gpu_memory_utilization: GpuMemoryUtilization = 0.92,
     api_key: ApiKey = None,
     no_api_key: NoApiKey = False,
     max_queue: MaxQueue = 256,
@@ -221,10 +231,10 @@ def serve(
         max_batch=max_batch,
         max_queue=max_queue + max_batch,
         tensor_parallel=tensor_parallel,
+        gpu_memory_utilization=gpu_memory_utilization,
     )
     where, platform = _what(out, model, catalog)
     if served_name is not None:
-        _check_name(served_name)
         where = replace(where, served=replace(where.served, name=served_name))
     if plan:
         _print_plan(out, where.folder, options)
@@ -232,7 +242,6 @@ def serve(
     door = _door(host, port, platform, api_key, no_api_key)
     settings = ServiceSettings(
         api_key=door.key,
-        check_host=door.check_host,
         check_model=check_model,
         cors_origins=tuple(cors_origin or ()),
         max_prompt_tokens=max_prompt,
@@ -254,15 +263,6 @@ class Door:
     port: int
     key: str | None
     new_key: bool  # made for this run, so that it has to be shown
-    check_host: bool  # only this machine can reach it, so only loopback's names are right
-
-
-def _check_name(name: str) -> None:
-    if not name.isprintable() or not 0 < len(name) <= MAX_SERVED_NAME:
-        raise UsageError(
-            f"--served-name must be 1 to {MAX_SERVED_NAME} printable characters",
-            hint="clients send it as `model`",
-        )
 
 
 def _what(out: Output, model: str | None, catalog: Path | None) -> tuple[Servable, Platform | None]:
@@ -298,11 +298,10 @@ def _door(
     inside = platform is not None
     address = host or (EVERYWHERE if inside else LOOPBACK)
     number = port if port is not None else (platform.port if platform else DEFAULT_PORT)
-    guarded = platform is not None and platform.guarded
-    local = is_loopback(address)
-    if key is None and not (local or open_ or guarded):
-        return Door(address, number, new_key(), new_key=True, check_host=False)
-    return Door(address, number, key, new_key=False, check_host=local and not guarded)
+    safe = is_loopback(address) or open_ or (platform is not None and platform.guarded)
+    if key is None and not safe:
+        return Door(address, number, new_key(), new_key=True)
+    return Door(address, number, key, new_key=False)
 
 
 def _moderators(out: Output) -> tuple[Any, ...]:

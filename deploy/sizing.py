@@ -1,15 +1,4 @@
-"""How much memory a replica needs, from the model's dimensions, and which machine is enough.
-
-=============  =================================================================
-weights        parameters x bytes of the type; quantised: the linear layers at 8
-               or 4 bits plus 16-bit scales (one per output row, or per 128
-               inputs for int4); embeddings, head and norms keep 16 bits
-KV cache       2 x layers x key/value heads x head width x 2 bytes per token, for
-               ``concurrency`` sequences of ``context`` tokens
-workspace      activations of one prefill chunk and its logits in float32, and
-               what a process with the framework loaded takes by itself
-=============  =================================================================
-"""
+"""Which machine is enough for a replica; how much memory it needs says ``inference.memory``."""
 
 from __future__ import annotations
 
@@ -19,17 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.errors import NotEnoughError, QuotaError
-from llama_hub.hub.architecture import DTYPE_BYTES, Architecture
+from llama_hub.hub.architecture import Architecture
+from llama_hub.inference import memory
+from llama_hub.inference.config import GPU_MEMORY_UTILIZATION, GPU_STEP_TOKENS, Quantization
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Offer
     from llama_hub.deploy.spec import DeploymentSpec
 
 HOURS_PER_MONTH = 730
-PREFILL_CHUNK = 2048  # tokens that the engine reads at once
-PROCESS_BYTES = 1 << 29  # framework, kernels and allocator of one process
-INT4_GROUP = 128  # inputs that share a scale
-USABLE = 0.92  # of an accelerator's memory; the rest is the driver's and fragmentation
+USABLE = GPU_MEMORY_UTILIZATION  # of an accelerator's memory: what the service takes by itself
 USABLE_HOST = 0.85  # of a host's memory; the rest is the operating system's
 
 
@@ -42,9 +30,20 @@ class Need:
     workspace_bytes: int
     architecture: Architecture
     dtype: str  # of activations and unquantised weights
-    quantization: str | None
+    quantization: Quantization | None
     context: int  # tokens
     concurrency: int  # sequences
+
+    def share(self, devices: int) -> memory.Fit:
+        """What each of ``devices`` holds that share the replica."""
+        return _fit(
+            self.architecture,
+            self.dtype,
+            self.quantization,
+            self.context,
+            self.concurrency,
+            devices,
+        )
 
     @property
     def total_bytes(self) -> int:
@@ -83,14 +82,11 @@ def gib(amount: int) -> str:
 
 def need(architecture: Architecture, spec: DeploymentSpec, dtype: str = "bfloat16") -> Need:
     """The memory of one replica of ``spec``; ``dtype`` is the weights' own type."""
-    width = DTYPE_BYTES[dtype]
-    chunk = min(PREFILL_CHUNK, spec.context)
-    activations = chunk * (4 * architecture.dim + 2 * architecture.ffn_dim) * width
-    logits = spec.concurrency * architecture.vocab_size * 4
+    fit = _fit(architecture, dtype, spec.quantization, spec.context, spec.concurrency)
     return Need(
-        weights_bytes=weights_bytes(architecture, dtype, spec.quantization),
-        kv_bytes=architecture.kv_bytes_per_token(width) * spec.context * spec.concurrency,
-        workspace_bytes=PROCESS_BYTES + activations + logits,
+        weights_bytes=fit.weights_bytes,
+        kv_bytes=fit.kv_bytes,
+        workspace_bytes=fit.workspace_bytes,
         architecture=architecture,
         dtype=dtype,
         quantization=spec.quantization,
@@ -99,24 +95,26 @@ def need(architecture: Architecture, spec: DeploymentSpec, dtype: str = "bfloat1
     )
 
 
-def weights_bytes(architecture: Architecture, dtype: str, quantization: str | None) -> int:
-    """Bytes of the weights in memory."""
-    width = DTYPE_BYTES[dtype]
-    if quantization is None:
-        return architecture.parameters * width
-    rows, elements = _linear(architecture)
-    kept = (architecture.parameters - elements) * width
-    if quantization == "int8":
-        return kept + elements + rows * 2
-    return kept + elements // 2 + elements // INT4_GROUP * 2
-
-
-def _linear(architecture: Architecture) -> tuple[int, int]:
-    """Output rows and elements of the layers that are quantised, over the whole model."""
-    dim, kv, ffn = architecture.dim, architecture.kv_dim, architecture.ffn_dim
-    rows = 2 * dim + 2 * kv + 2 * ffn + dim
-    elements = 2 * dim * dim + 2 * dim * kv + 3 * dim * ffn
-    return architecture.n_layers * rows, architecture.n_layers * elements
+def _fit(
+    architecture: Architecture,
+    dtype: str,
+    quantization: Quantization | None,
+    context: int,
+    concurrency: int,
+    devices: int = 1,
+) -> memory.Fit:
+    """The arithmetic that the service itself does before it loads."""
+    return memory.plan(
+        architecture,
+        dtype,
+        quantization,
+        context,
+        concurrency,
+        None,
+        step_tokens=min(GPU_STEP_TOKENS, context),
+        devices=devices,
+        overhead=memory.PROCESS,
+    )
 
 
 def usable_bytes(offer: Offer) -> int:
@@ -131,7 +129,7 @@ def fits(offer: Offer, need: Need) -> bool:
     devices = max(1, offer.accelerators)
     if need.architecture.n_heads % devices:
         return False
-    return need.total_bytes + (devices - 1) * PROCESS_BYTES <= usable_bytes(offer)
+    return need.share(devices).total_bytes * devices <= usable_bytes(offer)
 
 
 def cheapest_first(offers: Iterable[Offer]) -> list[Offer]:
@@ -214,12 +212,9 @@ def _smaller(need: Need, room: int) -> str:
     per_token = per_sequence // need.context
     if per_token and left // (per_token * need.concurrency) >= 256:
         cures.append(f"context {left // (per_token * need.concurrency)}")
-    for kind in ("int8", "int4"):
-        smaller = dataclasses.replace(
-            need,
-            quantization=kind,
-            weights_bytes=weights_bytes(need.architecture, need.dtype, kind),
-        )
+    kinds: tuple[Quantization, ...] = ("int8", "int4")
+    for kind in kinds:
+        smaller = dataclasses.replace(need, quantization=kind).share(1)
         if need.quantization is None and smaller.total_bytes <= room:
             cures.append(f"quantization {kind}")
             break

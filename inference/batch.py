@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +35,15 @@ class Batch:
     slots: Tensor  # int64 [T], where each token's key and value go
     spans: tuple[Span, ...]
     prompt_rows: int  # the first rows hold tokens of prompts, the rest tokens of answers
-    wanted: Tensor  # int64 [R], the rows whose logits are asked for
+    wanted: Tensor  # int64 [R], the rows whose logits are asked for; not always ascending
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on ``device``."""
+        if self.tokens.device == device:
+            return self
+        moved = (self.tokens, self.positions, self.slots, self.wanted)
+        tokens, positions, slots, wanted = (each.to(device) for each in moved)
+        return replace(self, tokens=tokens, positions=positions, slots=slots, wanted=wanted)
 
 
 @dataclass(frozen=True)
@@ -49,32 +57,29 @@ class Piece:
     prompt: int = 0  # how many of the tokens, counted from the first, the user gave
 
 
-def build(pieces: Sequence[Piece], device: torch.device) -> Batch:
-    """Lay ``pieces`` end to end: what users gave first, then what was generated.
+def build(pieces: Sequence[Piece]) -> Batch:
+    """Lay ``pieces`` end to end on the CPU: what users gave first, then what was generated.
 
     The two kinds may be computed in different ways, which have to depend on the token alone and
-    never on the rest of the batch.
+    never on the rest of the batch. Spans of one row stand together: those of prompts last among
+    the prompts, those of answers first among the answers.
     """
     layout = _Layout()
-    starts = [layout.add(piece, 0, piece.prompt) for piece in pieces]
+    prompts = layout.add_all(pieces, [(0, piece.prompt) for piece in pieces], singles_last=True)
     prompt_rows = len(layout.tokens)
-    later = [layout.add(piece, piece.prompt, len(piece.tokens)) for piece in pieces]
+    rests = [(piece.prompt, len(piece.tokens)) for piece in pieces]
+    answers = layout.add_all(pieces, rests, singles_last=False)
     wanted: list[int] = []
-    for piece, first, second in zip(pieces, starts, later, strict=True):
-        rows = [*range(first, first + piece.prompt)]
-        rows += range(second, second + len(piece.tokens) - piece.prompt)
+    for piece, first, second in zip(pieces, prompts, answers, strict=True):
+        rows = [*first, *second]
         wanted += rows[len(rows) - piece.wanted :]
-
-    def on_device(numbers: list[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64).to(device)
-
     return Batch(
-        tokens=on_device(layout.tokens),
-        positions=on_device(layout.positions),
-        slots=on_device(layout.slots),
+        tokens=torch.tensor(layout.tokens, dtype=torch.int64),
+        positions=torch.tensor(layout.positions, dtype=torch.int64),
+        slots=torch.tensor(layout.slots, dtype=torch.int64),
         spans=tuple(layout.spans),
         prompt_rows=prompt_rows,
-        wanted=on_device(wanted),
+        wanted=torch.tensor(wanted, dtype=torch.int64),
     )
 
 
@@ -87,14 +92,23 @@ class _Layout:
         self.slots: list[int] = []
         self.spans: list[Span] = []
 
-    def add(self, piece: Piece, begin: int, end: int) -> int:
-        """Append the piece's tokens from ``begin`` to ``end``; their first row."""
+    def add_all(
+        self, pieces: Sequence[Piece], parts: Sequence[tuple[int, int]], *, singles_last: bool
+    ) -> list[range]:
+        """Append each piece's tokens from one number to the other; the rows of each."""
+        rows = [range(0)] * len(pieces)
+        lengths = [end - begin for begin, end in parts]
+        for index in sorted(range(len(pieces)), key=lambda i: (lengths[i] == 1) == singles_last):
+            rows[index] = self._add(pieces[index], *parts[index])
+        return rows
+
+    def _add(self, piece: Piece, begin: int, end: int) -> range:
         row, start = len(self.tokens), piece.start + begin
         if begin == end:
-            return row
+            return range(0)
         self.spans.append(Span(row, end - begin, start, piece.pages))
         self.tokens += piece.tokens[begin:end]
         for position in range(start, start + end - begin):
             self.positions.append(position)
             self.slots.append(piece.pages[position // PAGE] * PAGE + position % PAGE)
-        return row
+        return range(row, row + end - begin)

@@ -20,6 +20,10 @@ class Collective(Protocol):
         """The processes' columns side by side, ``[R, sum of widths]``; on the first process."""
         ...
 
+    def least(self, number: int) -> int:
+        """The smallest of all processes' numbers: how they agree on what each of them can do."""
+        ...
+
 
 class Alone:
     """One process: nothing to do."""
@@ -31,3 +35,6 @@ class Alone:
 
     def gather(self, part: Tensor) -> Tensor:
         return part
+
+    def least(self, number: int) -> int:
+        return number

@@ -11,6 +11,9 @@ from llama_hub.errors import UsageError
 
 Quantization = Literal["int8", "int4"]
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+GPU_MEMORY_UTILIZATION = 0.92  # of a GPU's memory; the rest is the driver's and fragmentation
+GPU_STEP_TOKENS = 2048  # a GPU computes them at once; a CPU would hold answers up with so many
+CPU_STEP_TOKENS = 512
 PAGE = 16  # tokens per page of the KV cache; also the grain of the prefix cache
 
 
@@ -24,8 +27,9 @@ class EngineOptions:
     context: int | None = None  # tokens of prompt and answer together; None: the model's
     max_batch: int = 16  # sequences that are in the cache together
     max_queue: int = 1024  # requests that may wait for a place in the batch
-    step_tokens: int = 512  # tokens of prompt and answers that one step computes
+    step_tokens: int | None = None  # of prompt and answers in one step; None: the device's own
     kv_cache_bytes: int | None = None  # None: as much as context × max_batch needs or memory has
+    gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION  # share of each GPU that it may take
     prefix_caching: bool = True  # reuse the KV pages of equal prompt beginnings
     tensor_parallel: int = 1  # processes (CPU) or devices (CUDA) that share every layer
     threads: int | None = None  # CPU threads per process; None: the physical cores
@@ -40,10 +44,15 @@ class EngineOptions:
             raise UsageError(f"quantize {self.quantize!r} is not int8 or int4")
         if self.kernels not in ("auto", "on", "off"):
             raise UsageError(f"kernels {self.kernels!r} is not auto, on or off")
-        for name in ("max_batch", "max_queue", "step_tokens", "tensor_parallel"):
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise UsageError(
+                f"gpu_memory_utilization must be above 0 and at most 1, not "
+                f"{self.gpu_memory_utilization}"
+            )
+        for name in ("max_batch", "max_queue", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("context", "kv_cache_bytes", "threads"):
+        for name in ("context", "kv_cache_bytes", "threads", "step_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be positive, not {value}")

@@ -83,6 +83,8 @@ class EngineInfo:
     context: int  # tokens that prompt and answer may have together
     vocab_size: int
     max_batch: int  # sequences that decode together
+    # How each kind of step is computed: {"decode 8": "graph, triton", "mixed": "triton"}.
+    step_modes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -19,6 +20,10 @@ class Executor(Protocol):
         """Compute a step; logits in float32 of the rows that the pieces ask for."""
         ...
 
+    def device_scope(self) -> AbstractContextManager[object]:
+        """Makes the executor's device the current one of a thread that computes with its logits."""
+        ...
+
     def close(self) -> None:
         """Give the memory back."""
 
@@ -27,17 +32,35 @@ Forward = Callable[[Batch], Tensor]
 
 
 class LocalExecutor:
-    """One model in this process; ``forward`` holds its weights and its cache."""
+    """One model in this process; ``forward`` holds its weights and its cache.
 
-    def __init__(self, forward: Forward, device: torch.device) -> None:
+    ``release`` is called before the memory goes: what has to end in order.
+    """
+
+    def __init__(
+        self, forward: Forward, device: torch.device, release: Callable[[], None] | None = None
+    ) -> None:
         self._forward: Forward | None = forward
         self._device = device
+        self._release = release
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> Tensor:
         if self._forward is None:
             raise RuntimeError("the executor is closed")
-        return self._forward(batch.build(pieces, self._device))
+        with self.device_scope():
+            return self._forward(batch.build(pieces))
+
+    def device_scope(self) -> AbstractContextManager[object]:
+        return device_scope(self._device)
 
     def close(self) -> None:
-        self._forward = None
+        if self._forward is not None and self._release is not None:
+            with self.device_scope():
+                self._release()
+        self._forward = self._release = None
+
+
+def device_scope(device: torch.device) -> AbstractContextManager[object]:
+    """Launches of this thread go to ``device``: each thread begins with the first one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from ctypes import CDLL
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from llama_hub.errors import UsageError
 from llama_hub.hub.architecture import Architecture
-from llama_hub.hub.model_config import Config, read_config
-from llama_hub.inference import memory_fit, native_model
+from llama_hub.hub.model_config import read_config
+from llama_hub.inference import memory, native_model
 from llama_hub.inference.batch import Piece
 from llama_hub.inference.collective import Alone, Collective
-from llama_hub.inference.config import EngineOptions, Quantization, physical_cores
-from llama_hub.inference.executor import Executor, Forward, LocalExecutor
+from llama_hub.inference.config import (
+    CPU_STEP_TOKENS,
+    GPU_STEP_TOKENS,
+    EngineOptions,
+    Quantization,
+    physical_cores,
+)
+from llama_hub.inference.devices import choose_device, choose_dtype
+from llama_hub.inference.executor import Executor, LocalExecutor, device_scope
 from llama_hub.inference.kv_cache import KVCache
-from llama_hub.inference.memory_fit import Fit
-from llama_hub.inference.model import Llama
+from llama_hub.inference.memory import Fit
+from llama_hub.inference.model import Heads, Llama, Weights
 from llama_hub.inference.native.library import library
 from llama_hub.inference.partition import Partition
 from llama_hub.inference.quantization import for_kernels, for_torch
@@ -32,6 +42,9 @@ from llama_hub.inference.weights import (
     heads_of,
     stored_form,
 )
+
+if TYPE_CHECKING:
+    from llama_hub.inference.cuda.loading import MemoryMeter
 
 KERNELS_FROM = 256 << 20  # bytes of weights
 BITS = {"int8": 8, "int4": 4}
@@ -48,8 +61,10 @@ class Plan:
     quantize: Quantization | None  # at load
     stored: StoredForm | None  # in the folder
     context: int
-    pages: int
+    pages: int  # of the KV cache; on a GPU at most, see ``Shard.pages``
     max_batch: int
+    step_tokens: int
+    gpu_memory_utilization: float
     threads: int
     processes: int
     kernels: bool  # whether our CPU kernels are wanted
@@ -68,13 +83,16 @@ class Shard:
 
     executor: LocalExecutor
     bytes: int  # weights and cache
+    pages: int  # of the KV cache
+    modes: Mapping[str, str]  # how each kind of step is computed
 
 
 def make_plan(folder: Path, options: EngineOptions) -> Plan:
     """Read ``config.json`` and decide; ``NotEnoughError`` if the model cannot fit."""
     config = read_config(folder)
     architecture, stored = config.architecture, stored_form(config)
-    device, dtype = choose_device(options.device), choose_dtype(options.dtype, config)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, config, device)
     if stored and options.quantize not in (None, stored.name):
         raise UsageError(
             f"the folder is quantised to {stored.name} and cannot become {options.quantize}",
@@ -82,18 +100,23 @@ def make_plan(folder: Path, options: EngineOptions) -> Plan:
         )
     Partition(architecture, 0, options.tensor_parallel)  # refuses what does not divide the heads
     context = _context(options.context, architecture)
-    free = memory_fit.free_memory(device)
+    on_gpu = device.type == "cuda"
+    step_tokens = options.step_tokens or (
+        min(GPU_STEP_TOKENS, context) if on_gpu else CPU_STEP_TOKENS
+    )
+    free = memory.free_memory(device, options.gpu_memory_utilization)
     if free is not None and device.type == "cpu":
         free //= options.tensor_parallel
-    fit = memory_fit.plan(
+    fit = memory.plan(
         architecture,
         _name(dtype),
         stored.name if stored else options.quantize,
         context,
         options.max_batch,
         free,
-        step_tokens=options.step_tokens,
+        step_tokens=step_tokens,
         devices=options.tensor_parallel,
+        overhead=memory.PROCESS if on_gpu else memory.FIXED,
     )
     if options.check_memory:
         fit.require()
@@ -105,8 +128,10 @@ def make_plan(folder: Path, options: EngineOptions) -> Plan:
         quantize=None if stored else options.quantize,
         stored=stored,
         context=context,
-        pages=fit.cache_pages(options.kv_cache_bytes),
+        pages=fit.cache_pages(options.kv_cache_bytes, limit=not on_gpu),
         max_batch=options.max_batch,
+        step_tokens=step_tokens,
+        gpu_memory_utilization=options.gpu_memory_utilization,
         threads=options.threads or max(1, physical_cores() // options.tensor_parallel),
         processes=options.tensor_parallel,
         kernels=device.type == "cpu" and _kernels_pay(options, fit),
@@ -126,37 +151,67 @@ def load_shard(plan: Plan, rank: int = 0, collective: Collective | None = None) 
     kernels = library() if plan.kernels and _suits(partition) else None
     make = for_kernels if kernels else for_torch(plan.dtype, device)
     target = Target(plan.dtype, device, make, BITS[plan.quantize] if plan.quantize else None)
-    with TensorFiles(plan.folder) as files:
-        weights = Loader(files, partition, target, plan.stored).load()
-    rope = Rope(heads.width, plan.context, plan.architecture.rope_theta, device)
-    layers = plan.architecture.n_layers
-    forward: Forward
-    cache: KVCache | native_model.PagedCache
-    if kernels:
-        paged = cache = native_model.PagedCache(layers, plan.pages, heads, plan.dtype)
-        native = native_model.NativeLlama(
-            kernels, plan.architecture, heads, weights, rope, collective, plan.threads
-        )
-        forward = partial(native.forward, cache=paged)
-    else:
-        spare = 1 if device.type == "cuda" else 0  # a page for rows of a graph that are not used
-        flat = cache = KVCache(
-            layers, plan.pages + spare, heads.keys, heads.width, plan.dtype, device
-        )
+    with device_scope(device):
+        meter = _meter(plan)
+        with TensorFiles(plan.folder) as files:
+            weights = Loader(files, partition, target, plan.stored).load()
+        rope = Rope(heads.width, plan.context, plan.architecture.rope_theta, device)
+        if kernels:
+            return _native_shard(plan, kernels, heads, weights, rope, collective)
         model = Llama(plan.architecture, heads, weights, rope, collective)
-        forward = _torch_forward(plan, model, flat)
-    return Shard(LocalExecutor(forward, device), weights.bytes + cache.bytes)
+        return _cpu_shard(plan, model) if meter is None else _cuda_shard(plan, model, meter)
 
 
-def _torch_forward(plan: Plan, model: Llama, cache: KVCache) -> Forward:
+def _native_shard(
+    plan: Plan,
+    kernels: CDLL,
+    heads: Heads,
+    weights: Weights,
+    rope: Rope,
+    collective: Collective,
+) -> Shard:
+    cache = native_model.PagedCache(plan.architecture.n_layers, plan.pages, heads, plan.dtype)
+    native = native_model.NativeLlama(
+        kernels, plan.architecture, heads, weights, rope, collective, plan.threads
+    )
+    executor = LocalExecutor(partial(native.forward, cache=cache), plan.device)
+    return Shard(executor, weights.bytes + cache.bytes, plan.pages, {"all": "native"})
+
+
+def _cpu_shard(plan: Plan, model: Llama) -> Shard:
+    layers, heads = plan.architecture.n_layers, model.heads
+    cache = KVCache(layers, plan.pages, heads.keys, heads.width, plan.dtype, plan.device)
+    executor = LocalExecutor(partial(model.forward, cache=cache), plan.device)
+    return Shard(executor, model.weights.bytes + cache.bytes, plan.pages, {"all": "torch"})
+
+
+def _meter(plan: Plan) -> MemoryMeter | None:
+    """Begins to count what this process takes of its GPU; ``None`` on a CPU."""
     if plan.device.type != "cuda":
-        return partial(model.forward, cache=cache)
-    from llama_hub.inference.cuda_decode import CudaForward
+        return None
+    from llama_hub.inference.cuda.loading import MemoryMeter
 
-    forward = CudaForward(model, cache, plan.context, plan.max_batch)
+    return MemoryMeter(plan.device, plan.gpu_memory_utilization)
+
+
+def _cuda_shard(plan: Plan, model: Llama, meter: MemoryMeter) -> Shard:
+    from llama_hub.inference.cuda.loading import SizedForward
+
+    sized = SizedForward(
+        model,
+        context=plan.context,
+        max_batch=plan.max_batch,
+        step_tokens=plan.step_tokens,
+        pages=plan.pages,
+        dtype=plan.dtype,
+        device=plan.device,
+        meter=meter,
+    )
     with torch.inference_mode():
-        forward.prepare()
-    return forward
+        forward, cache = sized.build()
+    executor = LocalExecutor(forward, plan.device, forward.close)
+    bytes_held = model.weights.bytes + cache.bytes
+    return Shard(executor, bytes_held, cache.pages - 1, forward.modes)
 
 
 def warm_up(executor: Executor) -> None:
@@ -181,36 +236,6 @@ def _grain(plan: Plan) -> int:
 
 def _suits(partition: Partition) -> bool:
     return native_model.suits(partition.architecture, (len(partition.ffn()),))
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that ``EngineOptions.device`` means; ``UsageError`` if it is not there."""
-    cuda = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda:0" if cuda else "cpu")
-    try:
-        device = torch.device("cuda:0" if name == "cuda" else name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r} is not known to torch") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not supported", hint="--device cpu or --device cuda")
-    if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(
-            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices",
-            hint="--device cpu, or install a torch build for your GPU",
-        )
-    return device
-
-
-def choose_dtype(name: str, config: Config) -> torch.dtype:
-    """The type that weights and activations have; ``auto`` is the folder's."""
-    if name == "auto":
-        name = config.weight_type
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    dtype = known.get(name.removeprefix("torch."))
-    if dtype is None:
-        raise UsageError(f"config.json states the type {name!r}", hint="--dtype bfloat16")
-    return dtype
 
 
 def _name(dtype: torch.dtype) -> str:

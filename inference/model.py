@@ -105,7 +105,12 @@ class Llama:
         return self.collective.sum(layer.down(F.silu(gate) * up))
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm in float32, scaled in the computing type, as the reference does."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.architecture.norm_eps)
-        return (wide * scale).to(x.dtype) * weight
+        """RMSNorm; see ``rms_norm``."""
+        return rms_norm(x, weight, self.architecture.norm_eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm of ``x`` ``[T, dim]`` in float32, scaled in the computing type, as the reference."""
+    wide = x.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * scale).to(x.dtype) * weight

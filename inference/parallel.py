@@ -1,9 +1,9 @@
 """Tensor parallelism: one model over several processes, one for each device or group of cores.
 
 The engine's process leads: it sends every step's pieces to the followers, which
-it started as ``python -m llama_hub.inference.parallel``, as one line of JSON on
-their standard input; then all compute, and meet in two sums for each layer and
-one gather of logits through ``torch.distributed`` (NCCL on CUDA, else gloo).
+it started as ``python -m llama_hub.inference.parallel``, as one frame on their
+standard input (``step_message``); then all compute, and meet in two sums for each
+layer and one gather of logits through ``torch.distributed`` (NCCL on CUDA, else gloo).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,14 +22,16 @@ from typing import IO, Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from llama_hub.child_environment import child_environment
 from llama_hub.inference.batch import Piece
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.executor import LocalExecutor
-from llama_hub.inference.loading import Plan, load_shard, make_plan
+from llama_hub.inference.loading import Plan, Shard, load_shard, make_plan
 from llama_hub.inference.partition import Partition
+from llama_hub.inference.step_message import decode, encode, frames, write_frame
 
 PATIENCE = timedelta(minutes=10)  # the slowest step
 GRACE = 10.0  # seconds that a follower has to end
@@ -38,9 +40,9 @@ GRACE = 10.0  # seconds that a follower has to end
 class Distributed:
     """``collective.Collective`` over the default process group."""
 
-    def __init__(self, rank: int, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], device: torch.device) -> None:
         self.size = len(widths)
-        self._rank = rank
+        self._device = device
         self._widths = widths  # columns of logits that each process computes
 
     def sum(self, partial: Tensor) -> Tensor:
@@ -48,71 +50,86 @@ class Distributed:
         return partial
 
     def gather(self, part: Tensor) -> Tensor:
-        padded = part.new_zeros(len(part), max(self._widths))
-        padded[:, : part.shape[1]] = part
+        padded = F.pad(part, (0, max(self._widths) - part.shape[1]))
         parts = [torch.empty_like(padded) for _ in self._widths]
         dist.all_gather(parts, padded)
         return torch.cat([each[:, :n] for each, n in zip(parts, self._widths, strict=True)], dim=-1)
+
+    def least(self, number: int) -> int:
+        shared = torch.tensor(number, device=self._device)
+        dist.all_reduce(shared, dist.ReduceOp.MIN)
+        return int(shared)
 
 
 class ParallelExecutor:
     """The leader's ``executor.Executor``."""
 
     def __init__(
-        self, local: LocalExecutor, followers: Sequence[subprocess.Popen[str]], meeting: Path
+        self, local: LocalExecutor, followers: Sequence[subprocess.Popen[bytes]], meeting: Path
     ) -> None:
         self._local = local
         self._followers = followers
         self._meeting = meeting
+        self._failed = False
 
     def run(self, pieces: Sequence[Piece]) -> Tensor:
-        line = json.dumps([asdict(piece) for piece in pieces])
+        if self._failed:
+            raise RuntimeError("the processes of the engine are no longer in the same step")
+        self._failed = True  # until all have met: after a failure the others wait in vain
+        payload = encode(pieces)
         for follower in self._followers:
-            _say(follower, line)
-        return self._local.run(pieces)
+            _send(follower, payload)
+        logits = self._local.run(pieces)
+        self._failed = False
+        return logits
+
+    def device_scope(self) -> AbstractContextManager[object]:
+        return self._local.device_scope()
 
     def close(self) -> None:
+        """End all processes.
+
+        Recorded steps hold the group's communicators, so each process drops its own before it
+        leaves the group.
+        """
         for follower in self._followers:
-            _dismiss(follower)
+            _hang_up(follower, kill=self._failed)
         self._local.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+        for follower in self._followers:
+            _reap(follower)
         self._meeting.unlink(missing_ok=True)
 
 
-def start(plan: Plan, options: EngineOptions) -> tuple[ParallelExecutor, int]:
-    """Start the followers and load all parts; the executor and the bytes of all processes."""
+def start(plan: Plan, options: EngineOptions) -> tuple[ParallelExecutor, Shard]:
+    """Start the followers and load all parts; the executor and this process's own part."""
     handle, name = tempfile.mkstemp(prefix="llama-hub-meeting-")
     os.close(handle)
     meeting = Path(name)
-    followers: list[subprocess.Popen[str]] = []
+    followers: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(1, plan.processes):
             followers.append(_spawn())
-            _say(followers[-1], json.dumps(_orders(plan, options, rank, meeting)))
+            _send(followers[-1], json.dumps(_orders(plan, options, rank, meeting)).encode())
         _hear(followers, "joining")
         shard = load_shard(_own(plan, 0), 0, _join(plan, 0, meeting))
         _hear(followers, "loaded")
     except BaseException:
         for follower in followers:
-            follower.kill()
-            _dismiss(follower)
+            _hang_up(follower, kill=True)
+            _reap(follower)
         meeting.unlink(missing_ok=True)
         if dist.is_initialized():
             dist.destroy_process_group()
         raise
-    return ParallelExecutor(shard.executor, followers, meeting), shard.bytes * plan.processes
+    return ParallelExecutor(shard.executor, followers, meeting), shard
 
 
-def _spawn() -> subprocess.Popen[str]:
+def _spawn() -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "llama_hub.inference.parallel"]
     return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-        env=child_environment(),
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment()
     )
 
 
@@ -127,26 +144,31 @@ def _orders(plan: Plan, options: EngineOptions, rank: int, meeting: Path) -> dic
     }
 
 
-def _say(process: subprocess.Popen[str], line: str) -> None:
+def _send(process: subprocess.Popen[bytes], payload: bytes) -> None:
     if process.stdin is None or process.poll() is not None:
         raise RuntimeError(f"a process of the engine ended with status {process.returncode}")
-    process.stdin.write(line + "\n")
+    write_frame(process.stdin, payload)
 
 
-def _hear(processes: Sequence[subprocess.Popen[str]], word: str) -> None:
+def _hear(processes: Sequence[subprocess.Popen[bytes]], word: str) -> None:
     """Wait until every follower has said ``word``; one that ended instead is an error."""
     for process in processes:
-        said = process.stdout.readline().strip() if process.stdout else ""
+        said = process.stdout.readline().strip().decode() if process.stdout else ""
         if said != word:
             raise RuntimeError(f"a process of the engine ended with status {process.wait(GRACE)}")
 
 
-def _dismiss(process: subprocess.Popen[str]) -> None:
-    """Close the follower's input, which ends it."""
+def _hang_up(process: subprocess.Popen[bytes], *, kill: bool) -> None:
+    """Close the follower's input, which ends it; ``kill`` one that may wait for a step's end."""
+    if kill:
+        process.kill()
     for pipe in (process.stdin, process.stdout):
         with suppress(BrokenPipeError):
             if pipe is not None:
                 pipe.close()
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(GRACE)
     except subprocess.TimeoutExpired:
@@ -176,10 +198,10 @@ def _join(plan: Plan, rank: int, meeting: Path) -> Distributed:
         timeout=PATIENCE,
     )
     parts = (Partition(plan.architecture, each, plan.processes) for each in range(plan.processes))
-    return Distributed(rank, [len(part.vocabulary()) for part in parts])
+    return Distributed([len(part.vocabulary()) for part in parts], device)
 
 
-def follow(orders: dict[str, Any], steps: IO[str], answers: IO[str]) -> None:
+def follow(orders: dict[str, Any], steps: IO[bytes], answers: IO[bytes]) -> None:
     """A follower's life: load, then compute every step that comes in, until the end of input."""
     options = EngineOptions(**orders["options"])
     plan = replace(make_plan(Path(orders["folder"]), options), pages=orders["pages"])
@@ -188,20 +210,17 @@ def follow(orders: dict[str, Any], steps: IO[str], answers: IO[str]) -> None:
     collective = _join(plan, rank, Path(orders["meeting"]))
     executor = load_shard(_own(plan, rank), rank, collective).executor
     _report(answers, "loaded")
-    for line in steps:
-        executor.run([_piece(each) for each in json.loads(line)])
+    for payload in frames(steps):
+        executor.run(decode(payload))
+    executor.close()
     dist.destroy_process_group()
 
 
-def _report(answers: IO[str], word: str) -> None:
-    answers.write(word + "\n")
+def _report(answers: IO[bytes], word: str) -> None:
+    answers.write(f"{word}\n".encode())
     answers.flush()
 
 
-def _piece(document: dict[str, Any]) -> Piece:
-    lists = {name: tuple(document[name]) for name in ("tokens", "pages")}
-    return Piece(**(document | lists))
-
-
 if __name__ == "__main__":
-    follow(json.loads(sys.stdin.readline()), sys.stdin, sys.stdout)
+    orders = json.loads(next(frames(sys.stdin.buffer)))
+    follow(orders, sys.stdin.buffer, sys.stdout.buffer)

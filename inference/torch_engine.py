@@ -32,6 +32,7 @@ class Loaded:
     info: EngineInfo
     plan: Plan
     memory_bytes: int
+    pages: int  # of the KV cache
 
 
 class TorchEngine:
@@ -55,9 +56,9 @@ class TorchEngine:
         self._loop = asyncio.get_running_loop()
         self._loaded = await asyncio.to_thread(_load, self._folder, self._options)
         scheduler = Scheduler(
-            PagePool(self._loaded.plan.pages),
+            PagePool(self._loaded.pages),
             max_batch=self._options.max_batch,
-            step_tokens=self._options.step_tokens,
+            step_tokens=self._loaded.plan.step_tokens,
             prefix_caching=self._options.prefix_caching,
         )
         self._worker = Worker(
@@ -171,11 +172,11 @@ def _load(folder: Path, options: EngineOptions) -> Loaded:
     executor: Executor
     if plan.processes == 1:
         shard = load_shard(plan)
-        executor, memory = shard.executor, shard.bytes
+        executor = shard.executor
     else:
         from llama_hub.inference import parallel
 
-        executor, memory = parallel.start(plan, options)
+        executor, shard = parallel.start(plan, options)
     warm_up(executor)
     info = EngineInfo(
         engine="torch",
@@ -185,8 +186,9 @@ def _load(folder: Path, options: EngineOptions) -> Loaded:
         context=plan.context,
         vocab_size=plan.architecture.vocab_size,
         max_batch=options.max_batch,
+        step_modes=shard.modes,
     )
-    return Loaded(executor, info, plan, memory)
+    return Loaded(executor, info, plan, shard.bytes * plan.processes, shard.pages)
 
 
 def _device_name(plan: Plan) -> str:

@@ -163,6 +163,7 @@ def engine_arguments(folder: Path, options: EngineOptions) -> dict[str, Any]:
         "max_model_len": options.context,
         "max_num_seqs": options.max_batch,
         "kv_cache_memory_bytes": options.kv_cache_bytes,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
         "enable_prefix_caching": options.prefix_caching,
         "tensor_parallel_size": options.tensor_parallel,
         **options.vllm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -12,11 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llama_hub.errors import DeviceMemoryError
 from llama_hub.inference.batch import Piece
 from llama_hub.inference.engine import Delta, FinishReason, TokenLogprob
 from llama_hub.inference.executor import Executor
+from llama_hub.inference.out_of_memory import is_out_of_memory, release_unused
 from llama_hub.inference.sampling import Row, logprobs, sample
 from llama_hub.inference.scheduler import Chunk, Scheduler, Sequence
+
+logger = logging.getLogger(__name__)
 
 Event = tuple[str, Delta | BaseException]  # request id, and what to tell its reader
 Deliver = Callable[[list[Event]], None]
@@ -90,8 +95,9 @@ class Worker:
     def _run(self) -> None:
         farewell: Delta | BaseException = Delta(finish_reason="abort")
         try:
-            while self.receive(wait=not self._by_id):
-                self.step()
+            with self._executor.device_scope():
+                while self.receive(wait=not self._by_id):
+                    self.step()
         except Exception as error:  # the readers have to learn of it, whatever it is
             self.failure = farewell = error
         # Whoever submits looks at `ended` afterwards: no request falls between the two.
@@ -134,12 +140,12 @@ class Worker:
             if self._by_id:  # all of them wait for their grammars
                 time.sleep(GRAMMAR_PAUSE)
             return
-        logits = self._executor.run([_piece(chunk) for chunk in chunks])
-        computed = torch.split(logits, [chunk.wanted for chunk in chunks])
+        chunks, computed = self._compute(chunks)
         chunks, parts = self._on_time(chunks, computed)
+        chunks, parts = self._score(chunks, parts)
         lasts = [part[-1:] for chunk, part in zip(chunks, parts, strict=True) if _samples(chunk)]
-        self._score(chunks, parts)
         chosen = iter(self._choose(chunks, lasts))
+        chunks = [chunk for chunk in chunks if chunk.sequence.request.id in self._by_id]
         events: list[Event] = []
         for chunk in chunks:
             done, sampled = chunk.last, _samples(chunk)
@@ -148,6 +154,38 @@ class Worker:
                 answer = next(chosen) if sampled else None
                 events.append((chunk.sequence.request.id, self._advance(chunk.sequence, answer)))
         self._deliver(events)
+
+    def _compute(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Tensor]]:
+        """Each chunk's logits; without the chunks that need more memory than there is.
+
+        A step that does not fit is computed in halves: nobody loses an answer to another's prompt.
+        """
+        try:
+            logits = self._executor.run([_piece(chunk) for chunk in chunks])
+            return chunks, list(torch.split(logits, [chunk.wanted for chunk in chunks]))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Here the traceback, which holds the tensors of the step, is gone.
+        release_unused()
+        if len(chunks) == 1:
+            self._fail(chunks[0].sequence)
+            return [], []
+        half = len(chunks) // 2
+        first, first_parts = self._compute(chunks[:half])
+        second, second_parts = self._compute(chunks[half:])
+        return first + second, first_parts + second_parts
+
+    def _fail(self, sequence: Sequence) -> None:
+        """End one answer for want of memory."""
+        logger.warning("no memory for a step of %d tokens: its request fails", sequence.missing)
+        self.scheduler.remove(sequence)
+        del self._by_id[sequence.request.id]
+        error = DeviceMemoryError(
+            "the device has too little memory for this request at this moment",
+            hint="try again later, or serve with a smaller --max-batch or --context",
+        )
+        self._deliver([(sequence.request.id, error)])
 
     def _on_time(
         self, chunks: list[Chunk], parts: Rows[Tensor]
@@ -172,11 +210,29 @@ class Worker:
                 kept.append((chunk, part))
         return [chunk for chunk, _ in kept], [part for _, part in kept]
 
-    def _score(self, chunks: Rows[Chunk], parts: Rows[Tensor]) -> None:
-        """Log-probabilities of the prompt's own tokens, where a request asks for them."""
+    def _score(self, chunks: list[Chunk], parts: list[Tensor]) -> tuple[list[Chunk], list[Tensor]]:
+        """Log-probabilities of the prompt's own tokens, where a request asks for them.
+
+        The chunks for which there was memory.
+        """
+        kept: list[tuple[Chunk, Tensor]] = []
         for chunk, part in zip(chunks, parts, strict=True):
-            if chunk.scored:
-                _score_prompt(chunk, part)
+            if self._scored(chunk, part):
+                kept.append((chunk, part))
+            else:
+                self._fail(chunk.sequence)
+        return [chunk for chunk, _ in kept], [part for _, part in kept]
+
+    def _scored(self, chunk: Chunk, part: Tensor) -> bool:
+        if not chunk.scored:
+            return True
+        try:
+            _score_prompt(chunk, part)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
 
     def _choose(self, chunks: Rows[Chunk], lasts: Rows[Tensor]) -> list[tuple[int, Tensor]]:
         """A token for each chunk that ends with one, and the logits that it came from."""
@@ -184,7 +240,14 @@ class Worker:
         if not sequences:
             return []
         logits = torch.cat(list(lasts))
-        tokens = sample(logits, [self._row(sequence, logits.device) for sequence in sequences])
+        try:
+            tokens = sample(logits, [self._row(sequence, logits.device) for sequence in sequences])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            for sequence in sequences:
+                self._fail(sequence)
+            return []
         return list(zip(tokens, logits.unsqueeze(1), strict=True))
 
     def _row(self, sequence: Sequence, device: torch.device) -> Row:

@@ -57,10 +57,6 @@ class MissingExtraError(UsageError):
         self.extra = extra
 
 
-class InUseError(UsageError):
-    """What would be removed is deployed; the message names the deployments."""
-
-
 class LicenseError(LlamaHubError):
     """No valid acceptance of the model's licence is on record."""
 
@@ -117,6 +113,10 @@ class NotEnoughError(LlamaHubError):
 
 class DiskFullError(NotEnoughError):
     """Not enough free disk space; the message names how much is missing."""
+
+
+class DeviceMemoryError(NotEnoughError):
+    """A device's memory does not suffice for one request, at this moment."""
 
 
 class QuotaError(NotEnoughError):

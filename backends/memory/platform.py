@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llama_hub.backends.memory.records import read
 from llama_hub.deploy.backend import TAG_MANIFEST, Step
 from llama_hub.deploy.journal import now
 from llama_hub.files import PRIVATE, locked, write_atomic
@@ -43,7 +42,7 @@ class Platform:
             yield self.records
             return
         with locked(self.file.with_suffix(".lock"), mode=PRIVATE):
-            self.records = read(self.file)
+            self.records = json.loads(self.file.read_text()) if self.file.exists() else {}
             before = json.dumps(self.records)
             yield self.records
             after = json.dumps(self.records)

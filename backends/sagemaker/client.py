@@ -14,8 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from llama_hub._version import __version__
-from llama_hub.backends.sagemaker.errors import LOGIN, explain
-from llama_hub.deploy.cloud_error import ErrorResponse
+from llama_hub.backends.sagemaker.errors import LOGIN, Refusal, explain
 from llama_hub.deploy.waiting import persist
 from llama_hub.errors import (
     AccessError,
@@ -189,7 +188,7 @@ def translation(error: Exception, what: str) -> Exception:
     from botocore import exceptions as known
 
     if isinstance(error, known.ClientError):
-        return explain(_response(error), what)
+        return explain(_refusal(error), what)
     if isinstance(error, known.NoCredentialsError | known.PartialCredentialsError):
         return AccessError("there are no AWS credentials here", hint="aws configure")
     if isinstance(
@@ -205,17 +204,17 @@ def translation(error: Exception, what: str) -> Exception:
     return error
 
 
-def _response(error: Any) -> ErrorResponse:
+def _refusal(error: Any) -> Refusal:
     answer = error.response
     details = answer.get("Error", {})
     meta = answer.get("ResponseMetadata", {})
     said = answer.get("OriginalMessage")
     told = f"{answer.get('OriginalStatusCode')}: {said}" if said else ""
-    return ErrorResponse(
-        int(meta.get("HTTPStatusCode", 0)),
+    return Refusal(
         str(details.get("Code", "")),
         told or str(details.get("Message", "") or answer.get("Message", "")),
-        meta.get("HTTPHeaders", {}),
+        int(meta.get("HTTPStatusCode", 0)),
+        str(meta.get("HTTPHeaders", {}).get("date", "")),
     )
 
 

@@ -151,7 +151,8 @@ def _engine(
         ("llama_hub_memory_bytes", "gauge", "Weights and cache.", stats.memory_bytes),
     ):
         lines += _family(name, kind, help_text, [("", named, value)])
-    return lines
+    modes = [("", {**named, "step": s, "mode": m}, 1) for s, m in info.step_modes.items()]
+    return lines + _family("llama_hub_step_mode", "gauge", "How steps run; always 1.", modes)
 
 
 def _family(

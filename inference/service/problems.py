@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from llama_hub.errors import NotEnoughError, UsageError
+from llama_hub.errors import DeviceMemoryError, NotEnoughError, UsageError
 from llama_hub.inference.schema_limits import SchemaError
 
 Shape = Literal["openai", "huggingface"]
@@ -87,6 +87,8 @@ def as_problem(error: Exception) -> Problem:
         return invalid(error.message, "response_format", "invalid_json_schema")
     if isinstance(error, UsageError):
         return invalid(error.message)
+    if isinstance(error, DeviceMemoryError):
+        return unavailable(error.message)
     if isinstance(error, NotEnoughError):
         return overloaded(error.message, 2)
     # The traceback's last line may quote a prompt; frames and the type do not.

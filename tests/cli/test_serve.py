@@ -199,11 +199,25 @@ def test_plan_prints_the_arithmetic_without_loading(
     )
 
 
+def test_the_gpu_image_without_a_gpu_exits_7(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image sets LLAMA_HUB_DEVICE=cuda; --device cpu is how to mean the CPU there."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("LLAMA_HUB_HOME", str(filled))
+    monkeypatch.setenv("LLAMA_HUB_DEVICE", "cuda")
+    found = run("serve", CHAT, "--plan")
+    assert found.code == ExitCode.NOT_ENOUGH
+    assert "driver" in found.stderr
+    assert "--device cpu" in found.stderr
+    assert run("serve", CHAT, "--plan", "--device", "cpu").code == 0
+
+
 def test_a_model_that_does_not_fit_exits_7(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llama_hub.inference import memory_fit
+    from llama_hub.inference import memory
 
     monkeypatch.setenv("LLAMA_HUB_HOME", str(filled))
-    monkeypatch.setattr(memory_fit, "free_memory", lambda device: 1_000_000)
+    monkeypatch.setattr(memory, "free_memory", lambda *_: 1_000_000)
     found = run("serve", CHAT, "--plan")
     assert found.code == ExitCode.NOT_ENOUGH
     assert "does not fit" in found.stderr

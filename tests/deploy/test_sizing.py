@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_hub.deploy.backend import Offer
-from llama_hub.deploy.sizing import choose, fits, need, weights_bytes
+from llama_hub.deploy.sizing import choose, fits, need
 from llama_hub.errors import NotEnoughError, QuotaError
 from llama_hub.hub.architecture import Architecture
+from llama_hub.inference import memory
+from llama_hub.inference.config import GPU_STEP_TOKENS, PAGE, EngineOptions
 from tests.support.deployments import spec
 
 GIB = 1 << 30
@@ -42,12 +44,48 @@ def test_grouped_query_attention_is_counted() -> None:
 
 
 def test_quantised_weights_keep_embeddings_and_pay_for_scales() -> None:
-    full = weights_bytes(L7B, "float16", None)
-    int8, int4 = weights_bytes(L7B, "float16", "int8"), weights_bytes(L7B, "float16", "int4")
+    full, int8, int4 = (
+        need(L7B, spec(quantization=each), "float16").weights_bytes
+        for each in (None, "int8", "int4")
+    )
     kept = 2 * 32000 * 4096 * 2
     assert full / 2 < int8 < full / 2 + kept
     assert full / 4 < int4 < full / 4 + kept * 2
     assert int4 < int8 < full
+
+
+@pytest.mark.parametrize("model", [L7B, L70B])
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_planning_and_serving_count_alike(
+    model: Architecture, quantization: Any, devices: int
+) -> None:
+    """The service that ``serve --plan`` describes is the one that a deployment was sized for."""
+    wanted = need(model, spec(context=4096, concurrency=3, quantization=quantization))
+    served = memory.plan(
+        model, "bfloat16", quantization, 4096, 3, None,
+        step_tokens=GPU_STEP_TOKENS, devices=devices, overhead=memory.PROCESS,
+    )  # fmt: skip
+    assert wanted.share(devices).total_bytes == served.total_bytes
+    if devices == 1:
+        assert wanted.total_bytes == served.total_bytes
+        assert wanted.weights_bytes == served.weights_bytes
+
+
+def test_int4_70b_is_one_number() -> None:
+    """It was 33.9 GiB in planning and 36.6 in serving."""
+    assert need(L70B, spec(quantization="int4")).weights_bytes / GIB == pytest.approx(36.6, abs=0.1)
+
+
+def test_what_fits_a_card_is_served_on_it() -> None:
+    """The share of a card that planning counts on is the one that the service takes."""
+    for gib in range(8, 81, 4):
+        wanted = need(L7B, spec(context=2048, concurrency=2))
+        served = memory.plan(
+            L7B, "bfloat16", None, 2048, 2, int(gib * GIB * EngineOptions().gpu_memory_utilization),
+            step_tokens=2048, overhead=memory.PROCESS,
+        )  # fmt: skip
+        assert not fits(offer("card", gib), wanted) or served.fits
 
 
 @given(st.integers(1, 8192), st.integers(1, 64), st.sampled_from([None, "int8", "int4"]))
@@ -58,7 +96,8 @@ def test_more_context_or_concurrency_never_needs_less(
         known = {"context": context, "concurrency": concurrency, "quantization": quantization}
         return need(L7B, spec(**{**known, **changes}), "bfloat16").total_bytes
 
-    assert total(context=context + 1) > total()
+    assert total(context=context + PAGE) > total()
+    assert total(context=context + 1) >= total()
     assert total(concurrency=concurrency + 1) > total()
 
 
@@ -92,10 +131,7 @@ def test_the_advice_to_quantise_is_right() -> None:
     with pytest.raises(NotEnoughError) as caught:
         choose([offer("t4", 12)], spec(), wanted)
     assert "quantization int8" in caught.value.hint
-    smaller = dataclasses.replace(
-        wanted, weights_bytes=weights_bytes(L7B, "float16", "int8"), quantization="int8"
-    )
-    assert fits(offer("t4", 12), smaller)
+    assert fits(offer("t4", 12), dataclasses.replace(wanted, quantization="int8"))
 
 
 def test_several_accelerators_share_a_replica_only_if_the_heads_divide() -> None:

@@ -79,7 +79,10 @@ def executor(
             made = load_shard(plan).executor
         stack.callback(made.close)
         yield made, model("grouped")
-        assert all(forward.way != "eager" for forward in forwards)
+        for forward in forwards[-1:]:
+            assert {mode for size, mode in forward.modes.items() if size != "mixed"} == {
+                "graph, torch"
+            }
 
 
 @cache
@@ -136,7 +139,10 @@ def test_every_user_gets_his_own_answer(
     answers = asyncio.run(run())
     right = [tuple(judged_greedy(model("grouped"), tokens, 9)) for tokens in PROMPTS]
     assert [answer.tokens for answer in answers] == right * 2
-    assert forwards[0].way != "eager"
+    assert forwards[-1].modes == {
+        **{f"decode {size}": "graph, torch" for size in (1, 2, 4, BATCH)},
+        "mixed": "torch",
+    }
 
 
 def test_vllm_answers_by_request(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

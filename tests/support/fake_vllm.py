@@ -25,6 +25,7 @@ class AsyncEngineArgs:
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.92
     enable_prefix_caching: bool | None = None
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1

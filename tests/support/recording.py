@@ -8,17 +8,16 @@ cannot prove that a step can be captured, that the kernels compile, or anything 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from llama_hub.inference import loading
-from llama_hub.inference.cuda_decode import CudaForward, Recorder, Recording
-from llama_hub.inference.executor import Forward
-from llama_hub.inference.kv_cache import KVCache
+from llama_hub.inference.cuda import loading as cuda_loading
+from llama_hub.inference.cuda.forward import CudaForward
+from llama_hub.inference.cuda.graphs import Recorder, Recording
 from llama_hub.inference.loading import Plan
-from llama_hub.inference.model import Llama
 
 
 class Rerun(Recorder):
@@ -33,23 +32,42 @@ class Rerun(Recorder):
         return Recording(replay, logits)
 
 
-def replay_on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[CudaForward]:
-    """Engines that are loaded from now on decode as on CUDA; gives their forwards."""
+class CountedMemory:
+    """A device of ``total`` bytes on which only what a test says is taken."""
+
+    def __init__(self, total: int, utilization: float, beside: int) -> None:
+        self.budget = int(total * utilization)
+        self.beside = beside  # weights, largest step and graphs
+        self.trial = 0  # bytes of the small cache, counted in
+        self.released = 0
+
+    def peak(self) -> int:
+        return self.beside + self.trial
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def replay_on_cpu(
+    monkeypatch: pytest.MonkeyPatch, total: int = 1 << 40, beside: int = 0
+) -> list[CudaForward]:
+    """Engines that are loaded from now on compute as on CUDA; gives their forwards.
+
+    ``total`` and ``beside``: see ``CountedMemory``.
+    """
     made: list[CudaForward] = []
+    meters: list[CountedMemory] = []
 
-    def forward(plan: Plan, model: Llama, cache: KVCache) -> Forward:
-        spare = KVCache(
-            len(cache.data),
-            cache.pages + 1,
-            cache.data.shape[3],
-            cache.data.shape[4],
-            cache.data.dtype,
-            plan.device,
-        )
-        made.append(CudaForward(model, spare, plan.context, plan.max_batch, recorder=Rerun))
-        with torch.inference_mode():
-            made[-1].prepare()
-        return made[-1]
+    class Watched(CudaForward):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "recorder": Rerun})
+            made.append(self)
+            meters[-1].trial = self._cache.bytes
 
-    monkeypatch.setattr(loading, "_torch_forward", forward)
+    def meter(plan: Plan) -> CountedMemory:
+        meters.append(CountedMemory(total, plan.gpu_memory_utilization, beside))
+        return meters[-1]
+
+    monkeypatch.setattr(loading, "_meter", meter)
+    monkeypatch.setattr(cuda_loading, "CudaForward", Watched)
     return made

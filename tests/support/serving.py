@@ -15,7 +15,7 @@ import uvicorn
 
 from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.app import create_app
-from llama_hub.inference.service.run import bind, make_server, url_of
+from llama_hub.inference.service.run import BACKLOG, bind, url_of
 from llama_hub.inference.service.service import Service
 from llama_hub.inference.service.settings import ServedModel, ServiceSettings
 from llama_hub.inference.tokenizer import Tokenizer
@@ -43,7 +43,6 @@ class Running:
     service: Service
     loop: asyncio.AbstractEventLoop
     engine: Any
-    connections: Any  # those of the server
 
 
 @contextmanager
@@ -67,16 +66,13 @@ def serving(
         app = create_app(
             engine, tokenizer or demo_tokenizer(), served, settings or ServiceSettings()
         )
-        server = make_server(app)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="on", ws="none", backlog=BACKLOG
+        )
+        server = uvicorn.Server(config)
         servers.append(server)
         running.append(
-            Running(
-                url_of(bound),
-                app.state.service,
-                asyncio.get_running_loop(),
-                engine,
-                server.config.http,
-            )
+            Running(url_of(bound), app.state.service, asyncio.get_running_loop(), engine)
         )
         serve = asyncio.create_task(server.serve(sockets=[bound]))
         if wait:

@@ -1,4 +1,19 @@
-"""Whether a model fits a device, before anything is loaded, and what would fit if it does not."""
+"""How much memory a model needs: the one arithmetic of serving and of planning deployments.
+
+=============  =================================================================
+weights        parameters x bytes of the type; quantised: projections at 8 or 4 bits
+               plus a scale for each row (int8) or group of columns (int4), the
+               output matrix at 8 bits; the embedding keeps its type, and every device
+               of a tensor-parallel model holds all of it
+KV cache       2 x layers x key/value heads x head width x bytes of the type, for each
+               token of ``max_batch`` sequences of ``context`` tokens
+workspace      activations of a step and its logits in float32, and what a process with
+               the framework loaded takes by itself
+=============  =================================================================
+
+It is used before anything is loaded. On a GPU the cache's size is measured afterwards
+(``inference.cuda.loading``).
+"""
 
 from __future__ import annotations
 
@@ -15,8 +30,10 @@ if TYPE_CHECKING:
     import torch
 
 GIB = 1 << 30
-GROUP = 64  # columns for each scale of int4; more with other groups, but a few per cent
+GROUP = 64  # columns for each scale of int4; another group changes the sum by a few per cent
+SCALE = 4  # bytes of a scale: float32 on CPUs; GPUs keep 16 bits, at most 6 % less in all
 FIXED = 64 << 20  # bytes: rotation tables, packing buffers, the allocator's slack
+PROCESS = 1 << 29  # bytes of a device that a process takes: context, libraries, their kernels
 SHORTER = (2048, 1024, 512)  # contexts that are proposed when the asked one does not fit
 
 
@@ -31,18 +48,20 @@ class Fit:
     max_batch: int
     step_tokens: int
     devices: int
-    device_memory: int | None  # free on each device; None: unknown, nothing is refused
+    device_memory: int | None  # to be used on each device; None: unknown, nothing is refused
+    overhead: int = FIXED  # bytes that a process takes whatever it computes
 
     @property
     def weights_bytes(self) -> int:
-        """All weights: projections quantised or not, embedding, output matrix, norms."""
+        """All weights that one device holds."""
         model, full = self.architecture, DTYPE_BYTES[self.dtype]
-        tables = model.vocab_size * model.dim
-        projections = model.parameters - 2 * tables - (2 * model.n_layers + 1) * model.dim
-        per_weight = {None: float(full), "int8": 1.0 + 4 / model.dim, "int4": 0.5 + 4 / GROUP}
-        shared = projections * per_weight[self.quantization]
-        shared += tables * (per_weight["int8"] if self.quantization else full)
-        return int(shared / self.devices) + tables * full
+        table = model.vocab_size * model.dim
+        norms = (2 * model.n_layers + 1) * model.dim
+        projections = model.parameters - 2 * table - norms
+        shared = projections * _bytes_per_weight(self.quantization, model.dim, full)
+        # The output matrix is a small part of the bytes and a large part of the error.
+        shared += table * _bytes_per_weight("int8" if self.quantization else None, model.dim, full)
+        return int(shared / self.devices) + (table + norms) * full
 
     @property
     def page_bytes(self) -> int:
@@ -68,11 +87,13 @@ class Fit:
 
     @property
     def workspace_bytes(self) -> int:
-        """Activations of a step and logits, in float32."""
+        """Activations of a step and logits, in float32, and the process itself."""
         model = self.architecture
         per_token = 6 * model.dim + 3 * model.ffn_dim + 2 * model.kv_dim
         rows = max(self.max_batch, self.step_tokens)
-        return 4 * (rows * per_token + (2 * self.step_tokens + 2) * model.vocab_size) + FIXED
+        return (
+            4 * (rows * per_token + (2 * self.step_tokens + 2) * model.vocab_size) + self.overhead
+        )
 
     @property
     def total_bytes(self) -> int:
@@ -89,12 +110,15 @@ class Fit:
         """Whether the least that is needed is there."""
         return self.device_memory is None or self.least_bytes <= self.device_memory
 
-    def cache_pages(self, kv_cache_bytes: int | None = None) -> int:
-        """Pages to allocate: what is asked for, as far as memory goes; at least one context."""
+    def cache_pages(self, kv_cache_bytes: int | None = None, *, limit: bool = True) -> int:
+        """Pages to allocate: what is asked for, as far as memory goes; at least one context.
+
+        Without ``limit`` what is asked for: where memory is measured later.
+        """
         wanted = self.context_pages * self.max_batch
         if kv_cache_bytes is not None:
             return max(self.context_pages, min(wanted, kv_cache_bytes // self.page_bytes))
-        if self.device_memory is None:
+        if self.device_memory is None or not limit:
             return wanted
         room = self.device_memory - self.weights_bytes - self.workspace_bytes
         return max(self.context_pages, min(wanted, room // self.page_bytes))
@@ -155,19 +179,31 @@ def plan(
     *,
     step_tokens: int = 512,
     devices: int = 1,
+    overhead: int = FIXED,
 ) -> Fit:
-    """The arithmetic for one setting; ``device_memory``: bytes free on each device."""
-    return Fit(
-        architecture, dtype, quantization, context, max_batch, step_tokens, devices, device_memory
-    )
+    """The arithmetic for one setting; ``device_memory``: bytes that each device may give."""
+    settings = (dtype, quantization, context, max_batch, step_tokens, devices)
+    return Fit(architecture, *settings, device_memory, overhead)
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be used on ``device`` now; ``None`` if that cannot be told."""
+def _bytes_per_weight(quantization: Quantization | None, columns: int, full: int) -> float:
+    """Of a matrix, its scales included."""
+    return {None: float(full), "int8": 1 + SCALE / columns, "int4": 0.5 + SCALE / GROUP}[
+        quantization
+    ]
+
+
+def free_memory(device: torch.device, utilization: float = 1.0) -> int | None:
+    """Bytes that may be used on ``device`` now; ``None`` if that cannot be told.
+
+    ``utilization``: the share of a GPU's whole memory that is meant for this process. A MIG
+    instance counts as the device that it is.
+    """
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        free, total = torch.cuda.mem_get_info(device)
+        return int(min(free, total * utilization))
     known = [each for each in (_available(), _container_room()) if each is not None]
     return min(known, default=None)
 

@@ -12,7 +12,7 @@ import torch
 
 from llama_hub.errors import ExitCode, NotEnoughError
 from llama_hub.hub.architecture import Architecture
-from llama_hub.inference import memory_fit
+from llama_hub.inference import memory
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.loading import load_shard, make_plan
 from llama_hub.inference.torch_engine import TorchEngine
@@ -22,11 +22,11 @@ LLAMA_7B = Architecture(4096, 32, 32, 32, 11008, 32000)
 LLAMA_70B = Architecture(8192, 80, 64, 8, 28672, 32000)
 
 
-def fit(model: Architecture, memory: float | None, **changes: Any) -> memory_fit.Fit:
+def fit(model: Architecture, room_gib: float | None, **changes: Any) -> memory.Fit:
     known: dict[str, Any] = {"dtype": "bfloat16", "quantization": None, "context": 4096}
     settings = {**known, "max_batch": 1, **changes}
-    room = None if memory is None else int(memory * GIB)
-    return memory_fit.plan(model, device_memory=room, **settings)
+    room = None if room_gib is None else int(room_gib * GIB)
+    return memory.plan(model, device_memory=room, **settings)
 
 
 def test_published_sizes() -> None:
@@ -90,11 +90,11 @@ def test_an_engine_refuses_before_it_reads_weights(
     model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.json").write_bytes((model() / "config.json").read_bytes())
-    monkeypatch.setattr(memory_fit, "free_memory", lambda device: 1 << 20)
+    monkeypatch.setattr(memory, "free_memory", lambda *_: 1 << 20)
     with pytest.raises(NotEnoughError, match="does not fit"):
         asyncio.run(TorchEngine(tmp_path).start())
 
 
 def test_free_memory_of_this_machine_is_plausible() -> None:
-    free = memory_fit.free_memory(torch.device("cpu"))
+    free = memory.free_memory(torch.device("cpu"))
     assert free is None or 1 << 20 < free < 1 << 50

@@ -1,0 +1,1 @@
+"""The computation on CUDA devices: steps without synchronisation, decodes as CUDA graphs."""

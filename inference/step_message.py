@@ -1,0 +1,68 @@
+"""A step's pieces as bytes, for the other processes of a tensor-parallel model.
+
+A frame is its length (uint32, little-endian) and int32 numbers: how many pieces; for each
+its numbers of tokens and pages, start, rows wanted and prompt tokens; then all tokens and
+all pages, piece by piece.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from llama_hub.inference.batch import Piece
+
+FIELDS = 5
+_LENGTH = struct.Struct("<I")
+
+
+def encode(pieces: Sequence[Piece]) -> bytes:
+    """The pieces as one payload."""
+    numbers = array("i", [len(pieces)])
+    for piece in pieces:
+        sizes = (len(piece.tokens), len(piece.pages))
+        numbers.extend((*sizes, piece.start, piece.wanted, piece.prompt))
+    for piece in pieces:
+        numbers.extend(piece.tokens)
+        numbers.extend(piece.pages)
+    return _little(numbers).tobytes()
+
+
+def decode(payload: bytes) -> list[Piece]:
+    """What ``encode`` was given."""
+    numbers = _little(array("i", payload))
+    count, at = numbers[0], 1 + numbers[0] * FIELDS
+    pieces: list[Piece] = []
+    for index in range(count):
+        head = numbers[1 + index * FIELDS : 1 + (index + 1) * FIELDS]
+        tokens, pages, start, wanted, prompt = head
+        middle, end = at + tokens, at + tokens + pages
+        own = (tuple(numbers[at:middle]), start, tuple(numbers[middle:end]))
+        pieces.append(Piece(*own, wanted=wanted, prompt=prompt))
+        at = end
+    return pieces
+
+
+def write_frame(stream: IO[bytes], payload: bytes) -> None:
+    """Send one payload."""
+    stream.write(_LENGTH.pack(len(payload)) + payload)
+    stream.flush()
+
+
+def frames(stream: IO[bytes]) -> Iterator[bytes]:
+    """All payloads until the stream ends; a frame that is cut off ends it too."""
+    while len(head := stream.read(_LENGTH.size)) == _LENGTH.size:
+        (length,) = _LENGTH.unpack(head)
+        payload = stream.read(length)
+        if len(payload) < length:
+            return
+        yield payload
+
+
+def _little(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
