@@ -29,14 +29,14 @@ from llama_hub.child_environment import child_environment
 from llama_hub.inference.schema_limits import SchemaError, costliest, parse
 
 CPU_SECONDS = 1.0  # of a core, for one schema
-PATIENCE = 15.0  # seconds, on a machine that has no core to spare
+PATIENCE = 30.0  # seconds, on a machine that has no core to spare
 START = 60.0  # seconds
 MEMORY = 256 << 20  # bytes that one schema may take
 STACK = 1 << 20  # bytes; the engine's threads have more
 WALKS = 4  # beginnings of answers that are tried
 STEPS = 8  # tokens of each
 STEP_SECONDS = 0.05  # of a core, for the slowest of them
-NICE = 5
+NICE = 19  # the engine comes first
 TOO_COMPLEX = "it is too complex to be followed"
 
 

@@ -164,6 +164,7 @@ def _post(service: Service, handler: Handler, shape: Shape) -> Endpoint:
         try:
             document = await read_json(request, service.bodies, service.settings.body_timeout)
             service.require_ready()
+            await service.turnstile.one_at_a_time()
             return await while_connected(request.receive, handler(service, request, document))
         except ClientGoneError:
             return Response(status_code=CLIENT_CLOSED)

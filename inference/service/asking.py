@@ -155,7 +155,9 @@ def room(service: Service, prompt: Sequence[int], wanted: int | None, default: i
     return wanted
 
 
-def sampling_params(service: Service, body: Sampling, *, logprobs: int | None) -> SamplingParams:
+async def sampling_params(
+    service: Service, body: Sampling, *, logprobs: int | None
+) -> SamplingParams:
     """The engine's parameters without ``max_tokens``; unset fields keep the engine's defaults."""
     given = {
         name: getattr(body, name)
@@ -180,7 +182,7 @@ def sampling_params(service: Service, body: Sampling, *, logprobs: int | None) -
         ),
         logit_bias=_logit_bias(service, body.logit_bias or {}),
         logprobs=logprobs,
-        grammar=grammar_of(body.response_format),
+        grammar=await _grammar_of(service, body.response_format),
     )
 
 
@@ -194,7 +196,7 @@ def _logit_bias(service: Service, given: dict[str, float]) -> dict[int, float]:
     return {int(token): bias for token, bias in given.items()}
 
 
-def grammar_of(wanted: ResponseFormat | None) -> str | None:
+async def _grammar_of(service: Service, wanted: ResponseFormat | None) -> str | None:
     """The JSON schema that the answer must satisfy, as JSON text."""
     if wanted is None or wanted.type == "text":
         return None
@@ -204,14 +206,18 @@ def grammar_of(wanted: ResponseFormat | None) -> str | None:
         raise invalid(
             "response_format of type json_schema needs its json_schema", "response_format"
         )
-    return schema_text(wanted.json_schema.schema_)
+    return await schema_text(service, wanted.json_schema.schema_)
 
 
-def schema_text(schema: dict[str, Any]) -> str:
+async def schema_text(service: Service, schema: dict[str, Any]) -> str:
     """``schema`` as JSON text; a ``SchemaError`` that names the part which asks for too much."""
-    text = json.dumps(schema)
-    schema_limits.parse(text)
-    return text
+
+    def judged() -> str:
+        text = json.dumps(schema)
+        schema_limits.parse(text)
+        return text
+
+    return await service.tokenizing(judged)
 
 
 def stops_of(given: Any) -> tuple[str, ...]:

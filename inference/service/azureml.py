@@ -62,7 +62,7 @@ async def _chat(
     prompt = await encode_conversation(service, turns)
     most = room(service, prompt, parameters.max_new_tokens, DEFAULT_MAX_TOKENS)
     stops = tuple(parameters.stop or ())
-    sampling = dataclasses.replace(sampling_of(parameters), max_tokens=most)
+    sampling = dataclasses.replace(await sampling_of(service, parameters), max_tokens=most)
     ask = Ask(prompt, sampling, stops, fresh=True)
     return (await answers(service, [ask], call_id))[0].text
 

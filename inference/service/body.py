@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from llama_hub.inference.service.problems import ClientGoneError, Problem, invalid, overloaded
 
 MAX_VALUES = 1 << 18  # of any kind: 64 prompts of 4096 token ids
-MAX_CONTAINERS = 1 << 16  # objects and lists
+MAX_CONTAINERS = 1 << 14  # objects and lists
 MAX_FIELDS = 4096  # of one object
 MAX_DEPTH = 100
 ON_LOOP = 1 << 14  # bytes below which parsing is quicker than a thread's start

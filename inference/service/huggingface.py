@@ -99,7 +99,7 @@ async def asks_of(
     service.admission.check(len(texts) * (parameters.best_of or 1))
     await service.judge_input("\n".join(texts), call_id)
     prompts = await encode(service, texts, bos=True)
-    sampling = sampling_of(parameters)
+    sampling = await sampling_of(service, parameters)
     stops = tuple(parameters.stop or parameters.stop_sequences or ())
     return [
         Ask(
@@ -115,7 +115,7 @@ async def asks_of(
     ]
 
 
-def sampling_of(parameters: GenerateParameters) -> SamplingParams:
+async def sampling_of(service: Service, parameters: GenerateParameters) -> SamplingParams:
     """The engine's parameters without ``max_tokens``: greedy unless sampling is asked for, by name
     or by a number."""
     numbers = (parameters.temperature, parameters.top_k, parameters.top_p)
@@ -130,6 +130,7 @@ def sampling_of(parameters: GenerateParameters) -> SamplingParams:
             "top_p": parameters.top_p or 1.0,
             "top_k": parameters.top_k or 0,
         }
+    grammar = parameters.grammar
     detailed = parameters.details or parameters.top_n_tokens
     return SamplingParams(
         **choice,
@@ -139,7 +140,7 @@ def sampling_of(parameters: GenerateParameters) -> SamplingParams:
         seed=None if parameters.seed is None else parameters.seed & (2**63 - 1),
         logprobs=(parameters.top_n_tokens or 0) if detailed else None,
         prompt_logprobs=0 if parameters.decoder_input_details else None,
-        grammar=schema_text(parameters.grammar.value) if parameters.grammar else None,
+        grammar=await schema_text(service, grammar.value) if grammar else None,
     )
 
 

@@ -68,3 +68,19 @@ class Admission:
     async def emptied(self) -> None:
         """Return when the last sequence has left."""
         await self._empty.wait()
+
+
+class Turnstile:
+    """Lets one request pass in each round of the event loop.
+
+    Hundreds that arrive at the same moment are prepared one by one, with what else has come in
+    between them: a question for health waits for one of them, not for all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def one_at_a_time(self) -> None:
+        """Return when it is the caller's turn."""
+        async with self._lock:
+            await asyncio.sleep(0)

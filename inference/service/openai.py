@@ -73,7 +73,7 @@ async def chat_ask(service: Service, body: ChatBody, turns: Sequence[Message]) -
     prompt = await encode_conversation(service, turns)
     most = room(service, prompt, body.max_completion_tokens or body.max_tokens, None)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = sampling_params(service, body, logprobs=logprobs)
+    sampling = await sampling_params(service, body, logprobs=logprobs)
     n = body.n or 1
     return Ask(
         prompt,
@@ -97,7 +97,7 @@ async def completions(service: Service, request: Request, document: Document) ->
     _check_streamed_prompt(body, prompts)
     texts = await service.tokenizing(_texts, service, body.prompt, prompts)
     await service.judge_input("\n".join(texts), call_id)
-    sampling = sampling_params(service, body, logprobs=body.logprobs)
+    sampling = await sampling_params(service, body, logprobs=body.logprobs)
     asks = [_completion_ask(service, body, prompt, sampling) for prompt in prompts]
     shape = documents.Completion(
         service,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -138,6 +139,9 @@ def _no_signals() -> Any:
 
 async def _announce(server: Any, service: Service, on_ready: Callable[[], None]) -> None:
     await service.started.wait()
+    # What is there now stays: no later collection of garbage walks through all of torch, which
+    # would hold everybody up for a third of a second.
+    gc.freeze()
     if service.failure is not None:
         server.should_exit = True
     elif not service.admission.draining:

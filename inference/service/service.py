@@ -7,11 +7,12 @@ import hashlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.body import Bodies
-from llama_hub.inference.service.limits import Admission
+from llama_hub.inference.service.limits import Admission, Turnstile
 from llama_hub.inference.service.metrics import Metrics
 from llama_hub.inference.service.moderation import Passage, judge
 from llama_hub.inference.service.problems import invalid, unavailable
@@ -44,6 +45,7 @@ class Service:
             settings.max_queue,
             lambda: self.metrics.recent_seconds,
         )
+        self.turnstile = Turnstile()
         self.bodies = Bodies(settings.max_body_bytes)
         self._tokenizing = ThreadPoolExecutor(TOKENIZERS, "llama-hub-tokenizer")
         self.started = asyncio.Event()  # set when the engine is ready or has failed
@@ -97,12 +99,17 @@ class Service:
         if trouble is not None:
             raise unavailable(trouble)
 
-    @property
+    @cached_property
     def manifest_digest(self) -> str:
         """Digest of what is served; empty without a manifest."""
         return self.served.manifest.digest if self.served.manifest else ""
 
-    @property
+    @cached_property
+    def manifest_document(self) -> dict[str, Any] | None:
+        """The whole manifest, for who asks what is served."""
+        return self.served.manifest.to_json() if self.served.manifest else None
+
+    @cached_property
     def fingerprint(self) -> str:
         """What an answer depends on besides the request, in short: weights and engine."""
         info = self.engine.info

@@ -20,5 +20,5 @@ def manifest(service: Service) -> Document:
         "receipt": served.manifest.receipt if served.manifest else None,
         "engine": None if info is None else dataclasses.asdict(info),
         "version": __version__,
-        "document": served.manifest.to_json() if served.manifest else None,
+        "document": service.manifest_document,
     }

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
 
+from llama_hub.hub.manifest import Manifest
 from llama_hub.inference.service import body as bodies
 from llama_hub.inference.service.body import Bodies, parse_json
+from llama_hub.inference.service.limits import Turnstile
 from llama_hub.inference.service.problems import Problem
 from llama_hub.inference.service.settings import ServiceSettings
-from tests.support.serving import Running, echo_engine, serving
+from tests.support.serving import SERVED, Running, echo_engine, serving
 
 USER = [{"role": "user", "content": "hello"}]
 LONG = "a" * 100_000  # more characters than the context holds tokens of
@@ -234,3 +239,42 @@ def test_large_bodies_together_have_a_limit() -> None:
         assert held.held == 0
     finally:
         held.close()
+
+
+# --- the event loop ---------------------------------------------------------------------------
+
+
+def test_requests_that_come_together_are_prepared_one_in_a_round() -> None:
+    async def main() -> None:
+        turnstile, order = Turnstile(), []
+
+        async def request(number: int) -> None:
+            await turnstile.one_at_a_time()
+            order.append(f"request {number}")
+
+        requests = [asyncio.create_task(request(number)) for number in range(5)]
+        while not all(each.done() for each in requests):
+            await asyncio.sleep(0)
+            order.append("others")
+        numbers = [index for index, what in enumerate(order) if what != "others"]
+        assert all(after - before > 1 for before, after in pairwise(numbers))
+
+    asyncio.run(main())
+
+
+def test_the_manifest_is_hashed_once_not_for_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    manifest = Manifest(model="echo-model", license="llama-hub-demo", format="hf", files=())
+    whole = Manifest.digest.fget  # type: ignore[attr-defined]
+
+    def digest(self: Manifest) -> str:
+        hashed.append(self.model)
+        return str(whole(self))
+
+    monkeypatch.setattr(Manifest, "digest", property(digest))
+    with serving(served=dataclasses.replace(SERVED, manifest=manifest)) as running:
+        body = {"prompt": "one two", "max_tokens": 30, "stream": True}
+        assert post(running, "/v1/completions", body).text.count("fp_") == 30
+        for _ in range(3):
+            assert httpx.get(f"{running.url}/manifest", trust_env=False).json()["manifest"]
+    assert len(hashed) <= 2  # the digest, and the document that states it

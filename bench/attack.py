@@ -1,0 +1,334 @@
+"""The service under attack: how long `/health` and another client's stream have to wait.
+
+    python bench/attack.py [MODEL] [--seconds 5] [--only NAME …] [--python PYTHON] [--out FILE]
+
+MODEL (default: the built-in llama-demo-chat, which `llama-hub quickstart` fetches) is served by
+``PYTHON -m llama_hub serve`` (default: this interpreter, so another one compares versions). Each
+attack runs for some seconds in a process of its own; meanwhile one client asks `/health` on new
+connections every 20 ms and another reads streams. Reported are the latencies of `/health`, the
+longest gap between two pieces of a stream, and whether the server lived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+MEGABYTE = 1 << 20
+USER = [{"role": "user", "content": "hello"}]
+PATIENCE = 10.0  # seconds after which an answer counts as this late
+Attack = Callable[[int], Awaitable[None]]  # on a port, until cancelled
+
+
+# --- requests ---------------------------------------------------------------------------------
+
+
+def request(path: str, body: bytes) -> bytes:
+    """A whole POST request."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+    return (head + "Content-Type: application/json\r\nConnection: close\r\n\r\n").encode() + body
+
+
+async def send(port: int, data: bytes) -> bytes:
+    """Everything that is answered to ``data``; empty if the server hung up."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        await asyncio.sleep(0.05)
+        return b""
+    try:
+        writer.write(data)
+        return await reader.read()
+    except OSError:
+        return b""
+    finally:
+        writer.close()
+
+
+def repeated(make: Callable[[int], bytes], clients: int = 4) -> Attack:
+    """``clients`` that send one request after another; ``make`` gives the n-th."""
+
+    async def attack(port: int) -> None:
+        numbers = iter(range(1, 1 << 60))
+
+        async def client() -> None:
+            while True:
+                await send(port, make(next(numbers)))
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+
+    return attack
+
+
+def constant(path: str, body: bytes, clients: int = 4) -> Attack:
+    whole = request(path, body)
+    return repeated(lambda _: whole, clients)
+
+
+def grammar(schema: Callable[[int], Any], clients: int = 4) -> Attack:
+    """Chats under JSON schemas that differ each time, so that no cache helps."""
+
+    def make(number: int) -> bytes:
+        wanted = {"name": "a", "schema": schema(number)}
+        body = {
+            "messages": USER,
+            "response_format": {"type": "json_schema", "json_schema": wanted},
+        }
+        return request("/v1/chat/completions", json.dumps(body).encode())
+
+    return repeated(make, clients)
+
+
+def completion(**body: Any) -> tuple[str, bytes]:
+    return "/v1/completions", json.dumps(body).encode()
+
+
+def holding(count: int, data: bytes, drops: bytes = b"", read: bool = False) -> Attack:
+    """``count`` connections that send ``data``, then one byte of ``drops`` a second.
+
+    Those that are cut off are opened again. ``read`` False: what is answered stays unread.
+    """
+
+    async def hold(port: int) -> None:
+        while True:
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+                writer.write(data)
+                for drop in drops or b"":
+                    await asyncio.sleep(1)
+                    writer.write(bytes([drop]))
+                if read:
+                    await reader.read()
+                else:
+                    await asyncio.sleep(3600)
+            await asyncio.sleep(0.05)
+
+    async def attack(port: int) -> None:
+        tasks = []
+        for _ in range(count):
+            tasks.append(asyncio.create_task(hold(port)))
+            await asyncio.sleep(0.0005)
+        await asyncio.gather(*tasks)
+
+    return attack
+
+
+def chain(number: int) -> Any:
+    steps = {f"d{n}": {"items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(1000)}
+    return {"$defs": steps | {"d1000": {"const": number}}, "$ref": "#/$defs/d0"}
+
+
+def items(item: bytes, size: int = 5 * MEGABYTE) -> bytes:
+    return b",".join([item] * (size // (len(item) + 1)))
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 6000000\r\n\r\n"
+LOGPROBS = completion(prompt="a", n=16, max_tokens=200, logprobs=20, seed=1, ignore_eos=True)
+STREAM = completion(prompt="a", max_tokens=200, stream=True, ignore_eos=True)
+ATTACKS: dict[str, Attack | None] = {
+    "nothing": None,
+    "schema: multipleOf 9999991": grammar(
+        lambda n: {"type": "integer", "multipleOf": 9999991 - 2 * n}
+    ),
+    "schema: product of multiples": grammar(
+        lambda n: {"allOf": [{"type": "integer", "multipleOf": k} for k in (97, 89, 83, n)]}
+    ),
+    "schema: a thousand references": grammar(chain),
+    "schema: patterns that never end": grammar(
+        lambda n: {"type": "string", "pattern": f"^.*[ab].{{{150 + n % 90}}}$"}, clients=12
+    ),
+    "schema: intersected patterns": grammar(
+        lambda n: {"type": "string", "allOf": [{"pattern": f".*a.{{{40 + n % 9 + k}}}b"}
+                                               for k in range(3)]}
+    ),  # fmt: skip
+    "schema: six thousand words": grammar(
+        lambda n: {"enum": [f"{n}-{k}" for k in range(6000)]}
+    ),
+    "a million prompts": constant("/v1/completions", b'{"prompt":[' + items(b'"a"') + b"]}"),
+    "a million inputs": constant("/generate", b'{"inputs":[' + items(b'"a"') + b"]}"),
+    "five megabytes of text": constant("/v1/completions", b'{"prompt":"' + b"a" * 5242880 + b'"}'),
+    "five megabytes of lists": constant("/v1/completions", b'{"prompt":[' + items(b"[]") + b"]}"),
+    "five megabytes of objects": constant("/score", b'{"messages":[' + items(b"{}") + b"]}"),
+    "the largest list of ids": constant(
+        "/v1/completions", b'{"prompt":[' + items(b"300", MEGABYTE) + b"]}"
+    ),
+    "the largest object": constant(
+        "/invocations",
+        b'{"inputs":"a","parameters":[' + items(
+            b"{" + b",".join(b'"%d":1' % n for n in range(4000)) + b"}", 2 * MEGABYTE
+        ) + b"]}",
+    ),
+    "sixty thousand messages": constant(
+        "/v1/chat/completions",
+        b'{"messages":[' + b",".join([b'{"role":"user","content":"a"}'] * 60_000) + b"]}",
+    ),
+    "brackets without end": constant("/v1/completions", b"[" * 5 * MEGABYTE),
+    "log-probabilities": constant(*LOGPROBS, clients=2),
+    "1500 heads, drop by drop": holding(1500, b"GET / HTTP/1.1\r\nHost: a\r\n", b"X-A: bcd"),
+    "1500 bodies, drop by drop": holding(1500, HEAD, b'{"prompt'),
+    "1500 silent connections": holding(1500, b""),
+    "300 streams that nobody reads": holding(300, request(*STREAM)),
+}  # fmt: skip
+
+
+# --- what is measured -------------------------------------------------------------------------
+
+
+async def watch_health(port: int, until: float) -> dict[str, Any]:
+    """Latencies of ``/health`` on new connections, one every 20 ms, late ones side by side."""
+    seconds: list[float] = []
+    failures = 0
+
+    async def ask() -> None:
+        nonlocal failures
+        begun = time.perf_counter()
+        question = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answer = await send(port, question)
+        except TimeoutError:
+            answer = b""
+        failures += not answer.startswith(b"HTTP/1.1 200")
+        seconds.append(time.perf_counter() - begun)
+
+    asked = []
+    while time.monotonic() < until:
+        asked.append(asyncio.create_task(ask()))
+        await asyncio.sleep(0.02)
+    await asyncio.gather(*asked)
+    seconds.sort()
+    return {
+        "asked": len(seconds),
+        "failed": failures,
+        "p50_ms": round(1e3 * statistics.median(seconds), 1),
+        "p99_ms": round(1e3 * seconds[int(len(seconds) * 0.99)], 1),
+        "max_ms": round(1e3 * seconds[-1], 1),
+    }
+
+
+async def watch_stream(port: int, until: float) -> dict[str, Any]:
+    """Waits for the first piece of a stream, and between two pieces of it, one after another."""
+    seen: dict[str, Any] = {"pieces": 0, "refused": 0, "first_ms": 0.0, "longest_gap_ms": 0.0}
+    while time.monotonic() < until:
+        try:
+            await read_stream(port, seen, until + PATIENCE)
+        except (OSError, TimeoutError):
+            seen["refused"] += 1
+            await asyncio.sleep(0.05)
+    return seen
+
+
+async def read_stream(port: int, seen: dict[str, Any], until: float) -> None:
+    data = request(*completion(prompt="a", max_tokens=100, stream=True, ignore_eos=True))
+    begun = last = time.perf_counter()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            if b" 200 " not in await reader.readline():
+                raise OSError
+            while line := await reader.readline():
+                if line.startswith(b"data: "):
+                    now = time.perf_counter()
+                    name = "first_ms" if last == begun else "longest_gap_ms"
+                    seen[name] = round(max(seen[name], 1e3 * (now - last)), 1)
+                    seen["pieces"] += 1
+                    last = now
+    finally:
+        writer.close()
+
+
+def attack_until_killed(name: str, port: int) -> None:
+    attack = ATTACKS[name]
+    if attack is not None:
+        asyncio.run(attack(port))
+
+
+def measure(name: str, port: int, seconds: float) -> dict[str, Any]:
+    """What the other clients see while ``name`` goes on."""
+    attacker = multiprocessing.Process(target=attack_until_killed, args=(name, port), daemon=True)
+    attacker.start()
+
+    async def watch() -> tuple[dict[str, Any], dict[str, Any]]:
+        await asyncio.sleep(0.5)
+        until = time.monotonic() + seconds
+        return await asyncio.gather(watch_health(port, until), watch_stream(port, until))
+
+    try:
+        health, stream = asyncio.run(watch())
+    finally:
+        attacker.kill()
+        attacker.join()
+    return {"health": health, "stream": stream, "load": round(os.getloadavg()[0], 1)}
+
+
+# --- the server -------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(python: str, model: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """The port of a service of its own, and its process."""
+    command = [python, "-m", "llama_hub", "serve", model, "--port", "0", "--json", "--quiet"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    try:
+        ready = json.loads(process.stdout.readline())
+        yield int(ready["url"].rsplit(":", 1)[1]), process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One attack on a fresh server."""
+    with served(options.python, options.model) as (port, process):
+        result = measure(name, port, options.seconds)
+        result["alive"] = process.poll() is None
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="llama-demo-chat")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--only", nargs="*", choices=list(ATTACKS))
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    results = {}
+    for name in options.only or ATTACKS:
+        results[name] = run(name, options)
+        print(name, json.dumps(results[name]), flush=True)
+    result = {
+        "machine": {"python": platform.python_version(), "cpus": os.cpu_count()},
+        "model": options.model,
+        "seconds": options.seconds,
+        "worst_health_ms": max(each["health"]["max_ms"] for each in results.values()),
+        "attacks": results,
+    }
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
