@@ -10,7 +10,7 @@ from llama_hub.deploy import artifact, rollout
 from llama_hub.deploy.backend import Backend, Deployed
 from llama_hub.deploy.deployer import Artifacts, Deployer, not_found
 from llama_hub.deploy.journal import Journal, journals
-from llama_hub.deploy.spec import DeploymentSpec
+from llama_hub.deploy.spec import DeploymentSpec, is_name
 from llama_hub.errors import LlamaHubError, NotFoundError, UsageError
 
 Place = tuple[str, Mapping[str, Any]]  # a backend's name and its constructor's arguments
@@ -32,6 +32,8 @@ def find(name: str, backend: str | None = None) -> Deployer:
 
     ``UsageError`` where two backends have one of that name, ``NotFoundError`` where none has.
     """
+    if not is_name(name):  # it would be part of paths and of what clouds are asked for
+        raise not_found(name[:80], backend or "any backend")
     places = [_place(one) for one in _journals(name, backend)] or _asked(name, backend)
     if not places:
         raise not_found(name, backend or "any backend that is set up here")

@@ -261,11 +261,10 @@ def layer(bits: int, rows: int, length: int = 512) -> dict[str, Any]:
 
 
 def check() -> None:
-    """Every kernel against torch."""
-    for name in kernel_cases.CASES:
-        start = time.monotonic()
-        kernel_cases.CASES[name](CUDA, [torch.bfloat16, torch.float16])
-        print(f"{name} agree ({time.monotonic() - start:.0f} s)")
+    """A case of each kernel against torch; the tests marked ``cuda`` are thorough."""
+    start = time.monotonic()
+    kernel_cases.few(CUDA, [DTYPE])
+    print(f"the kernels agree with torch ({time.monotonic() - start:.0f} s)")
 
 
 def show(result: dict[str, Any], full: float, results: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import typer
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import Output, duration_text, output, size_text
 from llama_hub.errors import UsageError
+from llama_hub.strict import read_text, text_kind
 
 if TYPE_CHECKING:
     from llama_hub.hub.conversion.run import Conversion
@@ -118,16 +119,16 @@ def convert(
     _report(out, made, to, seconds, quality)
 
 
+EVALUATED = text_kind("the text", max_bytes=64 << 20)
+
+
 def _text_to_evaluate(path: Path | None, quantize: str | None, dry_run: bool) -> str | None:
     """Read before anything else is done, so that a wrong name costs nothing."""
     if path is None:
         return None
     if quantize is None or dry_run:
         raise UsageError("--evaluate compares a quantised model: it needs --quantize")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the text {path} cannot be read: {error}") from error
+    return read_text(path, EVALUATED)
 
 
 def _perplexity(source: str, quantised: Path, text: str, progress: Progress) -> dict[str, Any]:

@@ -123,7 +123,16 @@ def _require(document: dict[str, Any]) -> None:
                 f"which {key}? None was given",
                 hint=f"llama-hub deploy BACKEND MODEL, or -f spec.yaml; {where} shows them",
             )
+    document["model"] = _anywhere(document["model"])
     document.setdefault("name", _name_of(str(document["model"])))
+
+
+def _anywhere(model: Any) -> Any:
+    """A path that means the same from every folder: the journal keeps it for later runs."""
+    from llama_hub.hub.model_id import is_path
+    from llama_hub.hub.store import path_of
+
+    return str(path_of(model).absolute()) if isinstance(model, str) and is_path(model) else model
 
 
 def _name_of(model: str) -> str:

@@ -91,15 +91,14 @@ def download(
 def _choose(model: Model, given: Wanted) -> tuple[Source, Format]:
     """The source that was named; without one, that of what is in the store already."""
     from llama_hub.hub.catalog import SOURCES
+    from llama_hub.hub.manifest import FORMATS
     from llama_hub.hub.sources.resolve import choose, named, recorded
     from llama_hub.hub.store import Store
 
-    if not named(given):
-        for stored in Store().all():
-            manifest = stored.manifest
-            same = manifest.model == model.id and given.format in (None, manifest.format)
-            if same and manifest.source.get("kind") in SOURCES:
-                return recorded(model, manifest, given), manifest.format
+    for fmt in () if named(given) else FORMATS:
+        stored = Store().complete(model.id, fmt) if given.format in (None, fmt) else None
+        if stored and stored.manifest.source.get("kind") in SOURCES:
+            return recorded(model, stored.manifest, given), fmt
     return choose(model, given)
 
 

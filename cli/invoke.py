@@ -13,6 +13,7 @@ from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import Output, output
 from llama_hub.cli.status import BackendName, Name
 from llama_hub.errors import UsageError
+from llama_hub.strict import parse_json, read_bytes, text_kind
 
 app = typer.Typer(add_completion=False)
 
@@ -64,12 +65,12 @@ def _body(message: str | None, body: str | None) -> dict[str, Any]:
     return _document(str(body))
 
 
+BODY = text_kind("the request", max_bytes=8 << 20, hint="--body '{\"messages\": […]}' or @FILE")
+
+
 def _document(given: str) -> dict[str, Any]:
-    try:
-        path = Path(given[1:]).expanduser() if given.startswith("@") else None
-        found = json_format.loads(path.read_text(encoding="utf-8") if path else given)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--body is no JSON document: {error}") from error
+    path = Path(given[1:]).expanduser() if given.startswith("@") else None
+    found = parse_json(read_bytes(path, BODY) if path else given, path or "--body", BODY)
     if not isinstance(found, dict) or "messages" not in found:
         raise UsageError(
             "--body must be a JSON object with messages, as OpenAI's chat API takes it"

@@ -116,7 +116,7 @@ def end(
     receipt = gate.Gate().end(license.id)
     kept = [found for found in Store().all() if found.manifest.license == license.id]
     for found in kept:
-        out.warn(f"still here: {found.path}; llama-hub remove {found.manifest.model}")
+        out.warn(f"still here: {found.path}; llama-hub remove {found.id}")
     out.result(
         {
             "license": license.id,
@@ -147,10 +147,13 @@ def status(
 def log(json: Json = False, quiet: Quiet = False) -> None:
     """Every receipt in the ledger, oldest first."""
     out = output(json, quiet)
-    receipts = Ledger().receipts()
+    ledger = Ledger()
+    receipts, head = ledger.receipts(), ledger.head
+    note = f"head {head}   (note it elsewhere: llama-hub license verify --expect-head {head[:12]}…)"
+    entries = "\n\n".join([*map(_entry, receipts), note])
     out.result(
-        {"receipts": [one.to_json() for one in receipts]},
-        "\n\n".join(map(_entry, receipts)) or "no licence was accepted here yet",
+        {"receipts": [one.to_json() for one in receipts]} | ({"head": head} if receipts else {}),
+        entries if receipts else "no licence was accepted here yet",
     )
 
 
@@ -167,7 +170,7 @@ def verify(
 ) -> None:
     """Check that no receipt and no accepted text was changed since it was written."""
     out = output(json, quiet)
-    audit = Ledger().verify(expect_head and expect_head.strip().lower())
+    audit = Ledger().verify(expect_head and expect_head.strip().lower().removeprefix("sha256:"))
     for note in audit.notes:
         out.warn(note)
     document = {"ok": True, "receipts": audit.count, "texts": audit.texts, "head": audit.head}

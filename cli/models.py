@@ -37,7 +37,7 @@ def show(
 
     out = output(json, quiet)
     found = load(catalog).get(model)
-    stored = [one for one in Store().all() if one.manifest.model == found.id]
+    stored = [one for one in Store().all() if one.id == found.id]
     document = _document(found) | {
         "folder": found.folder,
         "huggingface": found.huggingface,

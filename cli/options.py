@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llama_hub.errors import UsageError
+from llama_hub.strict import decode, read_text, text_kind
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
@@ -18,6 +19,12 @@ CatalogFile = Annotated[
     Path | None,
     typer.Option("--catalog", help="A further catalogue in TOML.", envvar="LLAMA_HUB_CATALOG"),
 ]
+
+
+SECRET = text_kind(
+    "the file with the secret", max_bytes=64 << 10, hint="name a readable file after the @"
+)
+PIPE_SECONDS = 60
 
 
 def secret(given: str | None, environment: str) -> str | None:
@@ -37,9 +44,24 @@ def secret(given: str | None, environment: str) -> str | None:
 
 
 def _from_file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read the secret from {path}: {error}", hint="name a readable file after the @"
-        ) from error
+    if path.is_fifo():  # of a shell's <(command): there is a writer, who may take a while
+        return decode(_piped(path), path, SECRET).strip()
+    return read_text(path, SECRET).strip()
+
+
+def _piped(path: Path) -> bytes:
+    """What comes through a pipe until it ends, if it ends in time and is no more than a secret."""
+    import select
+
+    end = time.monotonic() + PIPE_SECONDS
+    data = b""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0) as pipe:
+        while len(data) <= SECRET.max_bytes:
+            ready = select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]
+            if not ready:
+                raise SECRET.invalid(path, f"nothing came through it for {PIPE_SECONDS} seconds")
+            piece = pipe.read(4096)
+            if not piece:
+                break
+            data += piece
+    return data

@@ -25,6 +25,7 @@ app = typer.Typer(add_completion=False)
 
 DEFAULT_PORT = 8000
 LOOPBACK = "127.0.0.1"
+MAX_SERVED_NAME = 256  # characters
 EVERYWHERE = "0.0.0.0"
 
 Model = Annotated[
@@ -235,6 +236,7 @@ def serve(
     )
     where, platform = _what(out, model, catalog)
     if served_name is not None:
+        _check_name(served_name)
         where = replace(where, served=replace(where.served, name=served_name))
     if plan:
         _print_plan(out, where.folder, options)
@@ -242,6 +244,7 @@ def serve(
     door = _door(host, port, platform, api_key, no_api_key)
     settings = ServiceSettings(
         api_key=door.key,
+        check_host=door.check_host,
         check_model=check_model,
         cors_origins=tuple(cors_origin or ()),
         max_prompt_tokens=max_prompt,
@@ -263,6 +266,15 @@ class Door:
     port: int
     key: str | None
     new_key: bool  # made for this run, so that it has to be shown
+    check_host: bool  # only this machine can reach it, so only loopback's names are right
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable() or not 0 < len(name) <= MAX_SERVED_NAME:
+        raise UsageError(
+            f"--served-name must be 1 to {MAX_SERVED_NAME} printable characters",
+            hint="clients send it as `model`",
+        )
 
 
 def _what(out: Output, model: str | None, catalog: Path | None) -> tuple[Servable, Platform | None]:
@@ -298,10 +310,11 @@ def _door(
     inside = platform is not None
     address = host or (EVERYWHERE if inside else LOOPBACK)
     number = port if port is not None else (platform.port if platform else DEFAULT_PORT)
-    safe = is_loopback(address) or open_ or (platform is not None and platform.guarded)
-    if key is None and not safe:
-        return Door(address, number, new_key(), new_key=True)
-    return Door(address, number, key, new_key=False)
+    guarded = platform is not None and platform.guarded
+    local = is_loopback(address)
+    if key is None and not (local or open_ or guarded):
+        return Door(address, number, new_key(), new_key=True, check_host=False)
+    return Door(address, number, key, new_key=False, check_host=local and not guarded)
 
 
 def _moderators(out: Output) -> tuple[Any, ...]:

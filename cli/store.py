@@ -22,8 +22,7 @@ from llama_hub.cli.output import output, size_text
 from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
-    from llama_hub.hub.manifest import Format
-    from llama_hub.hub.store import Partial, Stored
+    from llama_hub.hub.store import Partial, Stored, Variant
 
 list_app = typer.Typer(add_completion=False)
 path_app = typer.Typer(add_completion=False)
@@ -74,6 +73,9 @@ def remove(
     partials: Annotated[
         bool, typer.Option("--partials", help="Only unfinished downloads, of all models or MODEL.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a model that is deployed.", show_default=False)
+    ] = False,
     yes: Yes = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -91,17 +93,30 @@ def remove(
         return
     if model is None:
         raise UsageError("which model?", hint="llama-hub remove MODEL   or --partials")
-    found = store.find(model, stored_format(format))
-    what = f"{model} ({found.manifest.format})" if format else f"{model} in every format"
-    if not yes and not out.confirm(f"Delete {what}?", flag="--yes"):
+    place = stored_format(format)
+    found = store.present(model, place)
+    if not force:
+        _check_unused(found)
+    what = f"{model} ({place})" if place else f"{model} in every format"
+    if found and not yes and not out.confirm(f"Delete {what}?", flag="--yes"):
         out.result({"models": [], "bytes": 0}, "nothing was deleted")
         return
-    removed = store.remove(model, stored_format(format))
+    removed = store.remove(model, place)
     freed = sum(one.manifest.bytes for one in removed)
     out.result(
         {"models": [_model(one) for one in removed], "bytes": freed},
         "\n".join(f"deleted {one.path}" for one in removed) + f"\n{size_text(freed)} freed",
     )
+
+
+def _check_unused(models: list[Stored]) -> None:
+    """``InUseError`` if one of ``models`` is deployed, here or by this machine elsewhere."""
+    from llama_hub.backends import registry
+    from llama_hub.deploy import usage
+
+    here = registry.get("local").list()  # knows its deployments without a journal, too
+    running = [usage.Use(one.backend, one.name, one.manifest) for one in here]
+    usage.check_unused(models, [*usage.uses(), *running])
 
 
 @import_app.command("import")
@@ -144,26 +159,27 @@ def import_(
     report(out, done)
 
 
-def stored_format(name: str | None) -> Format | None:
+def stored_format(name: str | None) -> Variant | None:
     """The store's name for a format; ``UsageError`` if there is none such."""
-    from llama_hub.hub.store import FORMATS
+    from llama_hub.hub.store import VARIANTS
 
     name = "meta" if name == "original" else name
-    for known in FORMATS:
+    for known in VARIANTS:
         if name == known:
             return known
     if name is None:
         return None
-    raise UsageError(f"there is no format {name!r}", hint=f"--format {' | '.join(FORMATS)}")
+    raise UsageError(f"there is no format {name!r}", hint=f"--format {' | '.join(VARIANTS)}")
 
 
 def _model(one: Stored) -> dict[str, Any]:
     return {
-        "id": one.manifest.model,
+        "id": one.id,
         "format": one.manifest.format,
         "path": str(one.path),
         "manifest": one.manifest.digest,
         "bytes": one.manifest.bytes,
+        **({"quantization": kind} if (kind := one.manifest.quantization) else {}),
     }
 
 
@@ -182,8 +198,8 @@ def _table(models: list[Stored], partials: list[Partial]) -> Any:
     for one in models:
         manifest = one.manifest
         table.add_row(
-            manifest.model,
-            manifest.format,
+            one.id,
+            " ".join(filter(None, (manifest.format, manifest.quantization))),
             size_text(manifest.bytes),
             manifest.digest[:19] + "…",
             str(one.path),

@@ -30,6 +30,7 @@ class Attestation:
     expected: str | None  # digest of the manifest that was deployed from here, else of the tags
     served: str | None  # digest that the running service states
     checks: tuple[Proof, ...]
+    ledger_head: str | None = None  # of this machine's licence ledger at this moment
 
     @property
     def ok(self) -> bool:
@@ -46,6 +47,7 @@ class Attestation:
             "checks": [
                 {"what": one.what, "ok": one.ok, "evidence": one.evidence} for one in self.checks
             ],
+            "ledger_head": self.ledger_head,
         }
 
 
@@ -63,9 +65,10 @@ def attest(deployer: Deployer, name: str, artifacts: Artifacts) -> Attestation:
         _compare("tags", expected, deployed.manifest),
         about_local,
         _license(deployed),
+        *_ledger(good),
         *(one for one in proofs if one.what != "manifest"),
     ]
-    return Attestation(name, expected, served, tuple(checks))
+    return Attestation(name, expected, served, tuple(checks), _head())
 
 
 def _compare(what: str, expected: str | None, found: str | None) -> Proof:
@@ -119,3 +122,23 @@ def _license(deployed: Deployed) -> Proof:
     except LlamaHubError as error:
         return Proof("license", False, error.message)
     return Proof("license", receipt in known, tag or "no licence is stated")
+
+
+def _ledger(good: Sequence[Any]) -> Sequence[Proof]:
+    """Whether this machine's ledger still holds what it held at the deployment."""
+    head = good[-1].get("ledger_head") if good else None
+    if head is None:  # of another machine, or of an earlier version
+        return ()
+    try:
+        kept = Gate().ledger.contains(head)
+    except LlamaHubError as error:
+        return (Proof("ledger", False, error.message),)
+    gone = "" if kept else ", which the ledger no longer contains: it was rewritten"
+    return (Proof("ledger", kept, f"head {head}{gone}"),)
+
+
+def _head() -> str | None:
+    try:
+        return Gate().ledger.head
+    except LlamaHubError:
+        return None

@@ -72,6 +72,7 @@ class Artifact:
     folder: Path
     manifest: Manifest
     receipt: str  # id in the ledger
+    ledger_head: str | None = None  # SHA-256 of the ledger's last line when that was read
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ class Deployer:
             generation=target.generation,
             manifest=target.artifact.manifest.digest,
             receipt=target.artifact.receipt,
+            ledger_head=target.artifact.ledger_head,
             license=target.artifact.manifest.license,
             need=target.need.to_json(),
             offer=target.offer,

@@ -27,6 +27,7 @@ from llama_hub.deploy.backend import (
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.journal import Journal, Run, journals
 from llama_hub.deploy.plan import ordered
+from llama_hub.deploy.spec import is_name
 from llama_hub.deploy.waiting import persist
 
 Reason = Literal["cut off", "orphan", "expired"]
@@ -116,7 +117,7 @@ def _cut_off(backend: Backend, root: Path | None) -> Iterator[Leftover]:
 def _expired(backend: Backend, now: datetime) -> Iterator[Leftover]:
     for deployed in backend.list():
         end = expiry(deployed)
-        if end is not None and end <= now:
+        if end is not None and end <= now and is_name(deployed.name):
             yield Leftover(
                 "expired",
                 backend.name,

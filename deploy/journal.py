@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_hub.errors import IntegrityError, ProvisioningError
+from llama_hub.deploy.spec import is_name
+from llama_hub.errors import IntegrityError, NotFoundError, ProvisioningError
 from llama_hub.files import PRIVATE, fsync_folder, locked, private_folder, write_atomic
 from llama_hub.home import home
+from llama_hub.hub.model_id import shown
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Step
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 Result = Literal["done", "undone", "kept"]
 NAME = "journal.jsonl"
+BACKEND = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def now() -> str:
@@ -112,6 +116,11 @@ class Journal:
     """The journal of one deployment in one backend."""
 
     def __init__(self, backend: str, name: str, root: Path | None = None) -> None:
+        """``NotFoundError`` for names that no backend or deployment has: they are part of paths."""
+        if not BACKEND.fullmatch(backend) or not is_name(name):
+            raise NotFoundError(
+                f"there is no deployment {shown(name)} in {shown(backend)}", hint="llama-hub ps"
+            )
         self.backend = backend
         self.name = name
         self._root = root or home() / "deployments"
@@ -160,6 +169,7 @@ class Journal:
             generation=plan.generation,
             manifest=plan.manifest,
             receipt=plan.receipt,
+            ledger_head=plan.ledger_head,
             before=before,
             steps=[f"{step.action} {step.id}" for step in plan.steps],
         )
@@ -260,4 +270,5 @@ def journals(root: Path | None = None) -> list[Journal]:
     return [
         Journal(path.parent.parent.name, path.parent.name, base)
         for path in sorted(base.glob(f"*/*/{NAME}"))
+        if BACKEND.fullmatch(path.parent.parent.name) and is_name(path.parent.name)
     ]

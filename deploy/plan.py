@@ -39,6 +39,7 @@ class Plan:
     generation: str | None = None
     manifest: str | None = None  # digest
     receipt: str | None = None  # id in the licence ledger
+    ledger_head: str | None = None  # what the ledger held then; not part of the digest
     license: str | None = None
     need: Mapping[str, Any] | None = None  # the memory arithmetic, see sizing.Need.to_json
     offer: Offer | None = None
@@ -84,6 +85,7 @@ class Plan:
             "manifest": self.manifest,
             "license": self.license,
             "receipt": self.receipt,
+            "ledger_head": self.ledger_head,
             "spec": self.spec.to_json() if self.spec else None,
             "need": self.need,
             "offer": dataclasses.asdict(self.offer) if self.offer else None,

@@ -16,6 +16,7 @@ from annotated_types import Ge, Le, MaxLen
 
 from llama_hub.deploy import spec as specs
 from llama_hub.deploy.backend import Offer, Step
+from llama_hub.deploy.journal import BACKEND
 from llama_hub.deploy.plan import SCHEMA, Kind, Plan
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.files import PRIVATE, write_atomic
@@ -35,7 +36,7 @@ Name = Annotated[
     str,
     Pattern(f"(?=.{{1,{specs.NAME_LENGTH}}}$){specs.NAME.pattern}", "the name of a deployment"),
 ]
-BackendName = Annotated[str, Pattern("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "the name of a backend")]
+BackendName = Annotated[str, Pattern(BACKEND.pattern, "the name of a backend")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class _PlanFile:
     manifest: Digest | None
     license: Text | None
     receipt: Text | None
+    ledger_head: Text | None = None
     spec: Mapping[str, Any] | None
     need: _Need | None
     offer: _Offer | None
@@ -112,6 +114,7 @@ def _plan(stated: _PlanFile, path: Path) -> Plan:
         generation=stated.generation,
         manifest=stated.manifest,
         receipt=stated.receipt,
+        ledger_head=stated.ledger_head,
         license=stated.license,
         need=asdict(stated.need) if stated.need else None,
         offer=Offer(**asdict(stated.offer)) if stated.offer else None,

@@ -29,6 +29,7 @@ from annotated_types import Ge, Le
 
 from llama_hub.errors import UsageError
 from llama_hub.hub.manifest import canonical
+from llama_hub.hub.model_id import reference, shown
 from llama_hub.schema import conform
 from llama_hub.strict import checked, parse_yaml, read_yaml, text_kind
 
@@ -126,9 +127,11 @@ class DeploymentSpec:
         yield (
             f"name {self.name!r} must be lower case letters, digits and single hyphens, "
             f"start with a letter and have at most {NAME_LENGTH} characters",
-            not NAME.fullmatch(self.name) or len(self.name) > NAME_LENGTH,
+            not is_name(self.name),
         )
         yield "model is empty", not self.model
+        wrong = shown(self.model)
+        yield f"model {wrong} is neither an id nor a path", not _is_reference(self.model)
         yield f"format {self.format!r} is not hf, the one that is served", self.format != "hf"
         yield (
             f"quantization {self.quantization!r} is neither int8 nor int4",
@@ -171,6 +174,18 @@ class DeploymentSpec:
     def to_json(self) -> dict[str, Any]:
         """All fields as a JSON document."""
         return dataclasses.asdict(self)
+
+
+def is_name(text: str) -> bool:
+    """Whether a deployment can have that name, which is part of paths and of names in clouds."""
+    return len(text) <= NAME_LENGTH and bool(NAME.fullmatch(text))
+
+
+def _is_reference(text: str) -> bool:
+    try:
+        return bool(reference(text))
+    except ValueError:
+        return False
 
 
 _HINT = "llama-hub backends schema   (prints every key and what it may be)"

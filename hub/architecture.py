@@ -17,6 +17,7 @@ from llama_hub.errors import IntegrityError
 # Far beyond any model; a damaged header that says billions would have us list as many tensors.
 MAX_LAYERS = 4096
 MAX_WIDTH = 1 << 24  # of anything: columns, heads, tokens in the vocabulary
+MAX_HEAD = 1024  # columns of one head: rows of wq and wk are reordered a head at a time
 MAX_CONTEXT = 1 << 30  # tokens
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -48,6 +49,8 @@ class Architecture:
             raise ImpossibleError(f"a dimension of the model is not positive: {self}")
         if max(widths) > MAX_WIDTH or self.n_layers > MAX_LAYERS or self.context > MAX_CONTEXT:
             raise ImpossibleError(f"these dimensions are no model's, the file is damaged: {self}")
+        if self.head_dim > MAX_HEAD:
+            raise ImpossibleError(f"heads of {self.head_dim} columns are no model's")
         if not 0 < self.norm_eps <= 1 or not 0 < self.rope_theta < math.inf:
             raise ImpossibleError(
                 f"norm_eps {self.norm_eps} or rope_theta {self.rope_theta} is no model's"

@@ -75,15 +75,19 @@ def hash_file(
     algorithms: Sequence[str] = ("sha256",),
     *,
     blocks: bool = True,
+    limit: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Hashed:
-    """Read a file once; ``advance`` hears of every piece, in bytes."""
+    """Read a file once; ``advance`` hears of every piece, in bytes.
+
+    ``limit``: bytes after which reading stops, of a file that may be larger or grow.
+    """
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         hashes = {name: new(name, size) for name in algorithms}
         checksums: list[int] = []
         view, at = memoryview(bytearray(CHUNK)), 0
-        while count := file.readinto(view[: BLOCK - at % BLOCK]):
+        while count := file.readinto(view[: _next(at, limit)]):
             piece = view[:count]
             for one in hashes.values():
                 one.update(piece)
@@ -96,9 +100,18 @@ def hash_file(
     return Hashed(at, digests, tuple(f"{crc:08x}" for crc in checksums))
 
 
+def _next(at: int, limit: int | None) -> int:
+    """How many bytes to read at most: no further than the end of the block."""
+    left = BLOCK - at % BLOCK
+    return left if limit is None else max(0, min(left, limit - at))
+
+
 def damaged_blocks(path: Path, blocks: Sequence[str]) -> list[int]:
-    """Numbers of the blocks whose CRC-32 is not the one in ``blocks``."""
-    found = hash_file(path, ()).blocks
+    """Numbers of the blocks whose CRC-32 is not the one in ``blocks``.
+
+    Of a file that is longer, only the first of the blocks that should not be there is named.
+    """
+    found = hash_file(path, (), limit=(len(blocks) + 1) * BLOCK).blocks
     paired = [number for number, crc in enumerate(blocks) if found[number : number + 1] != (crc,)]
     return paired + list(range(len(blocks), len(found)))
 

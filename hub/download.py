@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llama_hub import __version__
-from llama_hub.errors import NotFoundError
 from llama_hub.files import write_atomic
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import Hashed, hash_file
@@ -26,8 +25,9 @@ from llama_hub.hub.transfer.fetch import JOURNALS, Fetched
 from llama_hub.hub.transfer.fetch_all import fetch_all
 from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.licenses import gate as gates
-from llama_hub.licenses import terms
+from llama_hub.licenses import terms, wording
 from llama_hub.progress import NO_PROGRESS, Progress
+from llama_hub.strict import read_bytes
 
 REFERENCES = {  # what Meta's download has as code and guide, and where ours is
     "model_code": "llama_hub.inference",
@@ -80,8 +80,11 @@ def _transfer(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:
     )
 
 
-def complete(job: Job, bring: Bring) -> Downloaded:
-    """The whole way of a model into the store; ``bring`` is how its files come."""
+def complete(job: Job, bring: Bring, folder: Path | None = None) -> Downloaded:
+    """The whole way of a model into the store; ``bring`` is how its files come.
+
+    ``folder``: where it is put together, if not where downloads are.
+    """
     begun = time.monotonic()
     license = terms.load(job.model.license)
     with _alone(job), closing(job.source):
@@ -92,12 +95,12 @@ def complete(job: Job, bring: Bring) -> Downloaded:
         job.progress.say(job.source.about)
         receipt = job.gate.ensure(license, job.source.texts(job.model), job.accept)
         plan = job.source.plan(job.model)
-        folder = job.store.partial_folder(job.model.id, job.format)
+        folder = folder or job.store.partial_folder(job.model.id, job.format)
         fetched = bring(plan, folder, job)
         _write_notice(folder, license)
         describe(job, plan, folder, fetched, receipt.id).write(folder)
         shutil.rmtree(folder / JOURNALS, ignore_errors=True)
-        stored = job.store.publish(job.model.id, job.format)
+        stored = job.store.publish(job.model.id, job.format, folder)
     received = sum(one.received for one in fetched)
     return _downloaded(stored, receipt.id, received, begun, reused=False)
 
@@ -107,7 +110,9 @@ def _downloaded(
 ) -> Downloaded:
     lacks = tuple(stored.manifest.source.get("lacks", ()))
     seconds = time.monotonic() - begun
-    return Downloaded(stored.path, stored.manifest, receipt, received, seconds, reused, lacks)
+    return Downloaded(
+        stored.path, stored.manifest, stored.id, receipt, received, seconds, reused, lacks
+    )
 
 
 @contextmanager
@@ -124,9 +129,8 @@ def _alone(job: Job) -> Iterator[None]:
 
 def _present(store: Store, model_id: str, fmt: Format) -> Stored | None:
     """The model, if its folder is complete by name and size."""
-    try:
-        stored = store.find(model_id, fmt)
-    except NotFoundError:
+    stored = store.complete(model_id, fmt)
+    if stored is None:
         return None
     for entry in stored.manifest.files:
         path = stored.path / entry.path
@@ -140,7 +144,7 @@ def _stored_texts(stored: Stored) -> gates.Texts:
 
     def text(name: str) -> str | None:
         path = stored.path / name
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        return read_bytes(path, wording.KIND).decode("utf-8", "replace") if path.is_file() else None
 
     source = {key: str(value) for key, value in stored.manifest.source.items() if key != "lacks"}
     return gates.Texts(text("LICENSE") or "", text("USE_POLICY.md"), source)

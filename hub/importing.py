@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.errors import IntegrityError, NotFoundError, UsageError
+from llama_hub.files import delete
 from llama_hub.hub.catalog import Catalog, Model
 from llama_hub.hub.digests import check, hash_file
 from llama_hub.hub.download import Downloaded, Job, complete
@@ -22,13 +25,16 @@ from llama_hub.hub.manifest import Format
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan
 from llama_hub.hub.sources.mirror import FolderPlace
+from llama_hub.hub.store import path_of
 from llama_hub.hub.transfer.fetch import Fetched
 from llama_hub.hub.transfer.remote_file import FolderRequest, RemoteFile, Request
 from llama_hub.licenses.gate import Texts
 from llama_hub.progress import Progress
+from llama_hub.strict import FileKind, read_text
 
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 SHARED = (*layout.LICENSE_NAMES, *layout.POLICY_NAMES, "tokenizer.model", *layout.CHECKLISTS[1:])
+MANY = 100  # snapshots, after which they are not counted
 HINT = "the file is damaged where it lies; nothing was imported"
 
 
@@ -74,14 +80,14 @@ class _Place(FolderPlace):
 
 def locate(folder: Path) -> tuple[Path, Format]:
     """The folder that really has the files (a cache's snapshot, say), and its format."""
-    folder = folder.expanduser().absolute()
+    folder = path_of(str(folder)).absolute()
     if not folder.is_dir():
         raise NotFoundError(f"there is no folder {folder}")
     if (folder / "snapshots").is_dir():
         folder = _snapshot(folder)
     if (folder / "params.json").is_file():
         return folder, "meta"
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+    if (folder / "config.json").is_file() and _has_weights(folder):
         return folder, "hf"
     raise NotFoundError(
         f"{folder} is neither a download of Meta's (params.json, consolidated.00.pth) nor of "
@@ -90,17 +96,28 @@ def locate(folder: Path) -> tuple[Path, Format]:
     )
 
 
+REFERENCE = FileKind("the reference", max_bytes=4096)
+_COMMIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def _has_weights(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.name.endswith(".safetensors") for entry in entries)
+
+
 def _snapshot(repository: Path) -> Path:
     """The snapshot of Hugging Face's cache that ``main`` points to, or the only one."""
     main = repository / "refs" / "main"
+    snapshots = repository / "snapshots"
     if main.is_file():
-        named = repository / "snapshots" / main.read_text(encoding="ascii").strip()
-        if named.is_dir():
-            return named
-    snapshots = sorted((repository / "snapshots").iterdir())
-    if len(snapshots) != 1:
-        raise UsageError(f"{repository} has {len(snapshots)} snapshots", hint="name one of them")
-    return snapshots[0]
+        commit = read_text(main, REFERENCE).strip()
+        if _COMMIT.fullmatch(commit) and (snapshots / commit).is_dir():
+            return snapshots / commit
+    found = list(islice(snapshots.iterdir(), MANY))
+    if len(found) != 1:
+        many = f"{MANY} or more" if len(found) == MANY else str(len(found))
+        raise UsageError(f"{repository} has {many} snapshots", hint="name one of them")
+    return found[0]
 
 
 def guess(folder: Path, catalog: Catalog) -> Model:
@@ -121,10 +138,21 @@ def guess(folder: Path, catalog: Catalog) -> Model:
 
 def import_folder(job: Job) -> Downloaded:
     """Like ``download``, with an ``ImportedFolder`` as the source of ``job``."""
-    return complete(job, _take_all)
+    return complete(job, _take_all, job.store.work_folder(job.model.id, job.format, "import"))
 
 
 def _take_all(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:
+    """All files; nothing is left of an import that fails, whose files are the person's own."""
+    delete(folder)
+    folder.mkdir(parents=True)
+    try:
+        return _take_each(plan, folder, job)
+    except BaseException:
+        delete(folder)
+        raise
+
+
+def _take_each(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         return list(pool.map(lambda file: _take(file, folder, job.progress), plan.files))
 
@@ -134,6 +162,7 @@ def _take(file: RemoteFile, folder: Path, progress: Progress) -> Fetched:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     if isinstance(file.request, FolderRequest):
+        _check_size(file, file.request.path)
         how = bring(file.request.path.resolve(), target)
     else:
         body = file.request.open(0, None)
@@ -143,10 +172,22 @@ def _take(file: RemoteFile, folder: Path, progress: Progress) -> Fetched:
         how = "copied"
     progress.start(file.path, target.stat().st_size)
     algorithms = ["sha256", *(name for name in file.digests if name != "sha256")]
-    hashed = hash_file(target, algorithms, advance=lambda count: progress.advance(file.path, count))
+    size = target.stat().st_size
+    hashed = hash_file(
+        target, algorithms, limit=size, advance=lambda count: progress.advance(file.path, count)
+    )
     check(file.path, file.digests, hashed.digests, hint=HINT)
     progress.finish(file.path, f"{how}, {'verified' if file.digests else 'no digest to compare'}")
     return Fetched(file.path, hashed, 0)
+
+
+def _check_size(file: RemoteFile, path: Path) -> None:
+    """``IntegrityError`` for a file that no model has, before it is read for hours."""
+    size = path.stat().st_size
+    if size > file.limit or file.size not in (None, size):
+        raise IntegrityError(
+            f"{path} has {size} bytes; {file.size or file.limit} are what it may have", hint=HINT
+        )
 
 
 def bring(path: Path, target: Path) -> str:

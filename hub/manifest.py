@@ -112,6 +112,13 @@ class Manifest:
         """Total size of the listed files."""
         return sum(entry.size for entry in self.files)
 
+    @property
+    def quantization(self) -> str | None:
+        """int8, int4 or ``None``, as ``made_by`` says."""
+        parameters = self.made_by.get("parameters")
+        kind = parameters.get("quantize") if isinstance(parameters, Mapping) else None
+        return str(kind) if kind else None
+
     def file(self, path: str) -> FileEntry:
         """The entry of ``path``; ``NotFoundError`` if the manifest does not list it."""
         for entry in self.files:
@@ -213,4 +220,6 @@ class _Record:
 
 
 def _without_nothing(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if value not in (None, (), False)}
+    """Without what is not known; a size of 0 is."""
+    absent: tuple[Any, ...] = (None, (), False)
+    return {k: v for k, v in entry.items() if k == "size" or v not in absent}

@@ -14,11 +14,13 @@ digest (``foreign``), so that it never takes the place of another model.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from llama_hub.errors import LlamaHubError, UsageError
 
 MAX_LENGTH = 96  # characters; as long as the Hugging Face hub allows a repository's name to be
 DIGEST_LENGTH = 16  # hexadecimal digits in the name of a foreign folder: 64 bits cannot be forged
+MAX_REFERENCE = 4096  # characters: PATH_MAX
 SHOWN = 80  # characters of a wrong name that an error repeats
 
 _PATTERN = re.compile(r"[a-z0-9]+(?:(?:\.|[_-]+)[a-z0-9]+)*")
@@ -59,6 +61,20 @@ def model_id(text: object, where: str = "", error: type[LlamaHubError] = UsageEr
         return ModelId(text)
     except ValueError as problem:
         raise error(f"{where}: {problem}" if where else str(problem)) from problem
+
+
+def reference(text: object) -> str:
+    """``text`` if it may be a model's name or the path of a folder; ``ValueError`` otherwise."""
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_REFERENCE:
+        raise ValueError(f"{shown(text)} is neither a model nor a path")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise ValueError(f"{shown(text)} has control characters: neither a model nor a path")
+    return text
+
+
+def is_path(text: str) -> bool:
+    """Whether a reference is meant as a path, which a word alone is not."""
+    return "/" in text or text.startswith("~") or text in (".", "..")
 
 
 def shown(text: object) -> str:

@@ -12,11 +12,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from llama_hub.errors import NotFoundError
+from llama_hub.errors import IntegrityError, NotFoundError, UsageError
 from llama_hub.files import fsync_folder, locked, write_atomic
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import damaged_blocks
 from llama_hub.hub.manifest import FileEntry, Manifest
+from llama_hub.hub.relative_path import regular_file
 from llama_hub.hub.sources.base import FetchPlan, Source
 from llama_hub.hub.transfer.fetch import JOURNALS
 from llama_hub.hub.transfer.fetch_all import fetch_all
@@ -33,7 +34,7 @@ def repair(
 ) -> int:
     """Mend what ``found`` says is damaged; returns the bytes that came from the source."""
     gates.Gate().require(found.manifest.license)
-    aside = found.path.with_name(f".{found.path.name}.repair")
+    aside = _aside(found.path)
     lock = found.path.with_name(f".{found.path.name}.lock")
     with locked(lock), closing(source):
         wanted = _rewrite_own(found)
@@ -45,12 +46,39 @@ def repair(
             _set_aside(found.path, aside, entry)
         fetched = fetch_all(plan, aside, None, progress=progress, files=4, connections=None)
         for entry in entries:
-            target = found.path / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (aside / entry.path).replace(target)
-            fsync_folder(target.parent)
+            _put_in_place(aside / entry.path, found.path, entry)
         shutil.rmtree(aside)
         return sum(one.received for one in fetched)
+
+
+def _aside(folder: Path) -> Path:
+    """Where damaged files are mended: beside the folder, in one that only repairs have used."""
+    aside = folder.with_name(f".{folder.name}.repair")
+    used = aside.is_dir() and ((aside / JOURNALS).is_dir() or not any(aside.iterdir()))
+    if aside.is_symlink() or (aside.exists() and not used):
+        raise UsageError(
+            f"{aside}, where the files would be mended, is there and not llama-hub's",
+            hint="rename that, then repair again",
+        )
+    return aside
+
+
+def _put_in_place(mended: Path, folder: Path, entry: FileEntry) -> None:
+    """Give a mended file its name, in the folder and nowhere else."""
+    target = folder / entry.path
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise IntegrityError(
+            f"{target.parent} leads out of the folder, so nothing is written there",
+            hint="remove that link, then repair again",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mended.replace(target)
+    except IsADirectoryError as error:
+        raise IntegrityError(
+            f"{target} is a folder and stands in a file's place", hint="rename it, repair again"
+        ) from error
+    fsync_folder(target.parent)
 
 
 def _rewrite_own(found: Verification) -> list[FileCheck]:
@@ -80,10 +108,21 @@ def _as_recorded(file: RemoteFile, entry: FileEntry) -> RemoteFile:
     return replace(file, size=entry.size, digests={"sha256": entry.sha256}, pinned=True)
 
 
+def _is_plain(folder: Path, path: str) -> bool:
+    try:
+        return not regular_file(folder, path) and not (folder / path).is_symlink()
+    except FileNotFoundError:
+        return False
+
+
 def _set_aside(folder: Path, aside: Path, entry: FileEntry) -> None:
-    """Turn a damaged file into a partial one; a partial one of an earlier repair is kept."""
+    """Turn a damaged file into a partial one; a partial one of an earlier repair is kept.
+
+    What is no regular file of the folder stays and is fetched whole. A file that has a second
+    name, elsewhere or in a deployment, is mended in a copy.
+    """
     path, target = folder / entry.path, aside / entry.path
-    if path.is_symlink() or not path.is_file() or not entry.blocks:
+    if not entry.blocks or not _is_plain(folder, entry.path):
         return
     damaged = set(damaged_blocks(path, entry.blocks))
     states = {
@@ -92,7 +131,11 @@ def _set_aside(folder: Path, aside: Path, entry: FileEntry) -> None:
         if number not in damaged
     }
     target.parent.mkdir(parents=True, exist_ok=True)
-    path.replace(target)
+    if path.stat().st_nlink > 1:
+        shutil.copyfile(path, target)
+        path.unlink()
+    else:
+        path.replace(target)
     with target.open("r+b") as file:
         file.truncate(entry.size)
     journal = Journal(aside / JOURNALS / f"{entry.path}.journal")

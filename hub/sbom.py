@@ -139,10 +139,9 @@ FORMATS: Mapping[str, Callable[[Evidence], dict[str, Any]]] = {
 
 def _models(store: Store, name: str | None) -> list[Manifest]:
     """Manifests of the store; of ``name`` in every format, or of the folder that it leads to."""
-    stored = [found.manifest for found in store.all()]
-    if name is None:
-        return stored
-    return [model for model in stored if model.model == name] or [store.find(name).manifest]
+    stored = store.all()
+    named = [found.manifest for found in stored if name in (None, found.id)]
+    return named if named or name is None else [store.find(name).manifest]
 
 
 def _facts(evidence: Evidence) -> dict[str, Any]:

@@ -1,7 +1,12 @@
-"""The local store: ``models/<id>/<format>/``, each folder complete, verified and described.
+"""The local store: ``models/<id>/<variant>/``, each folder complete, verified and described.
 
 A model gets its final name only as a whole folder with its manifest; until then it lives in
-``partials/<id>/<format>/``, which may be removed at any time at the cost of downloading again.
+``partials/<id>/``, which may be removed at any time at the cost of downloading again. What has a
+final name is replaced in one step, when what takes its place is whole.
+
+A folder's place in the store says which model it is, never what its manifest says of itself; and
+every path is made of a ``ModelId`` and a ``Variant``, through no link, so that nothing outside the
+store is ever written or removed. (``models`` itself may be a link of the user's to a larger disk.)
 """
 
 from __future__ import annotations
@@ -11,14 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, NoReturn, get_args
 
-from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.files import fsync_folder, locked
+from llama_hub.errors import IntegrityError, NotFoundError, UsageError
+from llama_hub.files import delete, exchange, fsync_folder, locked
 from llama_hub.home import home
-from llama_hub.hub.manifest import MANIFEST_NAME, Format, Manifest, read
+from llama_hub.hub.manifest import FORMATS, MANIFEST_NAME, Format, Manifest, read
+from llama_hub.hub.model_id import ModelId, is_path, model_id, reference, shown
 
-FORMATS: tuple[Format, ...] = get_args(Format)
+Variant = Literal["meta", "hf", "gguf", "hf-int8", "hf-int4"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+Work = Literal["conversion", "import"]
 
 
 @dataclass(frozen=True)
@@ -27,16 +35,36 @@ class Stored:
 
     path: Path
     manifest: Manifest
+    id: ModelId  # its name in the store, or the one that it would get there
+
+    def is_of(self, original: Stored) -> bool:
+        """Whether it was made from that folder, or from the one that that folder was made from."""
+        return self.manifest.parent in (original.manifest.digest, original.manifest.parent or "")
 
 
 @dataclass(frozen=True)
 class Partial:
-    """An unfinished download or conversion."""
+    """An unfinished download, conversion or import."""
 
     model: str
-    format: str
+    format: Variant
     path: Path
     bytes: int  # on the disk, preallocated space included
+
+
+def variant(fmt: Format, quantize: str | None = None) -> Variant:
+    """The place of a format, quantised or not, beside the model's other formats."""
+    return _variant(f"{fmt}-{quantize}" if quantize else fmt)
+
+
+def _variant(name: str) -> Variant:
+    for known in VARIANTS:
+        if name == known:
+            return known
+    raise UsageError(
+        f"the store has no place for a model in the format {shown(name)}",
+        hint=f"there are {', '.join(VARIANTS)}",
+    )
 
 
 class Store:
@@ -45,100 +73,191 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else home()
 
-    def folder(self, model_id: str, fmt: Format) -> Path:
+    def folder(self, model: str, variant: str) -> Path:
         """Where the complete model has its place, whether it is there or not."""
-        return self.root / "models" / model_id / fmt
+        return _without_links(self.root / "models", model_id(model), _variant(variant))
 
-    def partial_folder(self, model_id: str, fmt: Format) -> Path:
-        """Where the model is put together."""
-        return self.root / "partials" / model_id / fmt
+    def partial_folder(self, model: str, variant: str) -> Path:
+        """Where a download is put together."""
+        return _without_links(self.root / "partials", model_id(model), _variant(variant))
+
+    def work_folder(self, model: str, variant: str, work: Work) -> Path:
+        """Where a conversion or an import is put together, apart from a download of the same."""
+        place = f"{_variant(variant)}.{work}"
+        return _without_links(self.root / "partials", model_id(model), place)
 
     @contextmanager
-    def lock(self, model_id: str, fmt: Format, *, blocking: bool = True) -> Iterator[None]:
+    def lock(self, model: str, variant: str, *, blocking: bool = True) -> Iterator[None]:
         """Keep other processes from putting together the same model at the same time."""
-        with locked(self.root / "partials" / f".{model_id}.{fmt}.lock", blocking=blocking):
+        name = f".{model_id(model)}.{_variant(variant)}.lock"
+        with locked(self.root / "partials" / name, blocking=blocking):
+            self._put_back(model, variant)
             yield
 
-    def find(self, name: str, fmt: Format | None = None) -> Stored:
-        """The model with catalogue id ``name``, or the folder that the path ``name`` leads to.
+    def find(self, name: str, variant: str | None = None) -> Stored:
+        """The model with the id ``name``, or the folder that the path ``name`` leads to.
 
-        Without ``fmt`` the first of meta, hf, gguf that is there.
+        A word alone is an id first; a folder of that name in the present one comes second. Without
+        ``variant`` the first of meta, hf, gguf that is there. ``UsageError`` for what can be
+        neither.
         """
-        path = Path(name).expanduser()
-        if (path / MANIFEST_NAME).is_file():
-            return Stored(path.absolute(), read(path))
-        for known in (fmt,) if fmt else FORMATS:
-            folder = self.folder(name, known)
-            if (folder / MANIFEST_NAME).is_file():
-                return Stored(folder, read(folder))
-        if path.is_dir() and ("/" in name or name in {".", ".."}):
-            raise NotFoundError(
-                f"{name} is a folder without {MANIFEST_NAME}",
-                hint=f"llama-hub import {name} MODEL   (checks and records what is there)",
+        found = None if is_path(name) else self._named(name, variant)
+        return found or self._at(path_of(name)) or _nothing(name, variant)
+
+    def complete(self, model: str, variant: str) -> Stored | None:
+        """What has the final place of that model, if anything; no other folder counts."""
+        folder = self.folder(model, variant)
+        if not folder.exists() and self._set_aside(model, variant).exists():
+            with self.lock(model, variant):  # which puts it back
+                pass
+        if not (folder / MANIFEST_NAME).is_file():
+            return None
+        manifest = read(folder)
+        if manifest.format != variant.partition("-")[0]:
+            raise IntegrityError(
+                f"{folder} holds a model in the format {manifest.format}",
+                hint=f"llama-hub remove {model} --format {variant}",
             )
-        kind = f" in the format {fmt}" if fmt else ""
-        raise NotFoundError(
-            f"{name} is not in the store{kind}",
-            hint=f"llama-hub download {name}   or llama-hub list",
-        )
+        return Stored(folder, manifest, model_id(model))
+
+    def _named(self, name: str, variant: str | None) -> Stored | None:
+        """What the store has under that id; ``None`` for any other text."""
+        try:
+            model = ModelId(name)
+        except ValueError:
+            return None
+        for known in (_variant(variant),) if variant else FORMATS:
+            found = self.complete(model, known)
+            if found is not None:
+                return found
+        return None
+
+    def _at(self, path: Path) -> Stored | None:
+        """The folder at ``path``; one of the store's own has its name there."""
+        if not (path / MANIFEST_NAME).is_file():
+            return None
+        path = path.absolute()
+        manifest = read(path)
+        place = path.resolve()
+        if self.owns(path) and place.name in VARIANTS:
+            return Stored(path, manifest, model_id(place.parent.name, str(path), IntegrityError))
+        return Stored(path, manifest, ModelId(manifest.model).foreign(manifest.digest))
+
+    def owns(self, folder: Path) -> bool:
+        """Whether a folder is one of the store's own."""
+        return (self.root / "models").resolve() in folder.resolve().parents
+
+    def present(self, model: str, variant: str | None = None) -> list[Stored]:
+        """Everything of a model that ``remove`` would delete, damaged or not."""
+        name = model_id(model)
+        folders = [(known, self.root / "models" / name / known) for known in VARIANTS]
+        return [
+            Stored(folder, _manifest_or_empty(name, known, folder), name)
+            for known, folder in folders
+            if variant in (None, known) and (folder.is_symlink() or folder.is_dir())
+        ]
 
     def all(self) -> list[Stored]:
-        """Every complete model, by id and format; a damaged manifest is an ``IntegrityError``."""
-        found = sorted((self.root / "models").glob(f"*/*/{MANIFEST_NAME}"))
-        return [Stored(path.parent, read(path.parent)) for path in found]
+        """Every complete model, by id and variant; a damaged manifest is an ``IntegrityError``."""
+        found = [self.complete(*place) for place in _places(self.root / "models")]
+        return [one for one in found if one is not None]
 
-    def publish(self, model_id: str, fmt: Format) -> Stored:
-        """Give the folder in ``partials/`` its final name; what was there is replaced.
+    def publish(self, model: str, variant: str, made: Path | None = None) -> Stored:
+        """Give the folder ``made`` (a download's by default) its final name, in one step.
 
-        The caller has verified the files and written the manifest.
+        What was there is deleted afterwards. The caller has verified the files and written the
+        manifest, and holds the lock.
         """
-        made, final = self.partial_folder(model_id, fmt), self.folder(model_id, fmt)
+        made = made or self.partial_folder(model, variant)
+        final = self.folder(model, variant)
         manifest = read(made)
         final.parent.mkdir(parents=True, exist_ok=True)
         fsync_folder(made)
         if final.exists():
-            old = made.with_name(f".{fmt}.replaced")
-            shutil.rmtree(old, ignore_errors=True)
-            final.rename(old)
-            made.rename(final)
-            shutil.rmtree(old)
+            self._replace(made, final, self._set_aside(model, variant))
         else:
             made.rename(final)
         fsync_folder(final.parent)
         _remove_if_empty(made.parent)
-        return Stored(final, manifest)
+        return Stored(final, manifest, model_id(model))
 
-    def remove(self, model_id: str, fmt: Format | None = None) -> list[Stored]:
-        """Delete a model in one format or in all; ``NotFoundError`` if there is none."""
-        removed = []
-        for known in (fmt,) if fmt else FORMATS:
-            folder = self.folder(model_id, known)
-            if folder.is_dir():
-                removed.append(Stored(folder, _manifest_or_empty(model_id, known, folder)))
-                with self.lock(model_id, known):
-                    _delete(folder, self.root / "partials" / model_id / f".{known}.removed")
+    def _replace(self, made: Path, final: Path, aside: Path) -> None:
+        """Swap the two; where the file system cannot, a crash in between is put right later."""
+        try:
+            exchange(made, final)
+            old = made
+        except OSError:
+            final.rename(aside)
+            fsync_folder(aside.parent)
+            made.rename(final)
+            old = aside
+        fsync_folder(final.parent)
+        delete(old)
+
+    def _set_aside(self, model: str, variant: str) -> Path:
+        """Where ``_replace`` keeps the old folder for a moment, if it must."""
+        return _without_links(self.root / "partials", model_id(model), f".{_variant(variant)}.old")
+
+    def _put_back(self, model: str, variant: str) -> None:
+        """Undo a replacement that was cut off, delete what one that was complete left."""
+        aside, final = self._set_aside(model, variant), self.folder(model, variant)
+        if aside.is_dir() and not final.exists():
+            final.parent.mkdir(parents=True, exist_ok=True)
+            aside.rename(final)
+        elif aside.exists():
+            delete(aside)
+
+    def remove(self, model: str, variant: str | None = None) -> list[Stored]:
+        """Delete a model in one variant or in all; ``NotFoundError`` if there is none.
+
+        A link that somebody put in its place is deleted, what it leads to is not touched.
+        """
+        name = model_id(model)
+        place = self.root / "models" / name
+        if place.is_symlink() and variant is None:
+            return [_unlinked(place, name, "meta")]
+        wanted = (_variant(variant),) if variant else VARIANTS
+        removed = [gone for known in wanted if (gone := self._remove(name, known))]
         if not removed:
-            raise NotFoundError(f"{model_id} is not in the store", hint="llama-hub list")
-        _remove_if_empty(self.root / "models" / model_id)
+            raise NotFoundError(f"{name} is not in the store", hint="llama-hub list")
+        _remove_if_empty(place)
         return removed
 
-    def partials(self) -> list[Partial]:
-        """What is unfinished, by model and format."""
-        folders = sorted((self.root / "partials").glob("*/*/"))
-        return [
-            Partial(folder.parent.name, folder.name, folder, _bytes_on_disk(folder))
-            for folder in folders
-        ]
+    def _remove(self, name: ModelId, variant: Variant) -> Stored | None:
+        folder = _without_links(self.root / "models", name) / variant
+        if folder.is_symlink():
+            return _unlinked(folder, name, variant)
+        if not folder.is_dir():
+            return None
+        gone = Stored(folder, _manifest_or_empty(name, variant, folder), name)
+        try:
+            with self.lock(name, variant, blocking=False):
+                _delete(folder, self._set_aside(name, variant).with_name(f".{variant}.removed"))
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another llama-hub is busy with {name} ({variant}); nothing of it was deleted",
+                hint="wait until it is done, then run the command again",
+            ) from error
+        return gone
 
-    def collect_partials(self, model_id: str | None = None) -> list[Partial]:
+    def partials(self) -> list[Partial]:
+        """What is unfinished, by model and variant."""
+        found = []
+        for folder in sorted((self.root / "partials").glob("*/*/")):
+            place, _, work = folder.name.partition(".")
+            known = _known(folder.parent.name, place) if work in ("", *get_args(Work)) else None
+            if known and not folder.is_symlink() and not folder.parent.is_symlink():
+                found.append(Partial(*known, folder, _bytes_on_disk(folder)))
+        return found
+
+    def collect_partials(self, model: str | None = None) -> list[Partial]:
         """Delete unfinished work that no process is busy with; returns what was deleted."""
         collected = []
         for partial in self.partials():
-            if model_id not in (None, partial.model):
+            if model not in (None, partial.model):
                 continue
-            lock = self.root / "partials" / f".{partial.model}.{partial.format}.lock"
             try:
-                with locked(lock, blocking=False):
+                with self.lock(partial.model, partial.format, blocking=False):
                     shutil.rmtree(partial.path)
             except BlockingIOError:
                 continue
@@ -147,21 +266,86 @@ class Store:
         return collected
 
 
-def _manifest_or_empty(model_id: str, fmt: Format, folder: Path) -> Manifest:
+def _without_links(base: Path, *parts: str) -> Path:
+    """``base`` and the parts below it; ``IntegrityError`` if one of them is a link."""
+    path = base
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise IntegrityError(
+                f"{path} is a link; the store keeps its models in folders of its own",
+                hint="remove the link; llama-hub import takes over a folder from elsewhere",
+            )
+    return path
+
+
+def _places(base: Path) -> list[tuple[ModelId, Variant]]:
+    """Every model and variant that has a folder below ``base``; links do not count."""
+    folders = [folder for folder in sorted(base.glob("*/*/")) if not folder.is_symlink()]
+    known = [_known(f.parent.name, f.name) for f in folders if not f.parent.is_symlink()]
+    return [place for place in known if place is not None]
+
+
+def _known(model: str, variant: str) -> tuple[ModelId, Variant] | None:
+    try:
+        return ModelId(model), _variant(variant)
+    except (ValueError, UsageError):
+        return None
+
+
+def path_of(name: str) -> Path:
+    """A path that a person or a file wrote; ``UsageError`` if it can be none."""
+    try:
+        path = Path(reference(name)).expanduser()
+        path.is_dir()  # any problem that the system has with the name
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"the path {shown(name)} cannot be used: {reason}") from error
+    return path
+
+
+def _nothing(name: str, variant: str | None) -> NoReturn:
+    """Always an error, which says what would help."""
+    if is_path(name):
+        if path_of(name).is_dir():
+            raise NotFoundError(
+                f"{name} is a folder without {MANIFEST_NAME}",
+                hint=f"llama-hub import {name} MODEL   (checks and records what is there)",
+            )
+        raise NotFoundError(f"there is no folder {name}", hint="llama-hub list")
+    kind = f" in the format {variant}" if variant else ""
+    raise NotFoundError(
+        f"{name} is not in the store{kind}",
+        hint=f"llama-hub download {name}   or llama-hub list",
+    )
+
+
+def _unlinked(link: Path, model: ModelId, variant: Variant) -> Stored:
+    """Delete a link; what it leads to is none of the store's."""
+    link.unlink()
+    return Stored(link, _unknown(model, variant), model)
+
+
+def _manifest_or_empty(model: ModelId, variant: Variant, folder: Path) -> Manifest:
     """What is removed may be damaged; that must not keep it from being removed."""
     try:
         return read(folder)
     except (IntegrityError, NotFoundError):
-        return Manifest(model_id, fmt, "unknown", ())
+        return _unknown(model, variant)
+
+
+def _unknown(model: ModelId, variant: Variant) -> Manifest:
+    fmt = next(known for known in FORMATS if variant.startswith(known))
+    return Manifest(model, fmt, "unknown", ())
 
 
 def _delete(folder: Path, aside: Path) -> None:
     """Delete a folder so that a crash in between leaves no half of it under its final name."""
     aside.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(aside, ignore_errors=True)
+    delete(aside)
     folder.rename(aside)
     fsync_folder(folder.parent)
-    shutil.rmtree(aside)
+    delete(aside)
     _remove_if_empty(aside.parent)
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from llama_hub.hub.digests import damaged_blocks, hash_file
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, read
+from llama_hub.hub.relative_path import regular_file
 from llama_hub.progress import NO_PROGRESS, Progress
 
 Status = Literal["ok", "missing", "size", "damaged", "extra"]
 TASK = "verify"
+MAX_FILE = 1 << 40  # bytes; a 70B model as float32 in one file has 280 GB
+MAX_EXTRA = 1000  # files that are named; a model has a few dozen
+PATIENCE = 60.0  # seconds
+SLOWEST = 256 << 10  # bytes a second, of a file that is still waited for
 
 
 @dataclass(frozen=True)
@@ -74,32 +82,57 @@ def check_file(
     folder: Path, entry: FileEntry, advance: Callable[[int], None] = lambda count: None
 ) -> FileCheck:
     """Compare one file with its entry; a second pass finds the blocks, if it is damaged."""
-    path = folder / entry.path
     try:
-        size = path.stat().st_size
-        if size == entry.size:
-            hashed = hash_file(path, blocks=False, advance=advance)
-            if hashed.digests["sha256"] == entry.sha256:
-                return FileCheck(entry.path, "ok")
-            status: Status = "damaged"
-        else:
-            status = "size"
-        blocks = tuple(damaged_blocks(path, entry.blocks)) if entry.blocks else ()
+        problem = regular_file(folder, entry.path)
+        if problem:
+            return FileCheck(entry.path, "damaged", detail=problem)
+        return _compare(folder / entry.path, entry, _in_time(entry.size, advance))
     except FileNotFoundError:
         return FileCheck(entry.path, "missing")
-    except OSError as error:  # a disk that cannot read a sector
+    except OSError as error:  # a disk that cannot read a sector, or not in time
         return FileCheck(entry.path, "damaged", detail=f"cannot be read: {error.strerror}")
-    detail = f"{size} bytes instead of {entry.size}" if status == "size" else ""
-    return FileCheck(entry.path, status, blocks, detail)
 
 
-def extra_files(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Files in the folder that the manifest does not list."""
+def _compare(path: Path, entry: FileEntry, advance: Callable[[int], None]) -> FileCheck:
+    size = path.stat().st_size
+    if size > MAX_FILE:
+        return FileCheck(entry.path, "size", detail=f"{size} bytes are no file of a model")
+    if size == entry.size:
+        hashed = hash_file(path, blocks=False, limit=size, advance=advance)
+        if hashed.digests["sha256"] == entry.sha256:
+            return FileCheck(entry.path, "ok")
+    blocks = tuple(damaged_blocks(path, entry.blocks)) if entry.blocks else ()
+    if size == entry.size:
+        return FileCheck(entry.path, "damaged", blocks)
+    return FileCheck(entry.path, "size", blocks, f"{size} bytes instead of {entry.size}")
+
+
+def _in_time(size: int, advance: Callable[[int], None]) -> Callable[[int], None]:
+    """``advance``, which gives up on a file that comes slower than any disk or network."""
+    end = time.monotonic() + PATIENCE + size / SLOWEST
+
+    def tell(count: int) -> None:
+        if time.monotonic() > end:
+            raise TimeoutError(errno.ETIMEDOUT, f"slower than {SLOWEST >> 10} KiB a second")
+        advance(count)
+
+    return tell
+
+
+def extra_files(folder: Path, manifest: Manifest) -> list[str]:
+    """Files in the folder that the manifest does not list; the first ``MAX_EXTRA`` of them."""
     listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in listed:
-            yield name
+    found = (name for name in _names(folder) if name not in listed)
+    return sorted(islice(found, MAX_EXTRA))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Every regular file below the folder, through no link."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if path.is_file():
+                yield path.relative_to(folder).as_posix()
 
 
 def _check_tensors(found: Verification, progress: Progress) -> Verification:

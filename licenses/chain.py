@@ -29,11 +29,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from llama_hub.errors import IntegrityError, UsageError
+from llama_hub.errors import DamagedFileError, IntegrityError, NotFoundError, UsageError
 from llama_hub.files import PRIVATE, fsync_folder, locked, private_folder, write_atomic
+from llama_hub.strict import FileKind, open_regular, parse_json, read_json
 
 GENESIS = hashlib.sha256(b"llama-hub licence ledger, version 1").hexdigest()
 MAX_LINE = 64 << 10  # bytes; a receipt is about one KiB
+LINES = FileKind("the licence ledger", max_bytes=MAX_LINE)
+HEAD = FileKind("the head of the licence ledger", max_bytes=4096)
 
 
 @dataclass(frozen=True)
@@ -88,22 +91,24 @@ class Chain:
 
     def _read(self, head: _Head) -> Content:
         try:
-            with self.path.open("rb") as file:
+            with os.fdopen(open_regular(self.path, LINES), "rb") as file:
                 return _Reader(file, head, self.path).content()
         except FileNotFoundError as error:
             if head.count:
                 raise _broken(self.path, f"it is gone; it had {head.count} lines") from error
             return Content()
+        except OSError as error:
+            raise _broken(self.path, f"it cannot be read: {error.strerror}") from error
 
     def _read_head(self) -> _Head:
         name = self._head_path.name
         try:
-            head = _Head(**json.loads(self._head_path.read_bytes()))
-        except FileNotFoundError as error:
+            head = _Head(**read_json(self._head_path, HEAD))
+        except NotFoundError as error:
             if self.path.exists() and self.path.stat().st_size:
                 raise _broken(self.path, f"{name}, which states its length, is gone") from error
             return _Head()
-        except (ValueError, TypeError, RecursionError) as error:
+        except (DamagedFileError, TypeError) as error:
             raise _broken(self.path, f"{name}, which states its length, was edited") from error
         if type(head.count) is not int or head.count < 0:
             raise _broken(self.path, f"{name}, which states its length, was edited")
@@ -185,8 +190,8 @@ def _problem(line: bytes, number: int, previous: str) -> str:
     if len(line) > MAX_LINE or not line.endswith(b"\n"):
         return f"line {number} was edited: it is {'too long' if len(line) > MAX_LINE else 'cut'}"
     try:
-        document = json.loads(line)
-    except (ValueError, RecursionError):
+        document = parse_json(line, f"line {number}", LINES)
+    except DamagedFileError:
         return f"line {number} was edited: it is not JSON"
     if not isinstance(document, dict) or not isinstance(document.get("entry"), dict):
         return f"line {number} was edited: it is no entry of a ledger"
@@ -225,7 +230,7 @@ def _broken(path: Path, what: str) -> IntegrityError:
 def _reading(lock: Path) -> Iterator[None]:
     """Keep writers out; works without permission to write, and creates nothing."""
     try:
-        descriptor = os.open(lock, os.O_RDONLY)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:  # a copy of a ledger, to which nobody has written yet
         yield
         return

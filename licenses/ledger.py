@@ -1,24 +1,29 @@
 """The ledger of accepted licences: receipts in a chain, and the texts they are about.
 
 Against somebody who rewrites the whole chain, note its head somewhere else
-(``llama-hub license verify`` prints it) and check later with ``--expect-head``
+(``llama-hub license log`` prints it) and check later with ``--expect-head``
 that the chain still contains it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from llama_hub.errors import IntegrityError
+from llama_hub.errors import DamagedFileError, IntegrityError, NotFoundError, UsageError
 from llama_hub.files import PRIVATE, private_folder, write_atomic
 from llama_hub.home import home
+from llama_hub.licenses import terms
 from llama_hub.licenses.chain import GENESIS, Chain, Content
 from llama_hub.licenses.wording import MAX_BYTES, normalised_sha256
+from llama_hub.strict import FileKind, read_text
+
+TEXT = FileKind("the accepted text", max_bytes=2 * MAX_BYTES)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,15 @@ class Ledger:
         """Every receipt, oldest first; ``IntegrityError`` if the chain does not hold."""
         return self._receipts(self._chain.read())
 
+    @property
+    def head(self) -> str:
+        """SHA-256 of the last line, which says all that the ledger held at this moment."""
+        return self._chain.read().head
+
+    def contains(self, head: str) -> bool:
+        """Whether the chain still has the line of that digest: it only ever grew since then."""
+        return head in (GENESIS, *self._chain.read().digests)
+
     def append(self, receipt: Receipt) -> None:
         """Add ``receipt``; it is on the disk when this returns."""
         self._chain.append(receipt.to_json())
@@ -83,6 +97,11 @@ class Ledger:
         ``expect_head`` is a head noted earlier, which the chain has to contain still.
         """
         content = self._chain.read()
+        if expect_head is not None and not _DIGEST.fullmatch(expect_head):
+            raise UsageError(
+                f"{expect_head[:80]!r} is no head of a ledger: 64 hexadecimal digits",
+                hint="llama-hub license log   (prints the head)",
+            )
         if expect_head not in (None, GENESIS, *content.digests):
             raise IntegrityError(
                 f"no line of {self.path} has the digest {expect_head}: the ledger was rewritten",
@@ -92,7 +111,9 @@ class Ledger:
         texts = {digest for receipt in receipts for digest in text_digests(receipt)}
         for digest in sorted(texts):
             self.text(digest)
-        return Audit(len(receipts), content.head, len(texts), tuple(_notes(content)))
+        return Audit(
+            len(receipts), content.head, len(texts), (*_notes(content), *_date_notes(receipts))
+        )
 
     def keep_text(self, text: str) -> str:
         """Store a licence text under its normalised SHA-256, and return that."""
@@ -109,12 +130,14 @@ class Ledger:
         path = self.text_path(digest)
         hint = "accept the licence again with the same text, which puts it back"
         try:
-            with path.open("rb") as file:
-                text = file.read(2 * MAX_BYTES).decode()
-        except (FileNotFoundError, UnicodeDecodeError) as error:
+            text = read_text(path, TEXT)
+        except NotFoundError as error:
             raise IntegrityError(
-                f"the accepted text {path} cannot be read: {error}", hint=hint
+                f"the accepted text {path} cannot be read: it is missing", hint=hint
             ) from error
+        except DamagedFileError as error:
+            error.hint = hint
+            raise
         if normalised_sha256(text) != digest:
             raise IntegrityError(f"the accepted text {path} was altered", hint=hint)
         return text
@@ -167,6 +190,8 @@ def _receipt(entry: Mapping[str, Any], where: str) -> Receipt:
     """The receipt in a ledger entry; keys of a later version are passed over."""
     wrong = [key for key, types in _TYPES.items() if not isinstance(entry.get(key), types)]
     wrong += [key for key in ("license_sha256", "policy_sha256") if not _is_digest(entry.get(key))]
+    wrong += [] if _is_time(entry.get("at")) else ["at"]
+    wrong += [] if _is_flat(entry.get("source")) else ["source"]
     try:
         licensee = _licensee(entry["licensee"])
     except (KeyError, TypeError, AttributeError):
@@ -175,6 +200,11 @@ def _receipt(entry: Mapping[str, Any], where: str) -> Receipt:
         raise IntegrityError(f"{where} is not a receipt: see {', '.join(wrong)}")
     known: dict[str, Any] = {key: entry.get(key) for key in _TYPES}
     return Receipt(licensee=licensee, **known)
+
+
+def _is_flat(value: object) -> bool:
+    """Whether ``value`` maps texts to texts."""
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _is_digest(value: object) -> bool:
@@ -187,6 +217,39 @@ def _licensee(value: Any) -> Licensee | None:
     if not all(isinstance(part, str) for part in value.values()):
         raise TypeError(value)
     return Licensee(**value)
+
+
+CLOCK_SKEW = timedelta(hours=1)  # between the clocks of machines that write one ledger
+
+
+def _date_notes(receipts: Sequence[Receipt]) -> Iterator[str]:
+    """Receipts whose time cannot be right: the chain holds, but it may have been made up."""
+    released = {one.id: one.version_date for one in terms.all_licenses()}
+    now, latest = datetime.now(UTC), _time("1970-01-01")
+    for number, receipt in enumerate(receipts, 1):
+        at, start = _time(receipt.at), released.get(receipt.license)
+        where = f"line {number} ({receipt.id}, {receipt.license}) is dated {receipt.at}"
+        if start and at < _time(start):
+            yield f"{where}, before the licence was released ({start})"
+        if at > now + CLOCK_SKEW:
+            yield f"{where}, in the future"
+        elif at < latest - CLOCK_SKEW:
+            yield f"{where}, before a line above it"
+        latest = max(latest, at)
+
+
+def _time(text: str) -> datetime:
+    """A date or time in ISO 8601, UTC where it says no zone; ``ValueError`` otherwise."""
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _is_time(value: object) -> bool:
+    try:
+        _time(str(value)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _notes(content: Content) -> list[str]:

@@ -12,7 +12,6 @@ import datetime
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,8 +19,10 @@ from typing import Any
 
 from llama_hub.errors import NotFoundError, UsageError
 from llama_hub.home import home
+from llama_hub.strict import read_toml, text_kind
 
 BUILT_IN = Path(__file__).parent
+KIND = text_kind("the licence file", hint="correct or remove the file")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXTS = ("name", "spdx", "licensor", "notice", "url", "policy_url")
@@ -91,12 +92,11 @@ def user_folder() -> Path:
 
 
 def _read(path: Path) -> License:
+    document = read_toml(path, KIND)
     try:
-        return _license(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the licence file {path} cannot be used: {error}", hint="fix or remove the file"
-        ) from error
+        return _license(document)
+    except ValueError as error:
+        raise KIND.invalid(path, str(error)) from error
 
 
 def _license(document: Mapping[str, Any]) -> License:
@@ -119,8 +119,9 @@ def _check_keys(document: Mapping[str, Any]) -> None:
         if key not in document:
             raise ValueError(f"the key {key!r} is missing")
     if unknown := sorted(set(document) - _KEYS):
-        near = difflib.get_close_matches(unknown[0], _KEYS, n=1)
-        raise ValueError(f"unknown key {unknown[0]!r}" + (f"; {near[0]!r}?" if near else ""))
+        near = difflib.get_close_matches(unknown[0][:64], _KEYS, n=1)
+        guess = f"; {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown key {unknown[0][:64]!r}{guess}")
     if not isinstance(document["id"], str) or not _ID.fullmatch(document["id"]):
         raise ValueError("the id must be lower case letters, digits, '.', '_' and '-'")
     if not isinstance(document["gated"], bool):
@@ -144,11 +145,12 @@ def _lines(value: Any) -> tuple[str, ...]:
 
 
 def _date(value: Any) -> str:
-    if isinstance(value, str) and value:
-        value = datetime.date.fromisoformat(value)
-    if value and type(value) is not datetime.date:
-        raise ValueError("version_date must be a date such as 2023-07-18")
-    return value.isoformat() if value else ""
+    if value == "":
+        return ""
+    try:
+        return datetime.date.fromisoformat(value).isoformat()
+    except (ValueError, TypeError) as error:
+        raise ValueError("version_date must be a date such as 2023-07-18") from error
 
 
 def _hashes(document: Mapping[str, Any], key: str) -> Mapping[str, str]:

@@ -10,9 +10,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from llama_hub.errors import IntegrityError, NotFoundError, UsageError
+from llama_hub.errors import IntegrityError
+from llama_hub.strict import read_bytes, text_kind
 
 MAX_BYTES = 1 << 20  # a licence is some kilobytes; more is some other file
+KIND = text_kind(
+    "the licence text",
+    max_bytes=MAX_BYTES,
+    named=False,
+    hint="give the path of the licence text that you received, a file of plain text",
+)
 _WEB_PAGE = ("<!doctype html", "<html")
 
 
@@ -41,12 +48,4 @@ def decode(data: bytes, where: str) -> str:
 
 def read(path: Path) -> str:
     """The licence text in the file ``path``."""
-    try:
-        with path.open("rb") as file:
-            return decode(file.read(MAX_BYTES + 1), str(path))
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"there is no file {path}", hint="give the path of the licence text that you received"
-        ) from error
-    except IsADirectoryError as error:
-        raise UsageError(f"{path} is a folder; the licence text is a file in it") from error
+    return decode(read_bytes(path, KIND), str(path))

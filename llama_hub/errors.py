@@ -57,6 +57,10 @@ class MissingExtraError(UsageError):
         self.extra = extra
 
 
+class InUseError(UsageError):
+    """What would be removed is deployed; the message names the deployments."""
+
+
 class LicenseError(LlamaHubError):
     """No valid acceptance of the model's licence is on record."""
 

@@ -7,11 +7,14 @@ the kernel releases when a process dies, so a crash leaves none behind.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -146,6 +149,38 @@ def _not_own(path: Path, what: str) -> IntegrityError:
     )
 
 
+def exchange(first: Path, second: Path) -> None:
+    """Swap two names in one step, whatever they name; ``OSError`` where the system cannot.
+
+    renameat2(2) with RENAME_EXCHANGE on Linux, renamex_np(2) with RENAME_SWAP on macOS. A kernel,
+    C library or file system without it (NFS, some network disks) says ENOSYS or EINVAL.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    try:
+        if sys.platform == "darwin":
+            failed = library.renamex_np(*names, _SWAP)
+        else:
+            failed = library.renameat2(_HERE, names[0], _HERE, names[1], _SWAP)
+    except AttributeError as error:  # the C library does not have it
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+    if failed:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(first), None, str(second))
+
+
+_SWAP = 2  # RENAME_EXCHANGE of linux/fs.h, RENAME_SWAP of macOS's sys/stdio.h
+_HERE = -100  # AT_FDCWD: paths are relative to the present folder
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder; a link's target is not touched."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_at(descriptor: int, data: ReadableBuffer, offset: int) -> None:
     """Write all of ``data`` at ``offset`` of an open file."""
     view = memoryview(data).cast("B")
@@ -156,12 +191,104 @@ def write_at(descriptor: int, data: ReadableBuffer, offset: int) -> None:
 
 @contextmanager
 def locked(path: Path, *, blocking: bool = True, mode: int = 0o666) -> Iterator[None]:
-    """Hold the exclusive lock file ``path``; ``BlockingIOError`` if taken and not ``blocking``."""
+    """Hold the exclusive lock file ``path``; ``BlockingIOError`` if taken and not ``blocking``.
+
+    ``IntegrityError`` if somebody put a link there: what it leads to is not ours to make.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = open_own(path, os.O_RDWR | os.O_CREAT, mode, shared=True)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def private_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
+    """``locked`` for the owner only; what cannot be a lock file is set aside."""
+    try:
+        lock = locked(path, blocking=blocking, mode=PRIVATE)
+        lock.__enter__()
+    except IntegrityError:
+        set_aside(path)
+        lock = locked(path, blocking=blocking, mode=PRIVATE)
+        lock.__enter__()
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock file ``path``; nothing is created."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give what stands at ``path`` the name ``….damaged``; ``None`` if nothing does.
+
+    What was set aside earlier makes room, so damage does not pile up.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    if not os.path.lexists(path):
+        return None
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    return aside
+
+
+def keep_regular(path: Path) -> None:
+    """Set ``path`` aside if it is there and not a file of bytes, so that it can be written."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            set_aside(path)
+
+
+def keep_folder(path: Path) -> None:
+    """Set ``path`` aside if it is there and not a folder, so that one can be made."""
+    if os.path.lexists(path) and not path.is_dir():
+        set_aside(path)
+
+
+def write_state(path: Path, data: bytes) -> None:
+    """``write_atomic`` for the owner only, for small files that must be written whatever happens.
+
+    A folder or a link in its place is set aside. Where the disk is full, the file that is there is
+    overwritten in place, which takes no new space as long as ``data`` is no longer; a crash may
+    then leave a mixture, so ``data`` has to carry a digest of itself.
+    """
+    keep_regular(path)
+    try:
+        write_atomic(path, data, mode=PRIVATE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _overwrite(path, data, error)
+
+
+def _overwrite(path: Path, data: bytes, full: OSError) -> None:
+    try:
+        descriptor = open_own(path, os.O_WRONLY)
+    except (FileNotFoundError, IntegrityError):
+        raise full from None
+    try:
+        if os.fstat(descriptor).st_size < len(data):
+            raise full
+        write_at(descriptor, data, 0)
+        os.ftruncate(descriptor, len(data))
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -22,15 +22,15 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from llama_hub.errors import (
     DamagedFileError,
     FileFormatError,
     InvalidFileError,
     NotFoundError,
-    UsageError,
 )
 
 _Place = tuple[Any, Any]  # (place of the parent or None, key or index)
@@ -55,6 +55,7 @@ class FileKind:
     max_depth: int = 32
     max_values: int = 100_000
     hint: str = ""
+    named: bool = False  # by the user, so that its absence is wrong usage and not "not found"
 
     def invalid(self, where: object, problem: str, key: str = "") -> FileFormatError:
         """The error for the file ``where``, at the dotted path ``key`` in it."""
@@ -66,22 +67,22 @@ class FileKind:
 
 def text_kind(name: str, **settings: Any) -> FileKind:
     """A kind of file that a person writes: mistakes in it are usage errors."""
-    return FileKind(name, InvalidFileError, **settings)
+    return FileKind(name, InvalidFileError, **{"named": True, **settings})
 
 
 def read_bytes(path: Path, kind: FileKind) -> bytes:
     """The content of a regular file.
 
-    ``NotFoundError`` if it is missing, but ``InvalidFileError`` for what a person named.
+    ``NotFoundError`` if it is missing, unless the user named it.
     """
     try:
-        descriptor = _open_regular(path, kind)
+        descriptor = open_regular(path, kind)
         try:
             return _read_bounded(descriptor, path, kind)
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as error:
-        if issubclass(kind.error, UsageError):
+        if kind.named:
             raise kind.invalid(path, "cannot be read: it does not exist") from error
         raise NotFoundError(f"{kind.name} {path} does not exist", hint=kind.hint) from error
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
@@ -89,7 +90,8 @@ def read_bytes(path: Path, kind: FileKind) -> bytes:
         raise kind.invalid(path, f"cannot be read: {reason}") from error
 
 
-def _open_regular(path: Path, kind: FileKind) -> int:
+def open_regular(path: Path, kind: FileKind) -> int:
+    """A descriptor for reading, with ``OSError`` as it comes; the caller bounds what is read."""
     _require_regular(path.stat().st_mode, path, kind)  # opening a device may already act
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -162,11 +164,20 @@ def read_toml(path: Path, kind: FileKind) -> dict[str, Any]:
         line = text.count("\n", 0, match.start()) + 1
         raise kind.invalid(path, f"line {line}: a dotted key of more than {_MAX_DOTS} parts")
     try:
-        document = tomllib.loads(text)
+        document = _dates_as_text(tomllib.loads(text))
     except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise kind.invalid(path, f"is not valid TOML: {_reason(error)}") from error
     checked(document, path, kind)
-    return document
+    return cast(dict[str, Any], document)
+
+
+def _dates_as_text(value: Any) -> Any:
+    """TOML's own dates and times in ISO 8601, which JSON and the types of documents know."""
+    if isinstance(value, dict):
+        return {key: _dates_as_text(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_dates_as_text(inner) for inner in value]
+    return value.isoformat() if isinstance(value, date | time) else value
 
 
 def read_yaml(path: Path, kind: FileKind) -> Any:

@@ -39,7 +39,6 @@ def test_each_folder_is_mapped_linked_checked_and_banned(folder: str) -> None:
     assert link.resolve() == ROOT / folder
     if link.is_symlink():  # where git has no links it is a text file
         assert str(link.readlink()) == f"../{folder}"
-    assert f"llama_hub/{folder}" in tools["pyright"]["include"]
     assert f"llama_hub/{folder}" in tools["ruff"]["extend-exclude"]
     assert folder in tools["coverage"]["run"]["source"]
     assert folder in tools["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]

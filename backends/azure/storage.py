@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.backends.azure.client import translated, transport
-from llama_hub.errors import IntegrityError, LlamaHubError, MissingExtraError, UsageError
+from llama_hub.deploy.upload import Tell, damaged, part_size, send_model, send_parts
+from llama_hub.errors import LlamaHubError, MissingExtraError, UsageError
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest
 from llama_hub.progress import NO_PROGRESS, Progress
 
@@ -155,87 +154,52 @@ class Container:
                 hint="llama-hub convert … --max-shard-size 10GB",
             )
         there = {blob.path: blob for blob in self.listed(prefix)}
-        wanted = [entry for entry in manifest.files if not _is_there(entry, there)]
-        skipped = manifest.bytes - sum(entry.size for entry in wanted)
-        task = f"upload {manifest.model}"
-        progress.start(task, manifest.bytes, done=skipped)
-        sent = sum(
-            self._file(folder / entry.path, entry, prefix, _teller(progress, task))
-            for entry in wanted
-        )
-        self.put({MANIFEST_NAME: (folder / MANIFEST_NAME).read_bytes()}, prefix)
-        progress.finish(task, "in storage, checked")
-        return {"bytes": manifest.bytes, "bytes_sent": sent, "bytes_there": manifest.bytes - sent}
 
-    def _file(self, path: Path, entry: FileEntry, prefix: str, tell: Callable[[int], None]) -> int:
+        def send(missing: Sequence[FileEntry], tell: Tell) -> int:
+            sent = sum(self._file(folder / one.path, one, prefix, tell) for one in missing)
+            self.put({MANIFEST_NAME: manifest.to_text().encode()}, prefix)
+            return sent
+
+        return send_model(
+            manifest, progress, partial(_is_there, there=there), send, "in storage, checked"
+        )
+
+    def _file(self, path: Path, entry: FileEntry, prefix: str, tell: Tell) -> int:
         """Send one file; returns how many bytes had to go."""
         if entry.size <= self._block:
             content = path.read_bytes()
-            _check(entry, hashlib.sha256(content).hexdigest(), len(content))
+            _check(entry, hashlib.sha256(content).hexdigest())
             self._put(prefix + entry.path, content, entry.sha256)
             tell(len(content))
             return len(content)
         with _explained(f"upload {entry.path}"):
             return self._blocks(path, entry, prefix + entry.path, tell)
 
-    def _blocks(self, path: Path, entry: FileEntry, name: str, tell: Callable[[int], None]) -> int:
+    def _blocks(self, path: Path, entry: FileEntry, name: str, tell: Tell) -> int:
         from azure.storage.blob import BlobBlock, ContentSettings
 
         client = self._blob(name)
         staged = _staged(client)
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         ids: list[str] = []
-        sent = 0
-        size = max(self._block, -(-entry.size // MOST_BLOCKS))
-        with _Sending(WORKERS) as sending:
-            for number, block in enumerate(_pieces(path, size)):
-                sha256.update(block)
-                md5.update(block)
-                ids.append(_id(number, block))
-                if staged.get(ids[-1]) == len(block):
-                    tell(len(block))
-                    continue
-                sending.add(partial(_stage, client, ids[-1], block, tell))
-                sent += len(block)
-        _check(entry, sha256.hexdigest(), path.stat().st_size)
+
+        def is_held(number: int, block: bytes) -> bool:
+            ids.append(_id(number, block))
+            return staged.get(ids[-1]) == len(block)
+
+        def stage(number: int, block: bytes) -> None:
+            client.stage_block(ids[number], block, length=len(block), validate_content=True)
+            tell(len(block))
+
+        size = part_size(entry.size, self._block, MOST_BLOCKS)
+        sent = send_parts(path, size, is_held, stage, tell, hashes=(sha256, md5), workers=WORKERS)
+        _check(entry, sha256.hexdigest())
         client.commit_block_list(
             [BlobBlock(id_) for id_ in ids],
             content_settings=ContentSettings(content_md5=bytearray(md5.digest())),
             metadata={SHA256: entry.sha256},
         )
         return sent
-
-
-class _Sending:
-    """A few calls at a time; waits where all workers are busy, so that memory stays bounded."""
-
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="upload")
-        self._most = workers
-        self._running: set[Future[None]] = set()
-
-    def __enter__(self) -> _Sending:
-        return self
-
-    def add(self, call: Callable[[], None]) -> None:
-        """Start ``call`` when a worker is free; raises what an earlier one has raised."""
-        while len(self._running) >= self._most:
-            done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
-            for finished in done:
-                finished.result()
-        self._running.add(self._pool.submit(call))
-
-    def __exit__(self, *problem: object) -> None:
-        failed = problem[0] is not None
-        self._pool.shutdown(wait=True, cancel_futures=failed)
-        if not failed:
-            for finished in self._running:
-                finished.result()
-
-
-def _stage(client: Any, id_: str, data: bytes, tell: Callable[[int], None]) -> None:
-    client.stage_block(id_, data, length=len(data), validate_content=True)
-    tell(len(data))
 
 
 def _staged(client: Any) -> dict[str, int]:
@@ -254,24 +218,14 @@ def _id(number: int, block: bytes) -> str:
     return f"{number:08d}-{hashlib.sha256(block).hexdigest()[:32]}"
 
 
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(size):
-            yield block
+def _check(entry: FileEntry, sha256: str) -> None:
+    if sha256 != entry.sha256:
+        raise damaged(entry, f"its sha256 is {sha256[:12]}…")
 
 
 def _is_there(entry: FileEntry, there: Mapping[str, BlobInfo]) -> bool:
     found = there.get(entry.path)
     return found is not None and (found.size, found.sha256) == (entry.size, entry.sha256)
-
-
-def _check(entry: FileEntry, sha256: str, size: int) -> None:
-    if (sha256, size) != (entry.sha256, entry.size):
-        raise IntegrityError(
-            f"{entry.path} is not what the manifest says ({size} bytes, sha256 {sha256[:12]}…); "
-            "nothing of it was put in place",
-            hint="llama-hub verify --repair",
-        )
 
 
 def _stored(blob: Any, prefix: str) -> BlobInfo:
@@ -282,16 +236,6 @@ def _stored(blob: Any, prefix: str) -> BlobInfo:
         md5=base64.b64encode(bytes(md5)).decode() if md5 else None,
         sha256=(blob.metadata or {}).get(SHA256),
     )
-
-
-def _teller(progress: Progress, task: str) -> Callable[[int], None]:
-    lock = threading.Lock()
-
-    def tell(amount: int) -> None:
-        with lock:
-            progress.advance(task, amount)
-
-    return tell
 
 
 class _explained:

@@ -81,7 +81,7 @@ class HuggingFaceBackend:
     @cached_property
     def inventory(self) -> Inventory:
         """What the namespace holds."""
-        return Inventory(Client(self._token, self._plane), self._namespace)
+        return Inventory(Client(self._token, self._plane, self._sleep), self._namespace)
 
     def configured(self) -> bool:
         """Whether a token can be found here."""

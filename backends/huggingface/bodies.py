@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llama_hub.backends.huggingface.machines import split
 from llama_hub.backends.huggingface.options import Options
+from llama_hub.deploy import reconcile
 from llama_hub.deploy.backend import TAG_SPEC, Resource, Target
 from llama_hub.deploy.environment import service_environment, tensor_parallel
 
@@ -28,6 +30,8 @@ MARKER = "llama-hub-deployment.json"
 PREFIX = "llama-hub"
 DIGEST = 10  # hexadecimal digits of the manifest's digest in a repository's name
 MOUNT = "/repository"
+BRANCH = "main"  # of a repository that only we write
+COMMIT = re.compile("[0-9a-f]{40}")
 HEALTH = "/health"
 VLLM_PORT = 8000
 VLLM_IMAGE = "vllm/vllm-openai:v0.23.0"  # the one that huggingface-hub 2.4 names
@@ -165,29 +169,24 @@ def with_secrets(
 
 
 def differences(body: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
-    """The parts of ``body`` that the endpoint does not have as wanted, as ``model.env``."""
-    parts = []
-    for key in ("type", "provider"):
-        if body[key] != shown.get(key):
-            parts.append(key)
-    parts += [f"compute.{key}" for key in _unlike(body["compute"], shown.get("compute", {}))]
-    parts += [f"model.{key}" for key in _unlike(body["model"], shown.get("model", {}))]
+    """The parts of ``body`` that the endpoint does not have as wanted, as ``model.env``.
+
+    Values of secrets are never shown; a plan holds them as empty, which is no difference.
+    """
+    parts = reconcile.differences({key: body[key] for key in ("type", "provider")}, shown)
+    for key in ("compute", "model"):
+        inner = reconcile.differences(body[key], shown.get(key), _same)
+        parts += [f"{key}.{part}" for part in inner]
     if sorted(body["tags"]) != sorted(shown.get("tags") or []):
         parts.append("tags")
     return parts
 
 
-def _unlike(wanted: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
-    return [key for key in wanted if not _alike(wanted[key], shown.get(key))]
-
-
-def _alike(wanted: Any, shown: Any) -> bool:
-    """Equal in all that we set; what the platform adds, and secret values, do not count."""
-    if isinstance(wanted, Mapping) and isinstance(shown, Mapping):
-        return all(
-            key == "password" or _alike(value, shown.get(key)) for key, value in wanted.items()
-        )
-    return bool(wanted == shown)
+def _same(wanted: Any, shown: Any) -> bool:
+    """Equal values; a branch may be shown as the commit that it is at, a secret as anything."""
+    if wanted == "" or wanted == shown:
+        return True
+    return wanted == BRANCH and bool(COMMIT.fullmatch(str(shown)))
 
 
 def must_replace(parts: Sequence[str], body: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:

@@ -9,11 +9,14 @@ from here. ``LLAMA_HUB_HF_ENDPOINTS_URL`` replaces the control plane's address
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama_hub.backends.huggingface.errors import explain
+from llama_hub.backends.huggingface.errors import LOGIN, explain
+from llama_hub.deploy.cloud_error import ErrorResponse
+from llama_hub.deploy.waiting import persist
 from llama_hub.errors import AccessError, MissingExtraError, PlatformUnreachableError
 
 if TYPE_CHECKING:
@@ -21,11 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+RETRIES = 3  # of a call that Hugging Face was too busy for
 CONNECT = 10.0  # seconds
 ANSWER = 120.0  # seconds without a byte
 PAGE = 100  # endpoints asked for at a time
 PLANE = "https://api.endpoints.huggingface.cloud/v2"
-LOGIN = "hf auth login   (or set HF_TOKEN)"
 
 
 def library() -> Any:
@@ -58,8 +61,14 @@ def _timeout(client: Any) -> Any:
 class Client:
     """Hub and control plane for one token."""
 
-    def __init__(self, token: str | None = None, plane: str | None = None) -> None:
+    def __init__(
+        self,
+        token: str | None = None,
+        plane: str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._given = token
+        self._sleep = sleep
         self.plane = (plane or os.environ.get("LLAMA_HUB_HF_ENDPOINTS_URL") or PLANE).rstrip("/")
 
     @cached_property
@@ -77,8 +86,11 @@ class Client:
         return api
 
     def hub(self, what: str, call: Callable[[HfApi], T]) -> T:
-        """``call`` on the Hub, its errors in our words; ``what`` is for the message."""
-        return self._guarded(what, lambda: call(self.api))
+        """``call`` on the Hub, again while it is busy, its errors in our words.
+
+        Every call must be harmless when it is done twice; ``what`` is for the message.
+        """
+        return self._persisting(lambda: self._guarded(what, lambda: call(self.api)))
 
     def whoami(self) -> Mapping[str, Any]:
         """The token's user, organisations and scopes."""
@@ -166,14 +178,19 @@ class Client:
             library().utils.hf_raise_for_status(answer)
             return answer
 
-        return self._guarded(f"{method} {path}", call)
+        # A POST that took effect and whose answer was lost is looked for before it is sent again.
+        if method == "POST":
+            return self._guarded(f"{method} {path}", call)
+        return self._persisting(lambda: self._guarded(f"{method} {path}", call))
+
+    def _persisting(self, call: Callable[[], T]) -> T:
+        return persist(call, retries=RETRIES, sleep=self._sleep)
 
     def _guarded(self, what: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except library().errors.HfHubHTTPError as error:
-            answer = error.response
-            raise explain(what, answer.status_code, str(error), dict(answer.headers)) from error
+            raise explain(_response(error), what) from error
         except Exception as error:
             if type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "httpcore2"}:
                 raise PlatformUnreachableError(
@@ -181,3 +198,10 @@ class Client:
                     hint="check the connection, the proxy variables and HF_HUB_OFFLINE",
                 ) from error
             raise
+
+
+def _response(error: Any) -> ErrorResponse:
+    """One of the library's errors as plain data, its text in one line."""
+    answer = error.response
+    words = " ".join(str(error).split())[:400]
+    return ErrorResponse(answer.status_code, "", words, dict(answer.headers))

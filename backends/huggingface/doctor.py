@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llama_hub.backends.huggingface import machines
-from llama_hub.backends.huggingface.client import LOGIN, Client
+from llama_hub.backends.huggingface.client import Client
+from llama_hub.backends.huggingface.errors import LOGIN
 from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.deploy.backend import Check
 from llama_hub.errors import LlamaHubError

@@ -23,7 +23,7 @@ def steps(
         weights = bodies.Weights(options.gated_repository, _revision(target, options))
         return [_endpoint(target, observed, options, weights, ())]
     upload = _repository(target, observed, options, namespace, extra)
-    weights = bodies.Weights(upload.name, "main")
+    weights = bodies.Weights(upload.name, bodies.BRANCH)
     endpoint = _endpoint(target, observed, options, weights, (upload.id,))
     return [upload, endpoint, *_unused(target, observed, upload.name, endpoint.id)]
 

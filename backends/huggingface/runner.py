@@ -13,7 +13,7 @@ from llama_hub.backends.huggingface.options import Options, read
 from llama_hub.backends.huggingface.storage import Upload, check_weights, read_marker, tree
 from llama_hub.deploy.backend import Context, Step, Target
 from llama_hub.deploy.client import get
-from llama_hub.deploy.waiting import wait_for
+from llama_hub.deploy.waiting import until_gone, wait_for
 from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError, UsageError
 
 POLL = 5.0  # seconds between two looks at an endpoint
@@ -176,14 +176,10 @@ class StepRunner:
         except NotFoundError:
             return {"endpoint": name}
 
-        def gone() -> bool | None:
-            return True if self._inventory.endpoint(name) is None else None
-
-        wait_for(
-            gone,
-            f"the end of endpoint {name}",
+        until_gone(
+            lambda: self._inventory.endpoint(name),
+            f"endpoint {name}",
             timeout=self._context.timeout,
-            every=POLL,
             sleep=self._sleep,
         )
         return {"endpoint": name}

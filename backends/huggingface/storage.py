@@ -90,7 +90,7 @@ class Upload:
             if not _holds(stored.get(entry.path), entry, self._folder):
                 self._send({entry.path: self._folder / entry.path}, f"Add {entry.path}")
             self._progress.advance(task, entry.size)
-        self._send_small({MANIFEST_NAME: (self._folder / MANIFEST_NAME).read_bytes(), **extra})
+        self._send_small({MANIFEST_NAME: self._manifest.to_text().encode(), **extra})
         check(tree(self._client, self._repository), self._manifest, self._folder)
         commit = self._mark(marker)
         self._progress.finish(task, "verified by the Hub's digests")

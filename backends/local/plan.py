@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from llama_hub.backends.local import held
 from llama_hub.backends.local.options import LocalOptions
+from llama_hub.backends.local.view import DAMAGED
 from llama_hub.deploy.backend import Observed, Resource, Step, Target
 from llama_hub.deploy.environment import dtype, tensor_parallel
 from llama_hub.errors import NotFoundError, UsageError
@@ -13,19 +16,25 @@ from llama_hub.errors import NotFoundError, UsageError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def plan(target: Target, observed: Observed, command: Sequence[str]) -> Sequence[Step]:
-    """Address, revision, traffic, and what is no longer needed."""
+def plan(
+    target: Target, observed: Observed, command: Sequence[str], service_folder: Path
+) -> Sequence[Step]:
+    """Address, revision, traffic, and what is no longer needed.
+
+    ``service_folder``: of this deployment; what it serves is held there.
+    """
     options = LocalOptions(**target.spec.options)
     _refuse(target)
     name, generation = target.spec.name, target.generation
     service = observed.find("service", name)
+    model = held.place(service_folder, target.artifact.manifest.digest)
     active = str(service.body.get("active", "")) if service else ""
     previous = active
     if service and active == generation:
         previous = str(service.body.get("previous", ""))
     steps = [
         _service(target, options, service),
-        _revision(target, options, observed, command),
+        _revision(target, observed, _body(target, options, command, model)),
         _traffic(target, active, previous),
     ]
     return [*steps, *_retire(name, observed, generation, previous)]
@@ -68,6 +77,8 @@ def _service(target: Target, options: LocalOptions, there: Resource | None) -> S
     name = target.spec.name
     if there is None or there.state == "deleting":
         return Step("create", "service", name, "there is none", body)
+    if there.state == DAMAGED:
+        return Step("create", "service", name, "what was wanted cannot be read any more", body)
     differs = [key for key in ("host", "port", "api_key") if there.body.get(key) != body[key]]
     switches = there.body.get("active") != target.generation
     if dict(there.tags) != target.tags and not switches:  # a switch of traffic brings the tags
@@ -85,11 +96,8 @@ def _needs_key(target: Target, options: LocalOptions) -> bool:
     return options.host not in LOOPBACK and target.spec.access != "public"
 
 
-def _revision(
-    target: Target, options: LocalOptions, observed: Observed, command: Sequence[str]
-) -> Step:
+def _revision(target: Target, observed: Observed, body: dict[str, Any]) -> Step:
     name = f"{target.spec.name}-{target.generation}"
-    body = _body(target, options, command)
     there = observed.find("revision", name)
     after = (f"service/{target.spec.name}",)
 
@@ -108,13 +116,15 @@ def _revision(
     return step("noop", "as wanted") if there.state == "ready" else step("update", "not ready yet")
 
 
-def _body(target: Target, options: LocalOptions, command: Sequence[str]) -> dict[str, Any]:
+def _body(
+    target: Target, options: LocalOptions, command: Sequence[str], model: Path
+) -> dict[str, Any]:
     spec = target.spec
     return {
-        "argv": _argv(target, options, command),
+        "argv": _argv(target, options, [*command, str(model)]),
         "environment": dict(spec.environment),
         "devices": _devices(target, options),
-        "folder": str(target.artifact.folder),
+        "folder": str(model),
         "instance": target.offer.instance,
         "replicas": spec.replicas_min,
         "drain": options.drain_seconds,
@@ -126,7 +136,7 @@ def _body(target: Target, options: LocalOptions, command: Sequence[str]) -> dict
 def _argv(target: Target, options: LocalOptions, command: Sequence[str]) -> list[str]:
     spec = target.spec
     return [
-        *command, str(target.artifact.folder), "--json",
+        *command, "--json",
         "--host", "127.0.0.1", "--port", "0",
         "--engine", options.engine, "--dtype", _dtype(target, options),
         "--device", "cuda" if target.offer.accelerators else "cpu",

@@ -17,11 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from llama_hub.backends.local.state import identity
+from llama_hub.backends.local.processes import identity
 from llama_hub.backends.local.upstream import Upstream
 from llama_hub.child_environment import child_environment
 
@@ -37,6 +38,16 @@ PR_SET_PDEATHSIG = 1
 LINE_LIMIT = 1 << 20  # bytes
 
 
+@dataclass(frozen=True)
+class ReplicaBody:
+    """All on which a replica depends: another body needs another process."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]  # beyond what every child inherits
+    attempt: int
+    drain: float  # seconds that requests under way get
+
+
 class Replica:
     """A child process and the watch over it.
 
@@ -48,7 +59,7 @@ class Replica:
     def __init__(
         self,
         name: str,
-        body: Mapping[str, Any],
+        body: ReplicaBody,
         *,
         secret: str | None,
         proved: bool,
@@ -76,7 +87,7 @@ class Replica:
         self._watch = asyncio.create_task(self._live())
 
     def state(self) -> dict[str, Any]:
-        """For ``state.json``."""
+        """What ``ReplicaState`` tells of it."""
         running = self._process is not None and self._process.returncode is None
         return {
             "pid": self._process.pid if self._process and running else None,
@@ -91,7 +102,7 @@ class Replica:
     async def stop(self) -> None:
         """Take no more requests, let those under way finish, then end the process."""
         self.ready = False
-        end = time.monotonic() + float(self.body["drain"])
+        end = time.monotonic() + self.body.drain
         while self.upstream and self.upstream.in_flight and time.monotonic() < end:
             await asyncio.sleep(0.05)
         if self._watch is not None:
@@ -122,7 +133,7 @@ class Replica:
         try:
             process = await self._spawn()
         except OSError as error:
-            self._error = f"cannot start {self.body['argv'][0]}: {error}"
+            self._error = f"cannot start {self.body.argv[0]}: {error}"
             return
         reading = [
             asyncio.create_task(self._read(process.stdout, self._announced)),
@@ -146,12 +157,12 @@ class Replica:
         self._log(f"[{self.name}] {self._error}")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        environment = child_environment(PYTHONUNBUFFERED="1") | self.body["environment"]
+        environment = child_environment(PYTHONUNBUFFERED="1") | dict(self.body.environment)
         if self._secret:
             environment["LLAMA_HUB_API_KEY"] = self._secret
         self._error = ""
         self._process = await asyncio.create_subprocess_exec(
-            *self.body["argv"],
+            *self.body.argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

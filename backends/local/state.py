@@ -1,33 +1,62 @@
-"""What a local deployment is on the disk: what is wanted, what runs, and who is who.
+"""What a local deployment is on the disk: what is wanted, what runs, and what was said.
 
-=================  ============================================================
-``desired.json``   written by the backend: address, revisions, which one serves
-``state.json``     written by the supervisor: its process, its children, its port
-``key``            the API key, where there is one; readable by its owner only
-``service.log``    what the replicas print, rotated; ``supervisor.log`` likewise
-``lock``           held by the supervisor for as long as it lives
-=================  ============================================================
+=======================  ======================================================
+``desired.json``         written by the backend: address, revisions, which one serves
+``desired.backup.json``  the same once more, read where the first cannot be
+``state.json``           written by the supervisor: its process, its children, its port
+``key``                  the API key, where there is one
+``service.log``          what the replicas print, rotated; ``supervisor.log`` likewise
+``lock``                 held by the supervisor for as long as it lives
+=======================  ======================================================
 
-A process is named by its id *and* the moment it started (and the boot it
-started in), so that a number that was given out again is never mistaken for it.
+Nothing here is fatal. The state is a cache that the supervisor writes again when
+it is not as it wrote it; what is wanted and the key it restores from what it
+knows; whether it lives is told by the lock, which no file's content can fake.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from llama_hub.files import PRIVATE, locked, write_atomic
+from llama_hub.backends.local.documents import (
+    DESIRED,
+    STATE,
+    DesiredState,
+    SupervisorState,
+    seal,
+    unseal,
+)
+from llama_hub.backends.local.processes import alive
+from llama_hub.errors import FileFormatError, NotFoundError
+from llama_hub.files import is_locked, private_lock, write_state
+from llama_hub.strict import FileKind, read_text
 
-LOG_BYTES = 10 << 20  # of one log file
-LOG_FILES = 4  # older ones that are kept
+HEALING = 2.0  # seconds in which a living supervisor restores what was damaged
+POLL = 0.05  # seconds
+
+T = TypeVar("T")
+
+# Of a supervisor that lives, but could not write for longer than ``HEALING``.
+SPEECHLESS = SupervisorState(
+    pid=0,
+    identity=None,
+    address=None,
+    trouble="its supervisor runs, but cannot write down what it does: see supervisor.log",
+    serving="",
+    proved=[],
+    seen="",
+    stopping=0,
+    children=[],
+)
+
+_KEY = FileKind("the API key", max_bytes=4096)
+_KEY_TEXT = re.compile(r"[!-~]{8,1024}")
 
 
 @dataclass(frozen=True)
@@ -51,109 +80,103 @@ class Folder:
         """Held by the supervisor."""
         return self.path / "lock"
 
-    def desired(self) -> dict[str, Any]:
-        """What is wanted; empty if nothing is."""
-        return _read(self.path / "desired.json")
+    @property
+    def is_there(self) -> bool:
+        """Whether anything is left of the deployment, whole or not."""
+        return self.path.exists() or self.path.is_symlink()
 
-    def state(self) -> dict[str, Any]:
-        """What the supervisor last said; it may be dead."""
-        return _read(self.path / "state.json")
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a supervisor lives."""
+        return is_locked(self.lock)
 
-    def write_desired(self, document: Mapping[str, Any]) -> None:
+    def desired(self) -> DesiredState | None:
+        """What is wanted; ``None`` if nothing is, or if nobody can tell any more."""
+        return self._healed(self.read_desired)
+
+    def read_desired(self) -> DesiredState | None:
+        """What is wanted as far as the files tell it now."""
+        for path in self._desired_files:
+            if desired := unseal(path, DesiredState, DESIRED):
+                return desired
+        return None
+
+    @property
+    def has_desired(self) -> bool:
+        """Whether something stands where the desired state should, readable or not."""
+        return any(path.exists() or path.is_symlink() for path in self._desired_files)
+
+    def is_whole(self, desired: DesiredState) -> bool:
+        """Whether each of the files says that ``desired`` is wanted."""
+        return all(unseal(path, DesiredState, DESIRED) == desired for path in self._desired_files)
+
+    def write_desired(self, desired: DesiredState) -> None:
         """Say what is wanted."""
-        write_atomic(self.path / "desired.json", _dump(document), mode=PRIVATE)
-
-    def write_state(self, document: Mapping[str, Any]) -> None:
-        """Say what runs."""
-        write_atomic(self.path / "state.json", _dump(document), mode=PRIVATE)
+        data = seal(desired)
+        for path in self._desired_files:
+            write_state(path, data)
 
     @contextmanager
-    def change(self) -> Iterator[dict[str, Any]]:
-        """Edit what is wanted; other processes wait."""
-        with locked(self.path / "desired.lock", mode=PRIVATE):
-            document = self.desired()
-            yield document
-            self.write_desired(document)
+    def change(self, fresh: DesiredState | None = None) -> Iterator[DesiredState]:
+        """Edit what is wanted, or ``fresh`` where nothing is; other processes wait."""
+        self.desired()  # a supervisor that lives restores it, for which it needs the lock
+        with self.changing():
+            desired = self.read_desired() or fresh
+            if desired is None:
+                raise NotFoundError(
+                    f"what was wanted in {self.path} cannot be read", hint=DESIRED.hint
+                )
+            yield desired
+            self.write_desired(desired)
+
+    @contextmanager
+    def changing(self, *, blocking: bool = True) -> Iterator[None]:
+        """Exclude others from changing what is wanted."""
+        with private_lock(self.path / "desired.lock", blocking=blocking):
+            yield
+
+    @property
+    def _desired_files(self) -> tuple[Path, Path]:
+        return self.path / "desired.json", self.path / "desired.backup.json"
+
+    def state(self) -> SupervisorState | None:
+        """What the living supervisor says; ``None`` if there is none."""
+        if not self.is_supervised:
+            return None
+        return self._healed(self.living_state) or SPEECHLESS
+
+    def last_state(self) -> SupervisorState | None:
+        """What the last supervisor said, living or not."""
+        return unseal(self.path / "state.json", SupervisorState, STATE)
+
+    def living_state(self) -> SupervisorState | None:
+        """What the living supervisor said, as far as the file tells it now."""
+        state = self.last_state()
+        return state if state and alive(state.pid, state.identity) else None
+
+    def write_state(self, state: SupervisorState) -> None:
+        """Say what runs."""
+        write_state(self.path / "state.json", seal(state))
 
     def key(self) -> str | None:
         """The API key, if the deployment has one."""
+        return self._healed(self.read_key)
+
+    def read_key(self) -> str | None:
+        """The API key as the file tells it now."""
         try:
-            return (self.path / "key").read_text(encoding="ascii").strip()
-        except FileNotFoundError:
+            text = read_text(self.path / "key", _KEY).strip()
+        except (FileFormatError, NotFoundError):
             return None
+        return text if _KEY_TEXT.fullmatch(text) else None
 
     def write_key(self, key: str) -> None:
         """Keep the API key."""
-        write_atomic(self.path / "key", key.encode() + b"\n", mode=PRIVATE)
+        write_state(self.path / "key", key.encode() + b"\n")
 
-    def supervisor(self) -> int | None:
-        """The supervisor's process id while it lives."""
-        state = self.state()
-        return alive(state.get("pid"), state.get("identity"))
-
-
-def identity(pid: int) -> str | None:
-    """What tells this process from any other that had or will have its number; ``None`` if dead."""
-    stat = Path(f"/proc/{pid}/stat")
-    if not Path("/proc/self/stat").exists():
-        return _identity_by_ps(pid)
-    try:
-        fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    if fields[0] in "ZX":
-        return None
-    return f"{boot()}:{fields[19]}"
-
-
-def boot() -> str:
-    """What tells this boot of the machine from the others; empty where processes tell it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return ""
-
-
-def _identity_by_ps(pid: int) -> str | None:
-    """Start time to the second, as ``ps`` knows it, where there is no ``/proc``."""
-    done = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
-
-
-def alive(pid: int | None, known: str | None) -> int | None:
-    """``pid`` if it is still the process that ``known`` names."""
-    return pid if pid and known and identity(pid) == known else None
-
-
-def kill_group(pid: int | None, known: str | None, number: signal.Signals) -> bool:
-    """Send a signal to the process and all it started; whether it was still there."""
-    if not alive(pid, known):
-        return False
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid or 0, number)
-    return True
-
-
-def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log and of the older files behind it."""
-    lines: list[str] = []
-    for number in range(LOG_FILES + 1):
-        part = path if number == 0 else path.with_name(f"{path.name}.{number}")
-        if len(lines) >= count or not part.exists():
-            break
-        lines = part.read_text(encoding="utf-8", errors="replace").splitlines() + lines
-    return lines[-count:] if count else []
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return found
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+    def _healed(self, read: Callable[[], T | None]) -> T | None:
+        """What ``read`` finds, after a moment if a supervisor lives to restore it."""
+        end = time.monotonic() + HEALING
+        while (found := read()) is None and self.is_supervised and time.monotonic() < end:
+            time.sleep(POLL)
+        return found

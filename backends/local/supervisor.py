@@ -4,6 +4,10 @@ It belongs to no terminal and survives the command that started it. It reads wha
 is wanted (``desired.json``), starts and stops replicas until that is so, leads the
 reverse proxy to those that serve, restarts with growing pauses what ends or does not
 answer, and writes down what runs (``state.json``). It knows no plan and no model.
+
+No file is needed to go on: what is wanted, the key and the state are in its
+memory, and it writes them again where they are gone or damaged. It ends when it
+is told to, or when its folder is gone.
 """
 
 from __future__ import annotations
@@ -11,38 +15,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
 
-from llama_hub.backends.local.replica import Replica
+from llama_hub.backends.local.books import AFTER_ERROR, Books, SupervisorLock
+from llama_hub.backends.local.documents import DesiredState, ReplicaState, SupervisorState
+from llama_hub.backends.local.logs import rotating
+from llama_hub.backends.local.processes import MARK, identity, kill_replica
+from llama_hub.backends.local.replica import Replica, ReplicaBody
 from llama_hub.backends.local.reverse_proxy import ReverseProxy
-from llama_hub.backends.local.state import (
-    LOG_BYTES,
-    LOG_FILES,
-    Folder,
-    identity,
-    kill_group,
-)
+from llama_hub.backends.local.state import Folder
 from llama_hub.backends.local.upstream import Upstream
-from llama_hub.files import PRIVATE, locked
 
 PERIOD = 0.1  # seconds between two looks at what is wanted
+FILES = 8192  # that the process may have open, where the system allows it
+
+Place = tuple[str, int]  # generation and number of a replica
 
 
 class Supervisor:
     """One deployment's replicas and its address."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, lock: SupervisorLock) -> None:
         self._folder = folder
-        self._desired: dict[str, Any] = {}
-        self._seen = 0  # modification time of what was read, nanoseconds
-        self._replicas: dict[tuple[str, int], Replica] = {}
+        self._lock = lock
+        self._desired = DesiredState("127.0.0.1", 0, api_key=False)
+        self._key: str | None = None
+        self._replicas: dict[Place, Replica] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._proved: set[str] = set()
         self._serving = ""
@@ -50,9 +53,9 @@ class Supervisor:
         self._server: asyncio.Server | None = None
         self._address: tuple[str, int] | None = None
         self._trouble = ""
-        self._written: dict[str, Any] = {}
         self._told_to_stop = asyncio.Event()
-        self._output = _rotating(folder.service_log)
+        self._output = rotating(folder.service_log)
+        self._books = Books(folder)
 
     async def run(self) -> None:
         """Until what is wanted is nothing, or a signal says stop."""
@@ -61,41 +64,53 @@ class Supervisor:
             loop.add_signal_handler(number, self._told_to_stop.set)
         self._take_over()
         while not self._told_to_stop.is_set() and self._read():
-            await self._listen()
-            self._converge()
-            self._write()
+            await self._turn()
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):
                     await self._told_to_stop.wait()
         await self._end()
 
+    async def _turn(self) -> None:
+        """One look; an error in it ends nothing."""
+        try:
+            if not self._lock.keep():
+                logging.error("another supervisor has taken this deployment")
+                self._told_to_stop.set()
+                return
+            self._key = self._books.key(self._desired.api_key)
+            self._proxy.require(self._key)
+            await self._listen()
+            self._converge()
+            self._books.write_state(self._state())
+        except Exception:
+            logging.exception("a look at what is wanted failed; the next comes soon")
+            await asyncio.sleep(AFTER_ERROR)
+
     def _take_over(self) -> None:
         """Remember what an earlier supervisor proved and where it listened; end what it left."""
-        state = self._folder.state()
-        self._proved = set(state.get("proved", ()))
-        self._address = tuple(state["address"]) if state.get("address") else None
-        for child in state.get("children", ()):
-            if kill_group(child["pid"], child["identity"], signal.SIGKILL):
-                logging.warning("ended replica %s of an earlier supervisor", child["pid"])
+        state = self._folder.last_state()
+        if state is None:
+            return
+        self._proved = set(state.proved)
+        self._address = state.address
+        for child in state.children:
+            if kill_replica(child.pid, child.identity, self._folder.path):
+                logging.warning("ended replica %s of an earlier supervisor", child.pid)
 
     def _read(self) -> bool:
         """Read what is wanted, if it changed; whether anything is."""
-        path = self._folder.path / "desired.json"
-        try:
-            changed = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return False
-        if changed != self._seen:
-            self._desired, self._seen = self._folder.desired(), changed
-        return not self._desired.get("deleted")
+        desired = self._books.desired()
+        if desired is not None:
+            self._desired = desired
+        return desired is not None and not desired.deleted
 
     async def _listen(self) -> None:
         """Have the address that is wanted; the port of an earlier run is taken again."""
-        host, port = self._desired["host"], self._desired["port"]
+        host, port = self._desired.host, self._desired.port
         before = self._address if self._address and self._address[0] == host else None
         if self._server is not None and before and port in (0, before[1]):
             return
-        wanted = port or (before[1] if before else 0)
+        wanted = port or (before[1] if before else self._desired.taken_port)
         try:
             server = await self._proxy.listen(host, wanted)
         except OSError as error:
@@ -111,40 +126,41 @@ class Supervisor:
         wanted = self._wanted()
         for place in [place for place in self._replicas if place not in wanted]:
             self._retire(self._replicas.pop(place))
-        for place, revision in wanted.items():
+        for place, body in wanted.items():
             there = self._replicas.get(place)
-            if there is not None and there.body != revision:
+            if there is not None and there.body != body:
                 self._retire(self._replicas.pop(place))
                 there = None
             if there is None:
-                self._replicas[place] = self._start(place, revision)
+                self._replicas[place] = self._start(place, body)
         for (generation, _), replica in self._replicas.items():
             if replica.ready:
                 self._proved.add(generation)
-        active = self._desired.get("active", "")
+        active = self._desired.active
         if active != self._serving and (self._ready(active) or not self._ready(self._serving)):
             self._serving = active
 
-    def _wanted(self) -> dict[tuple[str, int], Mapping[str, Any]]:
+    def _wanted(self) -> dict[Place, ReplicaBody]:
         """What is to run, by generation and number, as far as a replica depends on it."""
-        found: dict[tuple[str, int], Mapping[str, Any]] = {}
-        for generation, revision in self._desired["revisions"].items():
-            for number in range(revision["replicas"] if revision["run"] else 0):
-                found[generation, number] = {
-                    "argv": revision["argv"],
-                    "environment": dict(revision["environment"])
-                    | revision["devices"].get(str(number), {}),
-                    "attempt": revision.get("attempt", 0),
-                    "drain": revision["drain"],
-                }
-        return found
+        return {
+            (generation, number): ReplicaBody(
+                argv=tuple(revision.argv),
+                environment=revision.environment
+                | revision.devices.get(str(number), {})
+                | {MARK: str(self._folder.path)},
+                attempt=revision.attempt,
+                drain=revision.drain,
+            )
+            for generation, revision in self._desired.revisions.items()
+            for number in range(revision.replicas if revision.run else 0)
+        }
 
-    def _start(self, place: tuple[str, int], body: Mapping[str, Any]) -> Replica:
+    def _start(self, place: Place, body: ReplicaBody) -> Replica:
         generation, number = place
         replica = Replica(
             f"{generation}.{number}",
             body,
-            secret=self._folder.key(),
+            secret=self._key,
             proved=generation in self._proved,
             output=self._output,
             on_accident=self._suspect,
@@ -172,25 +188,21 @@ class Supervisor:
     def _ready(self, generation: str) -> bool:
         return any(one.ready for (known, _), one in self._replicas.items() if known == generation)
 
-    def _write(self) -> None:
-        """Say what runs, when it changed."""
-        state = {
-            "pid": os.getpid(),
-            "identity": identity(os.getpid()),
-            "address": list(self._address) if self._address and self._server else None,
-            "trouble": self._trouble,
-            "serving": self._serving if self._ready(self._serving) else "",
-            "proved": sorted(self._proved),
-            "seen": self._seen,
-            "stopping": len(self._stopping),
-            "children": [
-                {"generation": generation, "number": number} | replica.state()
+    def _state(self) -> SupervisorState:
+        return SupervisorState(
+            pid=os.getpid(),
+            identity=identity(os.getpid()),
+            address=self._address if self._server else None,
+            trouble=self._trouble,
+            serving=self._serving if self._ready(self._serving) else "",
+            proved=sorted(self._proved),
+            seen=self._desired.digest,
+            stopping=len(self._stopping),
+            children=[
+                ReplicaState(generation=generation, number=number, **replica.state())
                 for (generation, number), replica in self._replicas.items()
             ],
-        }
-        if state != self._written:
-            self._folder.write_state(state)
-            self._written = state
+        )
 
     async def _end(self) -> None:
         """Stop everything, in good order."""
@@ -200,14 +212,6 @@ class Supervisor:
             self._retire(replica)
         await asyncio.gather(*self._stopping, return_exceptions=True)
         await self._proxy.close()
-
-
-def _rotating(path: Path) -> RotatingFileHandler:
-    handler = RotatingFileHandler(
-        path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", delay=True
-    )
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    return handler
 
 
 def _to_background() -> None:
@@ -221,20 +225,29 @@ def _to_background() -> None:
     os.chdir("/")
 
 
+def _allow_files() -> None:
+    """Have room for many connections, each of which is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main(path: str) -> None:
     """Supervise the deployment in folder ``path`` until it is no longer wanted."""
     folder = Folder(Path(path))
-    _to_background()
     os.umask(0o077)  # also for what the replicas write: logs and states are the owner's
-    handler = _rotating(folder.supervisor_log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.Formatter.converter = time.gmtime
-    try:
-        with locked(folder.lock, blocking=False, mode=PRIVATE):
-            asyncio.run(Supervisor(folder).run())
-    except BlockingIOError:
+    lock = SupervisorLock(folder.lock)
+    if not lock.take():
         return  # another one is at work
+    _to_background()  # with the lock: whoever waits for this to return finds it held
+    logging.basicConfig(
+        level=logging.INFO, handlers=[rotating(folder.supervisor_log, "%(asctime)s %(message)s")]
+    )
+    logging.Formatter.converter = time.gmtime
+    _allow_files()
+    try:
+        asyncio.run(Supervisor(folder, lock).run())
     except Exception:
         logging.exception("the supervisor ended by an error of its own")
         raise

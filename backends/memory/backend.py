@@ -37,7 +37,7 @@ from llama_hub.deploy.sizing import Need, cheapest_first
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError
 from llama_hub.home import home
-from llama_hub.hub.manifest import Manifest
+from llama_hub.hub.manifest import Manifest, read
 
 GIB = 1 << 30
 PRICES = "simulated, 2026-11-01"
@@ -195,7 +195,13 @@ class MemoryBackend:
         active = self._active(name)
         if active["state"] != "running":
             raise ProvisioningError(f"{name!r} is {active['state']}, so it does not answer")
-        yield from (self._answer or _core())(Path(active["body"]["folder"]), body, stream)
+        folder = Path(active["body"]["folder"])
+        if read(folder).digest != active["served"]:  # nothing was copied: it lies in the store
+            raise ProvisioningError(
+                f"the model of {name!r} was replaced by another since it was deployed",
+                hint="deploy it again",
+            )
+        yield from (self._answer or _core())(folder, body, stream)
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the simulated storage and the running revision state."""

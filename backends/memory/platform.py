@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from llama_hub.backends.memory.records import read
 from llama_hub.deploy.backend import TAG_MANIFEST, Step
 from llama_hub.deploy.journal import now
 from llama_hub.files import PRIVATE, locked, write_atomic
@@ -42,7 +43,7 @@ class Platform:
             yield self.records
             return
         with locked(self.file.with_suffix(".lock"), mode=PRIVATE):
-            self.records = json.loads(self.file.read_text()) if self.file.exists() else {}
+            self.records = read(self.file)
             before = json.dumps(self.records)
             yield self.records
             after = json.dumps(self.records)

@@ -6,10 +6,12 @@ goes when nothing is left in it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from llama_hub.backends.sagemaker.bodies import ROOT, marker_prefix
-from llama_hub.backends.sagemaker.inventory import Inventory
+from llama_hub.backends.sagemaker.client import Aws
+from llama_hub.backends.sagemaker.storage import Bucket
 from llama_hub.errors import AccessError
 
 RULE = "llama-hub-unfinished-uploads"
@@ -23,83 +25,91 @@ CLOSED = {
 }
 
 
-def ensure(inventory: Inventory) -> None:
-    """Make the bucket if it is missing, and have unfinished uploads removed."""
-    name, aws = inventory.account.bucket, inventory.aws
-    if aws.find("s3", "head_bucket", Bucket=name) is None:
-        where = {"CreateBucketConfiguration": {"LocationConstraint": inventory.account.region}}
-        aws.call("s3", "create_bucket", Bucket=name, **(where if _names_region(inventory) else {}))
-        _claim(inventory)
-    elif inventory.has_default_bucket and not inventory.bucket.keys("") and not _tags(inventory):
-        _claim(inventory)  # a run that was cut off here has made it
-    _ensure_rule(inventory)
+@dataclass(frozen=True)
+class Container:
+    """The bucket as something that is made and removed."""
 
+    bucket: Bucket
+    region: str
+    is_default: bool  # nobody has named another one
 
-def _claim(inventory: Inventory) -> None:
-    """Close the bucket, and say that it is ours."""
-    name, aws = inventory.account.bucket, inventory.aws
-    aws.call("s3", "put_public_access_block", Bucket=name, PublicAccessBlockConfiguration=CLOSED)
-    aws.call("s3", "put_bucket_tagging", Bucket=name, Tagging={"TagSet": [OURS]})
+    @property
+    def _aws(self) -> Aws:
+        return self.bucket.aws
 
+    @property
+    def _name(self) -> str:
+        return self.bucket.name
 
-def _names_region(inventory: Inventory) -> bool:
-    return inventory.account.region != "us-east-1"
+    def ensure(self) -> None:
+        """Make the bucket if it is missing, and have unfinished uploads removed."""
+        if self._aws.find("s3", "head_bucket", Bucket=self._name) is None:
+            where = {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
+            given = where if self.region != "us-east-1" else {}
+            self._aws.call("s3", "create_bucket", Bucket=self._name, **given)
+            self._claim()
+        elif self.is_default and not self.bucket.keys("") and not self._tags():
+            self._claim()  # a run that was cut off here has made it
+        self._ensure_rule()
 
+    def release(self) -> None:
+        """When no deployment is left: our rule goes; the bucket too if it is ours and empty."""
+        if self._aws.find("s3", "head_bucket", Bucket=self._name) is None:
+            return
+        if self.bucket.keys(marker_prefix()):
+            return
+        if self.is_ours() and not self.bucket.keys("") and not self.bucket.uploads(""):
+            self._aws.find("s3", "delete_bucket", Bucket=self._name)
+            return
+        others = [rule for rule in self._rules() if rule.get("ID") != RULE]
+        if others:
+            self._put_rules(others)
+        else:
+            self._aws.find("s3", "delete_bucket_lifecycle", Bucket=self._name)
 
-def _rules(inventory: Inventory) -> list[dict[str, Any]]:
-    found = inventory.aws.find(
-        "s3", "get_bucket_lifecycle_configuration", Bucket=inventory.account.bucket
-    )
-    return list((found or {}).get("Rules", []))
+    def is_ours(self) -> bool:
+        """Whether we made the bucket."""
+        try:
+            return OURS in self._tags()
+        except AccessError:
+            return False
 
+    def _claim(self) -> None:
+        """Close the bucket, and say that it is ours."""
+        self._aws.call(
+            "s3",
+            "put_public_access_block",
+            Bucket=self._name,
+            PublicAccessBlockConfiguration=CLOSED,
+        )
+        self._aws.call("s3", "put_bucket_tagging", Bucket=self._name, Tagging={"TagSet": [OURS]})
 
-def _ensure_rule(inventory: Inventory) -> None:
-    """Other rules of the bucket stay as they are."""
-    rules = _rules(inventory)
-    if any(rule.get("ID") == RULE for rule in rules):
-        return
-    ours = {
-        "ID": RULE,
-        "Status": "Enabled",
-        "Filter": {"Prefix": f"{ROOT}/"},
-        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": DAYS},
-    }
-    _put_rules(inventory, [*rules, ours])
+    def _rules(self) -> list[dict[str, Any]]:
+        found = self._aws.find("s3", "get_bucket_lifecycle_configuration", Bucket=self._name)
+        return list((found or {}).get("Rules", []))
 
+    def _ensure_rule(self) -> None:
+        """Other rules of the bucket stay as they are."""
+        rules = self._rules()
+        if any(rule.get("ID") == RULE for rule in rules):
+            return
+        ours = {
+            "ID": RULE,
+            "Status": "Enabled",
+            "Filter": {"Prefix": f"{ROOT}/"},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": DAYS},
+        }
+        self._put_rules([*rules, ours])
 
-def _put_rules(inventory: Inventory, rules: list[dict[str, Any]]) -> None:
-    inventory.aws.call(
-        "s3",
-        "put_bucket_lifecycle_configuration",
-        Bucket=inventory.account.bucket,
-        LifecycleConfiguration={"Rules": rules},
-        ChecksumAlgorithm="SHA256",
-    )
+    def _put_rules(self, rules: list[dict[str, Any]]) -> None:
+        self._aws.call(
+            "s3",
+            "put_bucket_lifecycle_configuration",
+            Bucket=self._name,
+            LifecycleConfiguration={"Rules": rules},
+            ChecksumAlgorithm="SHA256",
+        )
 
-
-def release(inventory: Inventory) -> None:
-    """When no deployment is left: our rule goes; the bucket too if we made it and it is empty."""
-    name, aws = inventory.account.bucket, inventory.aws
-    if aws.find("s3", "head_bucket", Bucket=name) is None or inventory.bucket.keys(marker_prefix()):
-        return
-    if is_ours(inventory) and not inventory.bucket.keys("") and not inventory.bucket.uploads(""):
-        aws.find("s3", "delete_bucket", Bucket=name)
-        return
-    others = [rule for rule in _rules(inventory) if rule.get("ID") != RULE]
-    if others:
-        _put_rules(inventory, others)
-    else:
-        aws.find("s3", "delete_bucket_lifecycle", Bucket=name)
-
-
-def is_ours(inventory: Inventory) -> bool:
-    """Whether we made the bucket."""
-    try:
-        return OURS in _tags(inventory)
-    except AccessError:
-        return False
-
-
-def _tags(inventory: Inventory) -> list[dict[str, str]]:
-    found = inventory.aws.find("s3", "get_bucket_tagging", Bucket=inventory.account.bucket)
-    return list((found or {}).get("TagSet", []))
+    def _tags(self) -> list[dict[str, str]]:
+        found = self._aws.find("s3", "get_bucket_tagging", Bucket=self._name)
+        return list((found or {}).get("TagSet", []))

@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from llama_hub._version import __version__
-from llama_hub.backends.sagemaker.errors import LOGIN, Refusal, explain
+from llama_hub.backends.sagemaker.errors import LOGIN, explain
+from llama_hub.deploy.cloud_error import ErrorResponse
 from llama_hub.deploy.waiting import persist
 from llama_hub.errors import (
     AccessError,
@@ -188,7 +189,7 @@ def translation(error: Exception, what: str) -> Exception:
     from botocore import exceptions as known
 
     if isinstance(error, known.ClientError):
-        return explain(_refusal(error), what)
+        return explain(_response(error), what)
     if isinstance(error, known.NoCredentialsError | known.PartialCredentialsError):
         return AccessError("there are no AWS credentials here", hint="aws configure")
     if isinstance(
@@ -204,17 +205,17 @@ def translation(error: Exception, what: str) -> Exception:
     return error
 
 
-def _refusal(error: Any) -> Refusal:
+def _response(error: Any) -> ErrorResponse:
     answer = error.response
     details = answer.get("Error", {})
     meta = answer.get("ResponseMetadata", {})
     said = answer.get("OriginalMessage")
     told = f"{answer.get('OriginalStatusCode')}: {said}" if said else ""
-    return Refusal(
+    return ErrorResponse(
+        int(meta.get("HTTPStatusCode", 0)),
         str(details.get("Code", "")),
         told or str(details.get("Message", "") or answer.get("Message", "")),
-        int(meta.get("HTTPStatusCode", 0)),
-        str(meta.get("HTTPHeaders", {}).get("date", "")),
+        meta.get("HTTPHeaders", {}),
     )
 
 

@@ -1,14 +1,13 @@
-"""AWS's refusals and failures in plain words: what happened, why, and the command that fixes it.
-
-Works on code, status and message alone, so that botocore's classes stay in ``client``.
-"""
+"""AWS's refusals and failures in plain words: what happened, why, and the command that fixes it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
+from llama_hub.deploy.cloud_error import SERVER_ERRORS, ErrorResponse, Rule
+from llama_hub.deploy.cloud_error import explain as first_match
 from llama_hub.errors import (
     AccessError,
     IntegrityError,
@@ -39,8 +38,8 @@ ABSENT = {
     "ObjectNotFoundException", "NoSuchLifecycleConfiguration", "NoSuchTagSet",
 }  # fmt: skip
 DAMAGED = {"BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest", "IncompleteBody"}
+CONTAINER = "the container answered {said}"
 LOGIN = "aws sts get-caller-identity   (then aws configure, or aws sso login)"
-_MISSING = re.compile(r"Could not find|does not exist|not found", re.IGNORECASE)
 _QUOTA = re.compile(
     r"limit '(?P<what>[^']+)' is (?P<limit>\d+) Instances.*?utilization of (?P<used>\d+)"
     r".*?delta of (?P<wanted>\d+)",
@@ -48,80 +47,116 @@ _QUOTA = re.compile(
 )
 _ACTION = re.compile(r"not authorized to perform: ([\w:-]+)")
 
-# part of a FailureReason or refusal → what it means, what fixes it
-CAUSES: Mapping[str, tuple[str, str]] = {
+# part of a FailureReason or refusal → what it means, what mends it
+CAUSES: Mapping[str, tuple[type[LlamaHubError], str, str]] = {
     "InsufficientInstanceCapacity": (
+        QuotaError,
         "AWS has no free machine of this type in the region now",
         "--set options.fallback=[ml.g5.12xlarge,…], another --region, or try again later",
     ),
     "CannotStartContainerError": (
+        ProvisioningError,
         "the container could not be started: the host's driver does not fit the image's CUDA, or "
         "the image has no entry point",
         "--set options.cuda=… of the image, or --set options.ami=…; see docs/sagemaker.md",
     ),
     "ping health check": (
+        ProvisioningError,
         "the container started, but GET /ping did not answer 200 in time",
         "its last log lines say why; more memory: --instance, more time: a smaller model",
     ),
     "Could not assume role": (
+        ProvisioningError,
         "SageMaker may not assume the execution role (or it is seconds old)",
         "llama-hub doctor sagemaker   (shows the trust policy that is needed)",
     ),
     "Could not find model data": (
+        ProvisioningError,
         "the weights are not where the model says",
         "run the same command again: it uploads what is missing",
     ),
     "Access denied": (
+        ProvisioningError,
         "the execution role may not do something that the start needs",
         "leave options.role out, so that a role with the right policy is made",
     ),
-    "Alarm(s)": (
+    r"Alarm\(s\)": (
+        ProvisioningError,
         "an alarm went off while the new revision took over, and the old one is back",
         "llama-hub logs NAME; --set options.alarms=false updates without alarms",
     ),
     "already registered for autoscaling": (
+        ProvisioningError,
         "the type of an autoscaled variant cannot change",
         "run the same command again: it takes the scaling target away first",
     ),
     "in-progress endpoint": (
+        ProvisioningError,
         "another change of this endpoint is under way",
         "wait until llama-hub status says ready, then run the command again",
     ),
 }
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """One error answer, stripped of botocore."""
-
-    code: str
-    message: str
-    status: int
-    date: str = ""  # the service's clock, as its answer had it
+class ExistsError(ProvisioningError):
+    """Something of that name is there already."""
 
 
-def explain(refusal: Refusal, what: str) -> LlamaHubError:
-    """The error to raise for ``refusal`` while doing ``what``."""
-    message = redact(refusal.message)
+def _permission(response: ErrorResponse) -> str:
+    action = _ACTION.search(response.message)
+    return f"allow {action[1]} to the identity that you use" if action else LOGIN
+
+
+CODES = (
+    # What the container itself answered comes as "status: text".
+    Rule(TransientError, CONTAINER, codes=("ModelError",), words="^(429|503)"),
+    Rule(UsageError, CONTAINER, codes=("ModelError",), words="^4"),
+    Rule(ProvisioningError, CONTAINER, "llama-hub logs NAME", codes=("ModelError",)),
+    Rule(
+        AccessError,
+        "AWS refused to {what} because this machine's clock is wrong: {said}",
+        lambda response: (
+            f"there it is {response.headers.get('date') or 'another time'}; "
+            "set the clock: sudo timedatectl set-ntp true"
+        ),
+        codes=SKEWED,
+    ),
+    Rule(TransientError, "AWS is busy and did not {what}: {code}", codes=BUSY),
+    Rule(TransientError, "AWS is busy and did not {what}: {code}", statuses=SERVER_ERRORS),
+    Rule(AccessError, "AWS does not allow to {what}: {said}", _permission, codes=DENIED),
+    Rule(NotFoundError, "could not {what}: {said}", codes=ABSENT),
+    Rule(
+        IntegrityError,
+        "S3 received other bytes than were meant while it should {what}: {code}",
+        "llama-hub verify --deep; then run the same command again",
+        codes=DAMAGED,
+    ),
+)
+WORDS = (
+    *(
+        Rule(error, f"could not {{what}}: {meaning} ({{said}})", cure, words=words)
+        for words, (error, meaning, cure) in CAUSES.items()
+    ),
+    Rule(
+        NotFoundError, "could not {what}: {said}", words="Could not find|does not exist|not found"
+    ),
+    Rule(ExistsError, "could not {what}: {said}", words="already existing|already exists"),
+    Rule(
+        UsageError,
+        "AWS does not accept the request to {what}: {said}",
+        words="validation error",
+    ),
+)
+
+
+def explain(response: ErrorResponse, what: str) -> LlamaHubError:
+    """The error to raise for ``response`` while doing ``what``."""
+    response = replace(response, message=redact(response.message))
     return (
-        quota_error(message)
-        or _by_container(refusal.code, message)
-        or _by_code(refusal, message, what)
-        or _by_message(message, what)
-        or ProvisioningError(f"AWS refused to {what}: {refusal.code}: {message}")
+        quota_error(response.message)
+        or first_match(response, what, (*CODES, *WORDS))
+        or ProvisioningError(f"AWS refused to {what}: {response.code}: {response.message}")
     )
-
-
-def _by_container(code: str, message: str) -> LlamaHubError | None:
-    """What the container itself answered: ``status: text``."""
-    if code != "ModelError":
-        return None
-    told = f"the container answered {message}"
-    if message.startswith("4") and not message.startswith("429"):
-        return UsageError(told)
-    if message.startswith(("429", "503")):
-        return TransientError(told)
-    return ProvisioningError(told, hint="llama-hub logs NAME")
 
 
 def quota_error(message: str) -> QuotaError | None:
@@ -144,56 +179,10 @@ def quota_hint(what: str, wanted: int) -> str:
     )
 
 
-def _by_code(refusal: Refusal, message: str, what: str) -> LlamaHubError | None:
-    code = refusal.code
-    if code in SKEWED:
-        return AccessError(
-            f"AWS refused to {what} because this machine's clock is wrong "
-            f"(there it is {refusal.date or 'another time'}): {message}",
-            hint="set the clock: sudo timedatectl set-ntp true",
-        )
-    if code in BUSY or refusal.status >= 500:
-        return TransientError(f"AWS is busy and did not {what}: {code}")
-    if code in DENIED:
-        return _denied(message, what)
-    if code in ABSENT:
-        return NotFoundError(f"could not {what}: {message or code}")
-    if code in DAMAGED:
-        return IntegrityError(
-            f"S3 received other bytes than were meant while it should {what}: {code}",
-            hint="llama-hub verify --deep; then run the same command again",
-        )
-    return None
-
-
-def _denied(message: str, what: str) -> AccessError:
-    action = _ACTION.search(message)
-    hint = f"allow {action[1]} to the identity that you use" if action else LOGIN
-    return AccessError(f"AWS does not allow to {what}: {message}", hint=hint)
-
-
-def _by_message(message: str, what: str) -> LlamaHubError | None:
-    for part, (meaning, cure) in CAUSES.items():
-        if part in message:
-            kind = QuotaError if part == "InsufficientInstanceCapacity" else ProvisioningError
-            return kind(f"could not {what}: {meaning} ({message})", hint=cure)
-    if _MISSING.search(message):
-        return NotFoundError(f"could not {what}: {message}")
-    if "already existing" in message or "already exists" in message:
-        return ExistsError(f"could not {what}: {message}")
-    if "validation error" in message:
-        return UsageError(f"AWS does not accept the request to {what}: {message}")
-    return None
-
-
-class ExistsError(ProvisioningError):
-    """Something of that name is there already."""
-
-
 def failed(what: str, reason: str, lines: list[str]) -> LlamaHubError:
     """The error for a resource whose state is Failed: AWS's reason and the last log lines."""
     shown = redact(reason) or "AWS gives no reason"
-    found = quota_error(shown) or _by_message(shown, what)
+    found = quota_error(shown) or first_match(ErrorResponse(None, "", shown), what, WORDS)
     error = found or ProvisioningError(f"could not {what}: {shown}")
     if lines:
         error.message += "\nthe container's last lines:\n" + "\n".join(redact(x) for x in lines)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from llama_hub.backends.sagemaker import bodies, buckets, iam
+from llama_hub.backends.sagemaker import bodies, iam
 from llama_hub.backends.sagemaker.bodies import ROOT, Account
 from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
@@ -112,7 +112,7 @@ class Builder:
         return found is not None
 
     def _run(self, body: Mapping[str, Any], timeout: float, progress: Progress) -> None:
-        buckets.ensure(self._inventory)
+        self._inventory.container().ensure()
         self._inventory.bucket.put(self._key, context())
         role = iam.build_role(self._name, self._inventory.account)
         ensure_role(self._inventory, role, body["tags"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 from llama_hub.backends.sagemaker import bodies, scaling
 from llama_hub.backends.sagemaker.bodies import ROLE_PATH, ROOT, Account
+from llama_hub.backends.sagemaker.buckets import Container
 from llama_hub.backends.sagemaker.client import Aws
 from llama_hub.backends.sagemaker.iam import POLICY
 from llama_hub.backends.sagemaker.storage import Bucket
@@ -54,6 +55,10 @@ class Inventory:
         """Where the weights are."""
         return Bucket(self.aws, self.account.bucket)
 
+    def container(self) -> Container:
+        """The bucket as something that is made and removed."""
+        return Container(self.bucket, self.account.region, self.has_default_bucket)
+
     def observe(self, name: str) -> Observed:
         """Everything of deployment ``name``."""
         found = [
@@ -71,10 +76,12 @@ class Inventory:
 
     # --- SageMaker ------------------------------------------------------------------------
 
-    def _tags(self, kind: str, name: str) -> dict[str, str]:
+    def tags(self, kind: str, name: str) -> dict[str, str]:
+        """Tags of a resource, ``kind`` as in its ARN; less those that AWS itself has set."""
         arn = self.account.arn(kind, name)
         pages = self.aws.pages("sagemaker", "list_tags", "Tags", ResourceArn=arn)
-        return {str(one["Key"]): str(one["Value"]) for one in pages}
+        known = {str(one["Key"]): str(one["Value"]) for one in pages}
+        return {key: value for key, value in known.items() if not key.startswith("aws:")}
 
     def _made(self, kind: str, name: str) -> Iterator[Resource]:
         """Models, configurations or components whose names we made for ``name``."""
@@ -103,7 +110,7 @@ class Inventory:
         if body is None:
             return None
         try:
-            tags = self._tags(arn_kind, name)
+            tags = self.tags(arn_kind, name)
         except NotFoundError:
             return None
         return Resource(kind, name, str(body.get(f"{prefix}Status", "exists")), tags, _plain(body))
@@ -123,7 +130,7 @@ class Inventory:
         if body is None:
             return None
         try:
-            tags = self._tags("endpoint", name)
+            tags = self.tags("endpoint", name)
         except NotFoundError:
             return None
         if tags.get(TAG_DEPLOYMENT) != name:
@@ -292,31 +299,14 @@ class Inventory:
 
     def _has_empty_bucket(self) -> bool:
         """Whether the bucket is one that we made, and empty."""
-        from llama_hub.backends.sagemaker import buckets
-
         there = self.aws.find("s3", "head_bucket", Bucket=self.account.bucket) is not None
-        return there and not self.bucket.keys("") and buckets.is_ours(self)
+        return there and not self.bucket.keys("") and self.container().is_ours()
 
 
 def place_of(marker: str) -> tuple[str, str]:
     """Deployment and digest of a marker's key."""
     name, _, rest = marker.removeprefix(bodies.marker_prefix()).partition("/")
     return name, rest.partition(".")[0]
-
-
-def wait_until_gone(
-    inventory: Inventory, look: Callable[[], Any], what: str, timeout: float
-) -> None:
-    """Poll until ``look`` finds nothing."""
-    from llama_hub.deploy.waiting import wait_for
-
-    wait_for(
-        lambda: True if look() is None else None,
-        f"the end of {what}",
-        timeout=timeout,
-        every=5.0,
-        sleep=inventory.aws.sleep,
-    )
 
 
 def _given(found: Resource | None) -> Iterable[Resource]:

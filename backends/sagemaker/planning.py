@@ -10,6 +10,8 @@ from typing import Any
 from llama_hub.backends.sagemaker import bodies, iam, scaling
 from llama_hub.backends.sagemaker.bodies import VARIANT, DesiredState
 from llama_hub.deploy.backend import Action, Observed, Resource, Step
+from llama_hub.deploy.reconcile import deletions as deletions_of
+from llama_hub.deploy.reconcile import differences, holds, reconciled
 from llama_hub.deploy.sizing import gib
 
 ORDER = (  # of removal: what uses something goes before it
@@ -92,12 +94,7 @@ class Planner:
     ) -> Step:
         """Something that is never changed, only made anew; its tags are."""
         body = {"request": dict(request), "tags": self.desired.tags}
-        there = self.observed.find(kind, name)
-        if there is None:
-            return Step("create", kind, name, "there is none", body, after)
-        if dict(there.tags) != self.desired.tags:
-            return Step("update", kind, name, "tags differ", body, after)
-        return Step("noop", kind, name, "as wanted", body, after)
+        return self._compared(kind, name, body, self.observed.find(kind, name), (), after)
 
     def _compared(
         self,
@@ -106,15 +103,14 @@ class Planner:
         body: Mapping[str, Any],
         there: Resource | None,
         keys: tuple[str, ...],
+        after: tuple[str, ...] = (),
     ) -> Step:
-        """Something that is changed in place."""
-        if there is None:
-            return Step("create", kind, name, "there is none", body)
-        differs = [key for key in keys if not holds(body[key], there.body.get(key))]
-        differs += ["tags"] if dict(there.tags) != body["tags"] else []
-        if differs:
-            return Step("update", kind, name, f"{', '.join(differs)} differ", body)
-        return Step("noop", kind, name, "as wanted", body)
+        """Something that is changed in place: its ``keys`` and its tags."""
+        differing: list[str] = []
+        if there is not None:
+            differing = differences({key: body[key] for key in keys}, there.body)
+            differing += ["tags"] if dict(there.tags) != body["tags"] else []
+        return reconciled(kind, name, body, there, differing, after=after)
 
     # --- the endpoint and what stands around it --------------------------------------------
 
@@ -234,18 +230,17 @@ class Planner:
         wake = (scaling.body(self.desired) or {}).get("alarm", {}).get("AlarmName")
         wanted |= {f"alarm/{wake}", f"weights/{self._previous()}"}
         old = [
-            one
-            for kind in ORDER
-            for one in self.observed.all(kind)
-            if one.id not in wanted and kind != "image"
+            resource
+            for resource in self.observed.resources
+            if resource.id not in wanted and resource.kind != "image"
         ]
-        after = tuple(step.id for step in made if step.kind in ("endpoint", "component", "scaling"))
-        steps: list[Step] = []
-        for one in old:
-            earlier = (*after, *(step.id for step in steps))
-            body = {"deployment": self._name}
-            steps.append(Step("delete", one.kind, one.name, "no longer used", body, earlier))
-        return steps
+        return deletions_of(
+            old,
+            ORDER,
+            why=lambda resource: "no longer used",
+            body=lambda resource: {"deployment": self._name},
+            after=[step.id for step in made if step.kind in ("endpoint", "component", "scaling")],
+        )
 
     def _previous(self) -> str:
         """The weights before these: kept, so that going back needs no upload."""
@@ -257,13 +252,7 @@ class Planner:
 
 def deletions(name: str, observed: Observed) -> list[Step]:
     """Everything, in an order that the platform accepts."""
-    steps: list[Step] = []
-    for kind in ORDER:
-        for one in observed.all(kind):
-            after = tuple(step.id for step in steps)
-            body = {"deployment": name}
-            steps.append(Step("delete", kind, one.name, "asked for", body, after))
-    return steps
+    return deletions_of(observed.resources, ORDER, body=lambda resource: {"deployment": name})
 
 
 def types_of(config: Mapping[str, Any]) -> list[str]:
@@ -277,19 +266,6 @@ def desired_count(endpoint: Resource | None) -> int | None:
     """Instances that an endpoint is to have; ``None`` while there are none."""
     variants = endpoint.body.get("ProductionVariants") if endpoint else None
     return int(variants[0].get("DesiredInstanceCount", 0)) if variants else None
-
-
-def holds(wanted: Any, found: Any) -> bool:
-    """Whether what was found has all that is wanted; the service adds keys."""
-    if isinstance(wanted, Mapping):
-        inner = found if isinstance(found, Mapping) else {}
-        return all(holds(value, inner.get(key)) for key, value in wanted.items())
-    if isinstance(wanted, list | tuple) and wanted and isinstance(wanted[0], Mapping):
-        known = found if isinstance(found, list) else []
-        return len(known) == len(wanted) and all(
-            any(holds(one, other) for other in known) for one in wanted
-        )
-    return bool(wanted == found)
 
 
 def _wrapped(alarm: Resource) -> Resource:

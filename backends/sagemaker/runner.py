@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from llama_hub.backends.sagemaker import bodies, buckets, logs
+from llama_hub.backends.sagemaker import bodies, logs
 from llama_hub.backends.sagemaker.errors import ExistsError, failed
-from llama_hub.backends.sagemaker.inventory import Inventory, wait_until_gone
+from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.backends.sagemaker.planning import desired_count, types_of
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
 from llama_hub.backends.sagemaker.scaler import Scaler, listed
+from llama_hub.backends.sagemaker.status import MOVING
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Resource, Step
-from llama_hub.deploy.waiting import wait_for
+from llama_hub.deploy.waiting import until_gone, until_settled, wait_for
 from llama_hub.errors import NotFoundError, ProvisioningError
 
 LOOK = 10.0  # seconds between two looks at something that takes minutes
 ROLE_WAIT = 180.0  # seconds that a new role may take until SageMaker can assume it
 LAST_LINES = 20
-MOVING = {"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}
 CREATE = {
     "model": "create_model",
     "config": "create_endpoint_config",
@@ -106,7 +106,7 @@ class StepRunner:
         target = self._context.target
         assert target is not None, "weights are made for a target"
         body, bucket = self._step.body, self._inventory.bucket
-        buckets.ensure(self._inventory)
+        self._inventory.container().ensure()
         bucket.kms_key = body["kms_key"]
         at = datetime.now(UTC).isoformat(timespec="seconds")
         marker = {"tags": dict(body["tags"]), "at": at, "bytes": body["bytes"]}
@@ -183,10 +183,8 @@ class StepRunner:
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         arn = self._inventory.account.arn(ARN_KIND[self._step.kind], self._step.name)
-        found = {
-            one["Key"] for one in self._aws.pages("sagemaker", "list_tags", "Tags", ResourceArn=arn)
-        }
-        stale = sorted(found - set(tags))
+        found = self._inventory.tags(ARN_KIND[self._step.kind], self._step.name)
+        stale = sorted(set(found) - set(tags))
         if stale:
             self._aws.call("sagemaker", "delete_tags", ResourceArn=arn, TagKeys=stale)
         self._aws.call("sagemaker", "add_tags", ResourceArn=arn, Tags=listed(tags))
@@ -229,7 +227,7 @@ class StepRunner:
         if found["InferenceComponentStatus"] != "Deleting":
             self._settled(self._component, "InferenceComponentStatus")
             self._aws.find("sagemaker", "delete_inference_component", InferenceComponentName=name)
-        wait_until_gone(self._inventory, self._component, self._step.id, self._context.timeout)
+        self._until_gone(self._component)
         self._remove_log(f"{logs.COMPONENTS}{name}")
 
     # --- the endpoint -----------------------------------------------------------------------
@@ -241,18 +239,17 @@ class StepRunner:
         self, look: Callable[[], Mapping[str, Any] | None], key: str
     ) -> Mapping[str, Any] | None:
         """What is there once no change is under way; ``None`` if it is gone by then."""
-
-        def still() -> tuple[Mapping[str, Any] | None] | None:
-            found = look()
-            return None if found is not None and found[key] in MOVING else (found,)
-
-        return wait_for(
-            still,
-            f"a quiet {self._step.id}",
+        return until_settled(
+            look,
+            lambda shown: shown[key] in MOVING,
+            self._step.id,
             timeout=self._context.timeout,
             every=LOOK,
             sleep=self._aws.sleep,
-        )[0]
+        )
+
+    def _until_gone(self, look: Callable[[], Any]) -> None:
+        until_gone(look, self._step.id, timeout=self._context.timeout, sleep=self._aws.sleep)
 
     def _make_endpoint(self) -> None:
         """Create, replace a failed one, or bring in the new configuration."""
@@ -367,7 +364,7 @@ class StepRunner:
             if self._settled(self._state, "EndpointStatus") is None:
                 return
             self._aws.find("sagemaker", "delete_endpoint", EndpointName=name)
-        wait_until_gone(self._inventory, self._state, self._step.id, self._context.timeout)
+        self._until_gone(self._state)
 
     def _must_be_ours(self, name: str) -> None:
         arn = self._inventory.account.arn("endpoint", name)
@@ -420,13 +417,13 @@ class StepRunner:
         others = self._inventory.users(digest) - {name}
         gone = 0 if others else bucket.delete(bodies.weights_prefix(digest))
         bucket.delete(f"{bodies.marker_prefix()}{self._step.name}.json")
-        buckets.release(self._inventory)
+        self._inventory.container().release()
         return {"objects": gone, "used_by": sorted(others)}
 
     def _remove_role(self) -> None:
         """The last thing to go: with it the bucket, where a cut-off run has left it empty."""
         remove_role(self._inventory, self._step.name)
-        buckets.release(self._inventory)
+        self._inventory.container().release()
 
     def _remove_image(self) -> None:
         from llama_hub.backends.sagemaker.image import Builder

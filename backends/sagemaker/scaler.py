@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_hub.backends.sagemaker import scaling
 from llama_hub.backends.sagemaker.client import Aws
-from llama_hub.backends.sagemaker.planning import holds
+from llama_hub.deploy.reconcile import holds
 
 
 def listed(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -28,6 +28,7 @@ STATES: dict[str, Status] = {
     "Failed": "failed",
     "UpdateRollbackFailed": "failed",
 }
+MOVING = {state for state, word in STATES.items() if word in ("pending", "updating", "deleting")}
 
 
 def deployed(

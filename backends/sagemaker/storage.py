@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llama_hub.backends.sagemaker.client import Aws, translated
+from llama_hub.deploy.upload import Sending, Tell, damaged, part_size, send_model, send_parts
+from llama_hub.deploy.waiting import persist
 from llama_hub.errors import IntegrityError, NotFoundError, ProvisioningError
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest
 from llama_hub.hub.transfer.bounded_aws import read_body
@@ -64,7 +65,6 @@ class Bucket:
     kms_key: str | None = None
     single: int = SINGLE
     part: int = PART
-    _meter: threading.Lock = field(default_factory=threading.Lock)
 
     def head(self, key: str) -> ObjectInfo | None:
         """What is stored under ``key``; ``None`` if nothing is."""
@@ -111,8 +111,6 @@ class Bucket:
                 **self._encryption(),
             )
 
-        from llama_hub.deploy.waiting import persist
-
         persist(once, sleep=self.aws.sleep)
 
     def _encryption(self) -> dict[str, str]:
@@ -152,54 +150,45 @@ class Bucket:
         self, folder: Path, manifest: Manifest, prefix: str, progress: Progress = NO_PROGRESS
     ) -> dict[str, int]:
         """All files of ``manifest``, then the manifest; what was sent and what was there."""
-        wanted = [one for one in manifest.files if not self._is_there(one, prefix)]
-        total, missing = manifest.bytes, sum(one.size for one in wanted)
-        task = f"upload {manifest.model}"
-        progress.start(task, total, done=total - missing)
-        tell = self._teller(progress, task)
-        sent = self._send_all(folder, wanted, prefix, tell)
-        self.put(prefix + MANIFEST_NAME, (folder / MANIFEST_NAME).read_bytes())
-        progress.finish(task, "in S3, digests compared")
-        return {"bytes": total, "bytes_sent": sent, "bytes_there": total - sent}
+
+        def send(missing: Sequence[FileEntry], tell: Tell) -> int:
+            sent = self._send_all(folder, missing, prefix, tell)
+            self.put(prefix + MANIFEST_NAME, manifest.to_text().encode())
+            return sent
+
+        return send_model(
+            manifest,
+            progress,
+            lambda entry: self._is_there(entry, prefix),
+            send,
+            "in S3, digests compared",
+        )
 
     def _is_there(self, entry: FileEntry, prefix: str) -> bool:
         held = self.head(prefix + entry.path)
         return held is not None and held.proves(entry)
 
-    def _send_all(
-        self, folder: Path, wanted: Sequence[FileEntry], prefix: str, tell: Callable[[int], None]
-    ) -> int:
+    def _send_all(self, folder: Path, wanted: Sequence[FileEntry], prefix: str, tell: Tell) -> int:
         """Small files side by side, then large ones one after the other in parts."""
         small = [one for one in wanted if one.size <= self.single]
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="upload") as pool:
-            running = [
-                pool.submit(self._single, folder / one.path, one, prefix, tell) for one in small
-            ]
-            _finish(running)
+        with Sending(WORKERS) as sending:
+            for one in small:
+                sending.add(partial(self._single, folder / one.path, one, prefix, tell))
         sent = sum(one.size for one in small)
         for one in wanted:
             if one.size > self.single:
                 sent += Multipart(self, folder / one.path, one, prefix + one.path, tell).run()
         return sent
 
-    def _single(
-        self, path: Path, entry: FileEntry, prefix: str, tell: Callable[[int], None]
-    ) -> None:
+    def _single(self, path: Path, entry: FileEntry, prefix: str, tell: Tell) -> None:
         size = path.stat().st_size
         if size != entry.size:
-            raise _damaged(entry, f"it has {size} bytes")
+            raise damaged(entry, f"it has {size} bytes")
         try:
             with _Body(path, tell) as body:
                 self._put(prefix + entry.path, body.rewound, size, entry.sha256)
         except IntegrityError as error:
-            raise _damaged(entry, error.message) from error
-
-    def _teller(self, progress: Progress, task: str) -> Callable[[int], None]:
-        def tell(amount: int) -> None:
-            with self._meter:
-                progress.advance(task, amount)
-
-        return tell
+            raise damaged(entry, error.message) from error
 
     def prove(self, manifest: Manifest, prefix: str) -> list[tuple[str, bool, str]]:
         """Per file: path, whether S3 holds what the manifest says, and in which words."""
@@ -219,12 +208,10 @@ class Bucket:
 class Multipart:
     """One large file, in parts that are sent side by side."""
 
-    def __init__(
-        self, bucket: Bucket, path: Path, entry: FileEntry, key: str, tell: Callable[[int], None]
-    ) -> None:
+    def __init__(self, bucket: Bucket, path: Path, entry: FileEntry, key: str, tell: Tell) -> None:
         self._bucket, self._path, self._entry, self._key = bucket, path, entry, key
         self._tell = tell
-        self._size = max(bucket.part, -(-entry.size // MOST_PARTS))
+        self._size = part_size(entry.size, bucket.part, MOST_PARTS)
 
     def run(self) -> int:
         """Send what is missing and join the parts; how many bytes had to go."""
@@ -264,38 +251,34 @@ class Multipart:
             int(part["PartNumber"]): part
             for part in self._bucket.aws.pages("s3", "list_parts", "Parts", **upload)
         }
-        whole, sent = hashlib.sha256(), 0
+        whole = hashlib.sha256()
         parts: list[dict[str, Any]] = []
-        with _Sending(WORKERS) as sending:
-            for number, data in enumerate(_pieces(self._path, self._size), 1):
-                whole.update(data)
-                digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
-                part: dict[str, Any] = {"PartNumber": number, "ChecksumSHA256": digest}
-                parts.append(part)
-                held = there.get(number, {})
-                if held.get("ChecksumSHA256") == digest and held.get("Size") == len(data):
-                    part["ETag"] = held["ETag"]
-                    self._tell(len(data))
-                    continue
-                sending.add(self._sender(upload, part, data))
-                sent += len(data)
-        self._check(whole.hexdigest(), upload)
-        return parts, sent
 
-    def _sender(
-        self, upload: dict[str, str], part: dict[str, Any], data: bytes
-    ) -> Callable[[], None]:
-        def send() -> None:
+        def is_held(number: int, data: bytes) -> bool:
+            digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+            parts.append({"PartNumber": number + 1, "ChecksumSHA256": digest})
+            held = there.get(number + 1, {})
+            if held.get("ChecksumSHA256") != digest or held.get("Size") != len(data):
+                return False
+            parts[number]["ETag"] = held["ETag"]
+            return True
+
+        def send(number: int, data: bytes) -> None:
+            part = parts[number]
             answer = self._bucket.aws.call("s3", "upload_part", Body=data, **upload, **part)
             part["ETag"] = answer["ETag"]
             self._tell(len(data))
 
-        return send
+        sent = send_parts(
+            self._path, self._size, is_held, send, self._tell, hashes=(whole,), workers=WORKERS
+        )
+        self._check(whole.hexdigest(), upload)
+        return parts, sent
 
     def _check(self, sha256: str, upload: dict[str, str]) -> None:
         if sha256 != self._entry.sha256:
             self._bucket.abort(upload)
-            raise _damaged(self._entry, f"its sha256 is {sha256[:12]}…")
+            raise damaged(self._entry, f"its sha256 is {sha256[:12]}…")
 
     def _join(self, upload: dict[str, str], parts: list[dict[str, Any]]) -> bool:
         """Complete the upload; ``False`` if S3 does not have all parts any more."""
@@ -317,35 +300,10 @@ class Multipart:
         return True
 
 
-class _Sending:
-    """A few calls at a time; waits while all workers are busy, so that memory stays bounded."""
-
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="upload")
-        self._most = workers
-        self._running: set[Future[None]] = set()
-
-    def __enter__(self) -> _Sending:
-        return self
-
-    def add(self, call: Callable[[], None]) -> None:
-        """Start ``call`` when a worker is free; raises what an earlier one has raised."""
-        while len(self._running) >= self._most:
-            done, self._running = wait(self._running, return_when=FIRST_COMPLETED)
-            for finished in done:
-                finished.result()
-        self._running.add(self._pool.submit(call))
-
-    def __exit__(self, *problem: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=problem[0] is not None)
-        if problem[0] is None:
-            _finish(list(self._running))
-
-
 class _Body:
     """A file as a request's body: large pieces, counted; a retry starts from the beginning."""
 
-    def __init__(self, path: Path, tell: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, tell: Tell) -> None:
         self._file = path.open("rb")
         self._tell = tell
         self._length = path.stat().st_size
@@ -378,21 +336,3 @@ class _Body:
     def tell(self) -> int:
         """As of a file."""
         return self._file.tell()
-
-
-def _finish(running: Sequence[Future[None]]) -> None:
-    for one in running:
-        one.result()
-
-
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while data := file.read(size):
-            yield data
-
-
-def _damaged(entry: FileEntry, why: str) -> IntegrityError:
-    return IntegrityError(
-        f"{entry.path} is not what the manifest says: {why}; nothing of it was put in place",
-        hint="llama-hub verify --repair",
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import IntegrityError, NotFoundError
+from llama_hub.files import open_regular
 from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import layout
 from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
@@ -23,7 +25,10 @@ from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, Stor
 MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32  # bytes, unless the file says otherwise
-MAX_ITEMS = 1 << 24  # of an array, of pairs, of tensors
+MAX_HEADER = 64 << 20  # bytes; Llama 2's has less than 1 MB, most of it the vocabulary
+MAX_PAIRS, MAX_TENSORS = 1 << 12, 1 << 16  # Llama 2 70B: 30 and 723
+MAX_ITEMS = 1 << 19  # values of all arrays together; Llama 2 has 96,000
+MAX_KEY = 1 << 10  # letters
 
 # Value types of key/value pairs and their struct codes.
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
@@ -69,8 +74,8 @@ def is_gguf(folder: Path) -> bool:
 
 def read_header(path: Path) -> Content:
     """Keys, values and tensors; ``IntegrityError`` unless all of them are sound."""
-    with path.open("rb") as file:
-        if path.stat().st_size < 24:
+    with os.fdopen(open_regular(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size < 24:
             raise _bad(path, "it is too short")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             cursor = _Cursor(path, data)
@@ -87,10 +92,12 @@ def _content(path: Path, cursor: _Cursor) -> Content:
     version = cursor.scalar(U32)
     if version != VERSION:
         raise _bad(path, f"version {version} is not supported, only {VERSION} little-endian")
-    tensor_count, pair_count = cursor.count(), cursor.count()
+    tensor_count, pair_count = cursor.count(MAX_TENSORS), cursor.count(MAX_PAIRS)
     values: dict[str, Any] = {}
     for _ in range(pair_count):
         key = cursor.text()
+        if len(key) > MAX_KEY:
+            raise _bad(path, f"a key has {len(key)} letters")
         if key in values:
             raise _bad(path, f"the key {key[:100]!r} stands twice")
         values[key] = cursor.value(cursor.scalar(U32))
@@ -104,6 +111,8 @@ def _content(path: Path, cursor: _Cursor) -> Content:
 
 def _info(path: Path, cursor: _Cursor) -> Info:
     name = cursor.text()
+    if len(name) > MAX_KEY:
+        raise _bad(path, f"the name of a tensor has {len(name)} letters")
     dimensions = cursor.scalar(U32)
     if dimensions > 4:
         raise _bad(path, f"{name[:100]!r} has {dimensions} dimensions")
@@ -137,11 +146,14 @@ class _Cursor:
         self.path = path
         self.data = data
         self.at = 0
+        self._items = 0  # of the arrays so far
 
     def take(self, size: int) -> bytes:
         """The next bytes."""
         if size > len(self.data) - self.at:
             raise _bad(self.path, "its header reaches beyond its end")
+        if self.at + size > MAX_HEADER:
+            raise _bad(self.path, f"its header has more than {MAX_HEADER} bytes")
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -150,10 +162,10 @@ class _Cursor:
         code = "<" + SCALARS[kind]
         return struct.unpack(code, self.take(struct.calcsize(code)))[0]
 
-    def count(self) -> int:
+    def count(self, most: int) -> int:
         """A number of items that a sane file may have."""
         count = int(self.scalar(U64))
-        if count > MAX_ITEMS or count > len(self.data):
+        if count > most or count > len(self.data):
             raise _bad(self.path, f"it claims {count} items")
         return count
 
@@ -162,7 +174,7 @@ class _Cursor:
         try:
             return self.take(int(self.scalar(U64))).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise _bad(self.path, f"a text is not UTF-8: {error}") from error
+            raise _bad(self.path, f"a text is not UTF-8: {error.reason}") from error
 
     def value(self, kind: int) -> Any:
         """A value of any type; arrays hold scalars or strings."""
@@ -172,9 +184,10 @@ class _Cursor:
             return self.text()
         if kind != ARRAY:
             raise _bad(self.path, f"a value of type {kind}")
-        return self._array(self.scalar(U32), self.count())
+        return self._array(self.scalar(U32), self.count(MAX_ITEMS - self._items))
 
     def _array(self, kind: int, count: int) -> list[Any]:
+        self._items += count
         if kind == STRING:
             return [self.text() for _ in range(count)]
         if kind not in SCALARS:
@@ -228,28 +241,34 @@ def _only_file(folder: Path) -> Path:
 def _architecture(content: Content) -> Architecture:
     values = content.values
     if values.get("general.architecture") != "llama":
-        raise _bad(content.path, f"its architecture is {values.get('general.architecture')!r}")
+        raise _bad(content.path, "its architecture is not llama")
     try:
-        heads = int(values["llama.attention.head_count"])
+        heads = _whole(values["llama.attention.head_count"])
         return Architecture(
-            dim=int(values["llama.embedding_length"]),
-            n_layers=int(values["llama.block_count"]),
+            dim=_whole(values["llama.embedding_length"]),
+            n_layers=_whole(values["llama.block_count"]),
             n_heads=heads,
-            n_kv_heads=int(values.get("llama.attention.head_count_kv", heads)),
-            ffn_dim=int(values["llama.feed_forward_length"]),
+            n_kv_heads=_whole(values.get("llama.attention.head_count_kv", heads)),
+            ffn_dim=_whole(values["llama.feed_forward_length"]),
             vocab_size=content.tensors["token_embd.weight"].shape[0],
             norm_eps=_shortest(values["llama.attention.layer_norm_rms_epsilon"]),
             rope_theta=_shortest(values.get("llama.rope.freq_base", 10000.0)),
-            context=int(values["llama.context_length"]),
+            context=_whole(values["llama.context_length"]),
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+    except (KeyError, ValueError) as error:
         raise _bad(content.path, f"it does not describe a Llama model: {error!r}") from error
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"a {type(value).__name__} where a number belongs")
+    return value
 
 
 def _shortest(value: float) -> float:
     """The shortest decimal number that is this float32: 1e-05, not 9.999999747e-06."""
     if type(value) is not float or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"a {type(value).__name__} where a finite number belongs")
     for digits in range(1, 10):
         short = float(f"{value:.{digits}g}")
         if struct.pack("<f", short) == struct.pack("<f", value):

@@ -8,6 +8,7 @@ strided view. Every size is checked before it is believed.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from llama_hub.errors import IntegrityError
+from llama_hub.files import open_regular
 from llama_hub.hub.checkpoints.pickle_machine import ITEM_BYTES, View, read_pickle
 
-MAX_PICKLE = 64 << 20  # bytes; Llama 2 70B's is 60 kB
-MAX_MEMBERS = 100_000
+MAX_PART = 4 << 20  # bytes of the pickle, and of the zip's directory; Llama 2 70B's have 60 kB
+MAX_MEMBERS = 20_000
 
 
 @dataclass
@@ -63,18 +65,48 @@ def read_index(path: Path) -> dict[str, StoredTensor]:
     file is not a whole zip of that form, or a tensor does not lie inside its storage.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             _check_magic(path, file.read(512))
-            with zipfile.ZipFile(file) as archive:
+            with zipfile.ZipFile(_Frugal(file)) as archive:
                 records = _records(path, archive, file)
                 prefix, pickle = _pickle(path, archive)
                 _check_byte_order(path, archive, prefix)
     except (zipfile.BadZipFile, NotImplementedError, struct.error, zlib.error) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, str(error)[:200]) from error
     except (EOFError, UnicodeDecodeError, OverflowError, ValueError, RuntimeError) as error:
-        raise _damaged(path, repr(error)) from error
+        raise _damaged(path, f"{type(error).__name__}: {error}"[:200]) from error
     views = _tensors(path, read_pickle(pickle, str(path)))
-    return {name: _located(path, name, view, records, prefix) for name, view in views.items()}
+    found = {name: _located(path, name, view, records, prefix) for name, view in views.items()}
+    _check_amount(path, found.values(), records.values())
+    return found
+
+
+class _Frugal:
+    """The file as ``zipfile`` sees it, which would read a directory of any size at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        if count > MAX_PART:
+            raise zipfile.BadZipFile(f"its directory has {count} bytes")
+        return self._file.read(count if count >= 0 else MAX_PART)
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _check_amount(path: Path, tensors: Iterable[StoredTensor], records: Iterable[Record]) -> None:
+    """A file is as large as what it holds: views that share bytes cannot stand for terabytes.
+
+    Twice, since a tied output matrix is the embedding once more.
+    """
+    stated = sum(math.prod(tensor.shape) * tensor.item_bytes for tensor in tensors)
+    stored = sum(record.size for record in records)
+    if stated > 2 * stored:
+        raise _damaged(path, f"its tensors have {stated} bytes and it holds {stored}")
 
 
 def _damaged(path: Path, why: str) -> IntegrityError:
@@ -143,7 +175,7 @@ def _pickle(path: Path, archive: zipfile.ZipFile) -> tuple[str, bytes]:
     found = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
     if len(found) != 1:
         raise _damaged(path, "it holds no data.pkl")
-    if archive.getinfo(found[0]).file_size > MAX_PICKLE:
+    if archive.getinfo(found[0]).file_size > MAX_PART:
         raise _damaged(path, "its data.pkl is too large to be a description of tensors")
     return found[0].removesuffix("data.pkl"), archive.read(found[0])
 
@@ -171,11 +203,13 @@ def _located(
 
 
 def _check_view(path: Path, name: str, view: View) -> None:
-    if len(view.shape) != len(view.stride) or len(view.shape) > 8:
+    if len(view.shape) != len(view.stride):
         raise _damaged(path, f"{name!r} has shape {view.shape} and stride {view.stride}")
     if min((*view.shape, *view.stride, view.offset), default=0) < 0:
         raise _damaged(path, f"{name!r} has negative sizes")
     last = sum((size - 1) * step for size, step in zip(view.shape, view.stride, strict=True))
+    if math.prod(view.shape) > view.storage.count:
+        raise _damaged(path, f"{name!r} has more elements than its storage")
     if 0 not in view.shape and view.offset + last >= view.storage.count:
         raise _damaged(path, f"{name!r} reaches outside its storage")
 

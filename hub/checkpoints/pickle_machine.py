@@ -4,6 +4,10 @@ The opcodes are read one by one and acted out on plain tuples: a *global* become
 only calls that are understood are those that rebuild a tensor or a dictionary. Anything else is
 refused by name; no object is built, nothing is imported. (Subclassing ``pickle.Unpickler`` would
 run whatever slips through a filter.)
+
+A value is only ever pushed, kept by reference and compared by its type: nothing here prints, hashes
+or compares what a file has put together, because a few bytes can describe a tuple of tuples whose
+text has more letters than there are atoms.
 """
 
 from __future__ import annotations
@@ -27,6 +31,9 @@ _PARAMETER = "torch._utils _rebuild_parameter"
 _ORDERED = "collections OrderedDict"
 _ALLOWED = {_REBUILD, _PARAMETER, _ORDERED, *(f"torch {name}" for name in _STORAGES)}
 ITEM_BYTES = dict(_STORAGES.values())  # by dtype
+MAX_STEPS = 1 << 19  # opcodes; Llama 2 70B's pickle has 30,000 for 723 tensors
+MAX_RANK = 8  # dimensions of a tensor
+MAX_NAME = 200  # characters of a global, a key or a tensor's name
 
 
 @dataclass(frozen=True)
@@ -58,17 +65,30 @@ def read_pickle(data: bytes, where: str) -> Any:
     """
     machine = _Machine(where)
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count >= MAX_STEPS:
+                raise IntegrityError(f"the pickle in {where} has more than {MAX_STEPS} steps")
             machine.step(opcode.name, argument)
             if opcode.name == "STOP":
                 return machine.result
     except (UnsafePickleError, IntegrityError):
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error) as error:
-        raise IntegrityError(f"the pickle in {where} is damaged: {error!r}") from error
-    except (OverflowError, EOFError, UnicodeError, RecursionError, MemoryError) as error:
-        raise IntegrityError(f"the pickle in {where} is damaged: {error!r}") from error
+    except _DAMAGE as error:
+        raise IntegrityError(f"the pickle in {where} is damaged: {_reason(error)}") from error
     raise IntegrityError(f"the pickle in {where} is torn")
+
+
+_DAMAGE = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, OverflowError,
+    EOFError, RecursionError, MemoryError,
+)  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    """In few words; an error of decoding would quote all that it could not decode."""
+    if isinstance(error, UnicodeDecodeError):
+        return "a text is not UTF-8"
+    return f"{type(error).__name__}: {error}"[:MAX_NAME]
 
 
 @dataclass
@@ -110,13 +130,15 @@ class _Machine:
     def global_(self, argument: str) -> None:
         """A name, if it is one of the few that checkpoints need."""
         if argument not in _ALLOWED:
-            raise self.unsafe(argument.replace(" ", "."))
+            raise self.unsafe(argument[:MAX_NAME].replace(" ", "."))
         self.stack.append(_Global(argument))
 
     def stack_global(self, _: Any) -> None:
         """The same with module and name on the stack."""
         name, module = self.stack.pop(), self.stack.pop()
-        self.global_(f"{module!s} {name!s}")
+        if type(name) is not str or type(module) is not str:
+            raise ValueError("a global whose name is no text")
+        self.global_(f"{module[:MAX_NAME]} {name[:MAX_NAME]}")
 
     def reduce(self, _: Any) -> None:
         """A call, of which three are understood."""
@@ -129,26 +151,28 @@ class _Machine:
 
     def persistent_id(self, _: Any) -> None:
         """``("storage", type, key, device, element count)``."""
-        kind, storage_type, key, _device, count = self.stack.pop()
-        known = _STORAGES.get(storage_type.name.removeprefix("torch "))
-        if kind != "storage" or known is None or not isinstance(key, str):
+        found = self.stack.pop()
+        kind, storage_type, key, _device, count = _tuple(found, 5)
+        name = storage_type.name if isinstance(storage_type, _Global) else ""
+        known = _STORAGES.get(name.removeprefix("torch "))
+        if _text(kind) != "storage" or known is None or len(found) != 5:
             raise self.unsafe("a persistent object that is no storage")
-        self.stack.append(_Storage(key, known[0], _whole(count)))
+        self.stack.append(_Storage(_text(key), known[0], _whole(count)))
 
     def view(self, arguments: tuple[Any, ...]) -> View:
         """``(storage, offset, size, stride, requires_grad, hooks, …)``."""
-        storage, offset, shape, stride = arguments[:4]
+        storage, offset, shape, stride = _tuple(arguments, 4)
         if not isinstance(storage, _Storage):
             raise ValueError("a tensor without a storage")
-        return View(storage, _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, stride)))
+        return View(storage, _whole(offset), _sizes(shape), _sizes(stride))
 
     def parameter(self, arguments: tuple[Any, ...]) -> Any:
         """``(tensor, requires_grad, hooks)``."""
-        return arguments[0]
+        return _tuple(arguments, 1)[0]
 
     def ordered(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
         """An ordered dictionary, empty: its items follow by SETITEMS."""
-        if arguments:
+        if arguments != ():
             raise self.unsafe("a dictionary made from arguments")
         return {}
 
@@ -158,9 +182,7 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("items for what is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str):
-                raise ValueError("a key that is no text")
-            target[key] = value
+            target[_text(key)] = value
 
     def extend(self, items: Sequence[Any]) -> None:
         """Items onto the list on top."""
@@ -186,6 +208,26 @@ class _Machine:
     def finish(self, _: Any) -> None:
         """The end."""
         self.result = self.stack.pop()
+
+
+def _tuple(value: Any, least: int) -> tuple[Any, ...]:
+    """The first ``least`` items of a tuple."""
+    if type(value) is not tuple or len(value) < least:
+        raise ValueError(f"{type(value).__name__} where a tuple of {least} belongs")
+    return value[:least]
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str or len(value) > MAX_NAME:
+        raise ValueError(f"{type(value).__name__} where a short text belongs")
+    return value
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    """A shape or a stride."""
+    if type(value) is not tuple or len(value) > MAX_RANK:
+        raise ValueError(f"a shape that is no tuple of at most {MAX_RANK}")
+    return tuple(map(_whole, value))
 
 
 def _whole(value: Any) -> int:

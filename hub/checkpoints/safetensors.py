@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import IntegrityError
+from llama_hub.files import open_regular
 
-MAX_HEADER = 100_000_000  # bytes, of the specification
+MAX_HEADER = 4 << 20  # bytes; Llama 2 70B in one file has 100 kB (the specification: 100 MB)
+MAX_RANK = 8  # dimensions of a tensor
 NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "int32": "I32", "int64": "I64"}
 ITEM_BYTES = {
     "BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
@@ -43,12 +46,14 @@ class Entry:
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """Tensors and metadata of one file; ``IntegrityError`` unless it is exactly to the letter."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(MAX_HEADER, size - 8) or length < 2:
+        if len(start) < 8 or not 2 <= length <= size - 8:
             raise _bad(path, "its header's length is impossible")
+        if length > MAX_HEADER:
+            raise _bad(path, f"its header has {length} bytes, no model's has over {MAX_HEADER}")
         text = file.read(length)
     entries, metadata = _parsed(path, text)
     tensors = {name: _entry(path, name, value, 8 + length) for name, value in entries.items()}
@@ -57,15 +62,15 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
 
 
 def _bad(path: Path, why: str) -> IntegrityError:
-    web_page = why if path.stat().st_size > 1 << 20 else _web_page(path) or why
     return IntegrityError(
-        f"{path} is no sound safetensors file: {web_page}",
+        f"{path} is no sound safetensors file: {'it is a web page' if _is_web_page(path) else why}",
         hint="download it again, or repair it with llama-hub verify --repair",
     )
 
 
-def _web_page(path: Path) -> str | None:
-    return "it is a web page" if path.read_bytes().lstrip()[:1] == b"<" else None
+def _is_web_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(512).lstrip()[:1] == b"<"
 
 
 def _parsed(path: Path, text: bytes) -> tuple[dict[str, Any], dict[str, str]]:
@@ -74,7 +79,8 @@ def _parsed(path: Path, text: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         document = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise _bad(path, f"its header is not JSON with unique keys: {error}") from error
+        why = f"its header is not JSON with unique keys: {error}"[:200]
+        raise _bad(path, why) from error
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict) or any(type(v) is not str for v in metadata.values()):
         raise _bad(path, "its metadata are not texts")
@@ -90,17 +96,27 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
     try:
-        code, shape = value["dtype"], tuple(value["shape"])
-        begin, end = value["data_offsets"]
-        sizes = (*shape, begin, end)
-        if any(type(size) is not int or not 0 <= size < 1 << 62 for size in sizes):
+        code, (begin, end) = value["dtype"], value["data_offsets"]
+        shape = _shape(value["shape"])
+        if not _are_sizes((*shape, begin, end)):
             raise ValueError("a size that is no size")
-        count = math.prod(shape)
-        if len(value) != 3 or len(shape) > 8 or end - begin != count * ITEM_BYTES[code]:
+        if len(value) != 3 or end - begin != math.prod(shape) * ITEM_BYTES[code]:
             raise ValueError("sizes that disagree")
     except (KeyError, TypeError, ValueError) as error:
-        raise _bad(path, f"its entry {name[:100]!r} is wrong: {error!r}") from error
+        why = f"its entry {name[:100]!r} is wrong: {type(error).__name__}: {error}"[:300]
+        raise _bad(path, why) from error
     return Entry(path, code, shape, base + begin, end - begin)
+
+
+def _shape(value: Any) -> tuple[Any, ...]:
+    """The rank is judged before anything is computed over the dimensions."""
+    if not isinstance(value, list) or len(value) > MAX_RANK:
+        raise ValueError(f"a shape that is no list of at most {MAX_RANK}")
+    return tuple(value)
+
+
+def _are_sizes(values: Sequence[Any]) -> bool:
+    return all(type(value) is int and 0 <= value < 1 << 62 for value in values)
 
 
 def _check_cover(path: Path, tensors: Mapping[str, Entry], base: int, size: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.files import fsync_folder
 from llama_hub.hub import manifest
 from llama_hub.hub.conversion import run as conversion_run
@@ -19,7 +19,8 @@ from llama_hub.hub.conversion.origin import check_destination, origin_of
 from llama_hub.hub.conversion.plan import MAX_SHARD_SIZE, Wanted
 from llama_hub.hub.conversion.run import Conversion, Task
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.store import Store, Stored
+from llama_hub.hub.store import Store, Stored, Variant, variant
+from llama_hub.hub.verify import verify as verify_folder
 from llama_hub.licenses.gate import Gate
 from llama_hub.progress import NO_PROGRESS, Progress
 
@@ -58,6 +59,7 @@ def convert(
         to, dtype, quantize, group_size, max_shard_size, model_parallel, allow_non_finite
     )
     wanted.check()
+    destination = destination.absolute()
     check_destination(source, destination)
     origin = origin_of(source, model=model, license=license, chat=chat, context=context)
     task = Task(origin, wanted, verify, progress, gate or Gate(), workers)
@@ -66,9 +68,16 @@ def convert(
     task.gate.require(origin.license)
     partial = destination.parent / f".{destination.name}.partial"
     with conversion_run.exclusive(partial):
+        check_destination(source, destination)  # another run may just have made it
         made = conversion_run.run(task, partial)
         check_destination(source, destination)
-        partial.replace(destination)
+        try:
+            partial.replace(destination)
+        except OSError as error:
+            raise UsageError(
+                f"the conversion is whole, but cannot be called {destination}: {error.strerror}",
+                hint=f"rename {partial}",
+            ) from error
         fsync_folder(destination.parent)
     return replace(made, path=destination)
 
@@ -78,53 +87,57 @@ def into_store(
     original: Stored,
     *,
     to: Format,
+    quantize: str | None = None,
     max_shard_size: int = MAX_SHARD_SIZE,
     verify: bool = False,
     dry_run: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> Conversion:
-    """Convert a model of the store, the result being the store's copy in that format.
+    """Convert a model, the result being the store's copy in that format (and quantised so).
 
-    Nothing is done if it is there already and was made from this very original.
+    Nothing is done if it is there already and was made from this very original. What is there and
+    was made from another is replaced only when the new one is whole; a conversion that fails
+    leaves it alone. A folder outside the store is verified first, and has a name of its own there.
     """
-    wanted = Wanted(to, max_shard_size=max_shard_size)
+    wanted = Wanted(to, quantize=quantize, max_shard_size=max_shard_size)
     wanted.check()
-    if original.manifest.format == to:
-        raise UsageError(f"{original.manifest.model} is in the format {to} already")
-    model = _name_in_store(store, original)
+    if original.manifest.format == to and quantize is None:
+        raise UsageError(f"{original.id} is in the format {to} already")
+    model, place = original.id, variant(to, quantize)
     task = Task(origin_of(original.path), wanted, verify, progress)
     if dry_run:
-        return conversion_run.preview(task, store.folder(model, to))
-    with store.lock(model, to):
-        known = _made_before(store, model, original, to)
+        return conversion_run.preview(task, store.folder(model, place))
+    with store.lock(model, place):
+        known = _made_before(store, original, place)
         if known is not None and not verify:
             return known
-        partial = store.partial_folder(model, to)
-        with conversion_run.exclusive(partial):
+        if not store.owns(original.path):
+            _check_foreign(original, progress)
+        partial = store.work_folder(model, place, "conversion")
+        with conversion_run.exclusive(partial, own=True):
             made = conversion_run.run(task, partial)
-            stored = store.publish(model, to)
+            stored = store.publish(model, place, partial)
     return replace(made, path=stored.path)
 
 
-def _name_in_store(store: Store, original: Stored) -> str:
-    """The catalogue id; a folder outside the store must not take the place of that model."""
-    model = original.manifest.model
-    if original.path == store.folder(model, original.manifest.format):
-        return model
-    return f"{model}-{original.manifest.digest.removeprefix('sha256:')[:12]}"
+def _check_foreign(original: Stored, progress: Progress) -> None:
+    """What is made of a folder from elsewhere bears its digest: it must have those very bytes."""
+    wrong = verify_folder(original.path, progress=progress).damaged
+    if wrong:
+        raise IntegrityError(
+            f"{original.path} is not what its manifest says: {wrong[0].path} "
+            f"({wrong[0].detail or wrong[0].status}); nothing was made of it",
+            hint=f"llama-hub verify {original.path}",
+        )
 
 
-def _made_before(store: Store, model: str, original: Stored, to: Format) -> Conversion | None:
-    folder = store.folder(model, to)
-    try:
-        known = manifest.read(folder)
-    except NotFoundError:
+def _made_before(store: Store, original: Stored, place: Variant) -> Conversion | None:
+    known = store.complete(original.id, place)
+    if known is None or not known.is_of(original):
         return None
-    if known.parent != original.manifest.digest:
-        return None
-    free = conversion_run.free_bytes(folder)
-    sizes = {entry.path: entry.size for entry in known.files}
-    return Conversion(known, folder, sizes, known.bytes, free)
+    free = conversion_run.free_bytes(known.path)
+    sizes = {entry.path: entry.size for entry in known.manifest.files}
+    return Conversion(known.manifest, known.path, sizes, known.manifest.bytes, free)
 
 
 def served(store: Store, name: str, *, progress: Progress = NO_PROGRESS) -> Stored:
@@ -142,4 +155,4 @@ def served(store: Store, name: str, *, progress: Progress = NO_PROGRESS) -> Stor
             hint=f"llama-hub convert {name} FOLDER --to hf, then use FOLDER",
         )
     made = into_store(store, found, to="hf", progress=progress)
-    return Stored(made.path, manifest.read(made.path))
+    return Stored(made.path, manifest.read(made.path), found.id)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.home import home
 from llama_hub.hub import catalog, manifest
 from llama_hub.hub.chat_template import is_chat
 from llama_hub.hub.manifest import Manifest
-from llama_hub.hub.model_id import ModelId, model_id
+from llama_hub.hub.model_id import ModelId, model_id, shown
 
 DEFAULT_LICENSE = "llama-2-community"  # of a folder that says nothing: the strictest guess
 
@@ -79,22 +80,41 @@ def _context(known: Manifest | None, listed: catalog.Model | None) -> int | None
 
 
 def check_destination(source: Path, destination: Path) -> None:
-    """``UsageError`` unless ``destination`` is free and apart from the source."""
+    """``UsageError`` unless ``destination`` is free, apart from the source and from the store."""
     if destination.suffix == ".gguf":
         raise UsageError(
             f"{destination}: the destination is a folder, which holds licence and tokenizer too",
             hint=f"give {destination.with_suffix('')}",
         )
-    inner, outer = destination.absolute(), source.absolute()
+    inner, outer = _resolved(destination), _resolved(source)
     if inner == outer or outer in inner.parents:
         raise UsageError(
             f"the destination {destination} lies in the source {source}",
             hint="give a folder beside it",
         )
-    if destination.is_dir() and not any(destination.iterdir()):
-        return
-    if destination.exists() or destination.is_symlink():
+    if any(_resolved(home() / own) in inner.parents for own in ("models", "partials")):
         raise UsageError(
-            f"the destination {destination} is there already and not empty",
-            hint="give another folder, or remove that one first",
+            f"the destination {destination} lies in the store, which is llama-hub's own",
+            hint="without a destination the result goes there",
         )
+    _check_free(destination)
+
+
+def _resolved(path: Path) -> Path:
+    """With every link followed."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; NUL in the name
+        raise UsageError(f"the path {shown(str(path))} cannot be used: {error}") from error
+
+
+def _check_free(destination: Path) -> None:
+    if not destination.is_symlink():
+        if destination.is_dir() and not any(destination.iterdir()):
+            return
+        if not destination.exists():
+            return
+    raise UsageError(
+        f"the destination {destination} is there already and not empty",
+        hint="give another folder, or remove that one first",
+    )

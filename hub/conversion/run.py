@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_hub import __version__
-from llama_hub.errors import DiskFullError, IntegrityError, UsageError
-from llama_hub.files import fsync_folder, write_atomic
+from llama_hub.errors import DiskFullError, IntegrityError, NotFoundError, UsageError
+from llama_hub.files import delete, fsync_folder, write_atomic
 from llama_hub.hub.checkpoints import open_checkpoint
 from llama_hub.hub.conversion import plan as conversion_plan
 from llama_hub.hub.conversion.companions import Subject
 from llama_hub.hub.conversion.origin import Origin
 from llama_hub.hub.conversion.plan import Wanted
-from llama_hub.hub.manifest import FileEntry, Manifest, TensorEntry
+from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, TensorEntry, read
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate
 from llama_hub.licenses.ledger import Receipt
@@ -89,7 +90,8 @@ def run(task: Task, partial: Path) -> Conversion:
         subject = _subject(task.origin, source, _accepted(task.gate, receipt))
         blueprint = conversion_plan.plan(source, task.wanted, subject)
         _check_disk(blueprint, partial)
-        journal = WorkJournal(partial, _identity(task, source))
+        identity = _identity(task, source)
+        journal = WorkJournal(partial, identity)
         try:
             _remove_strangers(partial, blueprint)
             outcome = transcribe(
@@ -104,6 +106,7 @@ def run(task: Task, partial: Path) -> Conversion:
         finally:
             journal.close()
         made = _describe(task, source, blueprint, outcome, receipt, partial)
+        _check_unchanged(task, source, identity)
     if task.verify:
         _prove(partial, made, task.progress)
     made.write(partial)
@@ -126,24 +129,65 @@ def run(task: Task, partial: Path) -> Conversion:
 
 
 @contextmanager
-def exclusive(partial: Path) -> Iterator[None]:
+def exclusive(partial: Path, *, own: bool = False) -> Iterator[None]:
     """Keep other processes out of ``partial``; the lock goes when the process does.
 
-    A folder in which nothing was begun is removed again.
+    A folder in which nothing was begun is removed again. What is there already must be an
+    unfinished conversion, unless the place is llama-hub's ``own``: all else in it will be deleted.
     """
-    partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = _locked_folder(partial)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not own and not _is_conversion(partial):
+            raise UsageError(
+                f"{partial}, where the output is put together, is there and not llama-hub's",
+                hint="rename that, or give another destination",
+            )
         yield
-    except BlockingIOError as error:
-        raise UsageError(
-            f"another conversion is writing {partial}", hint="wait for it, or give another folder"
-        ) from error
     finally:
         os.close(descriptor)
         with suppress(OSError):
             partial.rmdir()
+
+
+def _locked_folder(partial: Path) -> int:
+    """An open descriptor of the folder, which holds its lock."""
+    while True:
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:  # another process has just given it its final name
+            continue
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UsageError(
+                f"{partial}, where the output is put together, is not a folder",
+                hint="remove it, or give another destination",
+            ) from error
+        if _lock(descriptor, partial):
+            return descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, partial: Path) -> bool:
+    """Take the lock; ``False`` if the folder meanwhile has another name."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), partial.lstat())
+    except FileNotFoundError:
+        return False
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UsageError(
+            f"another conversion is writing {partial}", hint="wait for it, or give another folder"
+        ) from error
+
+
+def _is_conversion(partial: Path) -> bool:
+    """Whether all that is there was put there by a conversion."""
+    from llama_hub.hub.checkpoints.work_journal import NAME
+
+    names = {path.name for path in partial.iterdir()}
+    begun = {name for name in names if name.startswith(f".{NAME}.")}  # a journal being written
+    return not names - begun or bool(names & {NAME, MANIFEST_NAME})
 
 
 def _accepted(gate: Gate, receipt: Receipt) -> dict[str, str]:
@@ -179,14 +223,34 @@ def _identity(task: Task, source: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _check_unchanged(task: Task, source: Checkpoint, identity: Mapping[str, Any]) -> None:
+    """``IntegrityError`` if the source was replaced while it was read: the output is a mixture."""
+    known = task.origin.manifest
+    try:
+        same = _identity(task, source) == identity
+        same = same and (known is None or read(task.origin.folder).digest == known.digest)
+    except (OSError, NotFoundError):
+        same = False
+    if not same:
+        raise IntegrityError(
+            f"{task.origin.folder} was changed while it was converted", hint="run it again"
+        )
+
+
 def _remove_strangers(partial: Path, blueprint: Blueprint) -> None:
-    """What an earlier, different conversion left in the same place."""
+    """What an earlier, different conversion left in the same place.
+
+    A link, even to one of the output's own names, is none of them: writing it would change
+    what lies elsewhere.
+    """
     from llama_hub.hub.checkpoints.work_journal import NAME
 
     expected = {file.name for file in blueprint.files} | {NAME}
     for path in partial.iterdir():
-        if path.name not in expected:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        status = path.lstat()
+        plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        if path.name not in expected or not plain:
+            delete(path)
 
 
 def _lacks(blueprint: Blueprint) -> tuple[str, ...]:

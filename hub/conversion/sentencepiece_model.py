@@ -8,12 +8,22 @@ whitespace). Converting needs no more than that.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError
+from llama_hub.strict import FileKind, read_bytes
+
+KIND = FileKind(
+    "the tokenizer", max_bytes=8 << 20, hint="download tokenizer.model again"
+)  # Llama 2's has 500 kB
+MAX_PIECES = 1 << 18  # Llama 2: 32,000
+MAX_LETTERS = 1 << 10  # of a piece; SentencePiece trains up to 16
+# Fields of one message: of the model, of the trainer's and the normaliser's settings, of a piece.
+MAX_FIELDS, MAX_SETTINGS, MAX_PARTS = MAX_PIECES + 64, 1 << 14, 6
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -48,7 +58,7 @@ class Vocabulary:
 def read(path: Path) -> Vocabulary:
     """The vocabulary; ``IntegrityError`` if the file is none."""
     try:
-        return parse(path.read_bytes())
+        return parse(read_bytes(path, KIND))
     except ValueError as error:
         raise IntegrityError(
             f"{path} is no SentencePiece model: {error}",
@@ -59,17 +69,20 @@ def read(path: Path) -> Vocabulary:
 def parse(data: bytes) -> Vocabulary:
     """A vocabulary from the file's bytes; ``ValueError`` if they are no such message."""
     pieces: list[Piece] = []
-    trainer: dict[int, int] = {}
-    normaliser: dict[int, int] = {}
-    for number, value in fields(data):
+    settings: dict[int, dict[int, int]] = {}
+    for number, value in fields(data, MAX_FIELDS):
         if number == 1 and isinstance(value, bytes):
             pieces.append(_piece(value))
-        elif number == 2 and isinstance(value, bytes):
-            trainer = _numbers(value)
-        elif number == 3 and isinstance(value, bytes):
-            normaliser = _numbers(value)
+        elif number in (2, 3) and isinstance(value, bytes):
+            if number in settings:
+                raise ValueError(f"the settings {number} stand twice")
+            settings[number] = _numbers(value)
     if not pieces:
         raise ValueError("it holds no pieces")
+    trainer, normaliser = settings.get(2, {}), settings.get(3, {})
+    ids = [trainer.get(key, -1) for key in (41, 42, 43)] + [max(0, trainer.get(40, 0))]
+    if min(ids) < -1 or max(ids) >= len(pieces):
+        raise ValueError(f"the id of a special token is not one of {len(pieces)} pieces")
     return Vocabulary(
         pieces=tuple(pieces),
         unk_id=trainer.get(40, 0),
@@ -84,31 +97,37 @@ def parse(data: bytes) -> Vocabulary:
 
 def _piece(data: bytes) -> Piece:
     text, score, kind = "", 0.0, NORMAL
-    for number, value in fields(data):
+    for number, value in fields(data, MAX_PARTS):
         if number == 1 and isinstance(value, bytes):
             text = value.decode("utf-8")
         elif number == 2 and isinstance(value, float):
             score = value
         elif number == 3 and isinstance(value, int):
             kind = value
-    if not NORMAL <= kind <= BYTE:
-        raise ValueError(f"a piece of type {kind}")
+    if not NORMAL <= kind <= BYTE or not math.isfinite(score):
+        raise ValueError(f"a piece of type {kind} and score {score}")
+    if len(text) > MAX_LETTERS:
+        raise ValueError(f"a piece of {len(text)} letters")
     return Piece(text, score, kind)
 
 
 def _numbers(data: bytes) -> dict[int, int]:
     """The whole-number fields, as signed 32-bit values."""
-    found = {number: value for number, value in fields(data) if isinstance(value, int)}
+    parts = fields(data, MAX_SETTINGS)
+    found = {number: value for number, value in parts if isinstance(value, int)}
     return {
         number: (value & 0xFFFFFFFF) - (1 << 32 if value & 0x80000000 else 0)
         for number, value in found.items()
     }
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
+def fields(data: bytes, most: int) -> Iterator[tuple[int, int | float | bytes]]:
     """(field number, value) of a protobuf message: varint, fixed 32 as float, or bytes."""
-    at = 0
+    at = count = 0
     while at < len(data):
+        count += 1
+        if count > most:
+            raise ValueError(f"more than {most} fields")
         key, at = _varint(data, at)
         number, wire = key >> 3, key & 7
         if wire == 0:

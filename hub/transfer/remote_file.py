@@ -15,6 +15,7 @@ from typing import Protocol
 
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.files import CHUNK, open_regular
+from llama_hub.hub.relative_path import relative_path
 
 MAX_FILE = 1 << 40  # bytes; Llama 2 70B in float32 is 276 GB
 MAX_UNSIZED = 1 << 36  # bytes of a file of which nobody said how large it is
@@ -64,6 +65,12 @@ class RemoteFile:
     digests: Mapping[str, str] = field(default_factory=dict)  # md5, sha256, git-sha1 → hexadecimal
     pinned: bool = False  # a digest was known to us, not sent along with the data
     limit: int = MAX_FILE  # bytes that it has at most, where its size is not known beforehand
+
+    def __post_init__(self) -> None:
+        try:
+            relative_path(self.path)
+        except ValueError as error:  # no source says where on this machine its files go
+            raise IntegrityError(f"{self.request.where} has a wrong name: {error}") from error
 
 
 class Transient(Exception):

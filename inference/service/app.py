@@ -31,7 +31,7 @@ from llama_hub.inference.service import (
     sagemaker,
     stated,
 )
-from llama_hub.inference.service.auth import Gatekeeper
+from llama_hub.inference.service.auth import Gatekeeper, HostCheck
 from llama_hub.inference.service.body import read_json
 from llama_hub.inference.service.dispatch import Handler
 from llama_hub.inference.service.problems import ClientGoneError, Problem, Shape, as_problem
@@ -68,6 +68,7 @@ def create_app(
         exception_handlers={HTTPException: _http_error},
         middleware=[
             Middleware(RequestLog, service=service),
+            Middleware(HostCheck, settings=settings),
             *_cors(settings),
             Middleware(Gatekeeper, settings=settings),
         ],
@@ -111,9 +112,9 @@ def _routes(service: Service) -> list[Route]:
         ("/generate_stream", huggingface.generate_stream, "huggingface"),
     )
     gets: tuple[tuple[str, Callable[[Request], Response]], ...] = (
-        ("/health", lambda _: azureml.ready(service)),
+        ("/health", lambda request: azureml.ready(service, request)),
         ("/health/live", lambda _: azureml.live()),
-        ("/health/ready", lambda _: azureml.ready(service)),
+        ("/health/ready", lambda request: azureml.ready(service, request)),
         ("/metrics", lambda _: _metrics(service)),
         ("/manifest", lambda _: JSONResponse(stated.manifest(service))),
         ("/version", lambda _: JSONResponse({"version": __version__})),

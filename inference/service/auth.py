@@ -1,8 +1,10 @@
-"""Who may call: the API key, and which web pages.
+"""Who may call: the API key, which web pages, and by which name of this machine.
 
 Health routes and the static page are open; everything else needs the key where
 one is set. A page of another origin may not call unless CORS allows it, so that
 no web site a user happens to visit can use a server on that user's machine.
+Nor may a site whose name was made to point at this machine: without a key, a
+server on loopback answers only to loopback's own names.
 """
 
 from __future__ import annotations
@@ -48,6 +50,47 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(bare).is_loopback
     except ValueError:
         return False
+
+
+def sees_details(settings: ServiceSettings, headers: Headers) -> bool:
+    """Whether who asks may learn more than whether all is well."""
+    if settings.api_key is None:
+        return settings.check_host  # then nobody but this machine's own users gets here
+    return ApiKey(settings.api_key).is_sent(headers.get)
+
+
+class HostCheck:
+    """ASGI middleware: a server without a key, on loopback, is called by a name of loopback.
+
+    A page of ``evil.example`` whose name was made to point at 127.0.0.1 is of the same origin as
+    this server to a browser; the Host that it sends gives it away.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
+        self._app = app
+        self._checks = settings.check_host and settings.api_key is None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on or answer 403."""
+        if self._checks and scope["type"] == "http" and not is_loopback(_host(scope)):
+            problem = Problem(
+                403,
+                "without an API key this server answers only to localhost and 127.0.0.1; "
+                "start it with --api-key to call it by another name",
+                kind="permission_error",
+                code="foreign_host",
+            )
+            await problem_response(problem, "openai")(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _host(scope: Scope) -> str:
+    """The name in the Host header, without its port; empty if it is none."""
+    try:
+        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class Gatekeeper:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llama_hub.inference.service.asking import conversation, encode_conversation, room
+from llama_hub.inference.service.auth import sees_details
 from llama_hub.inference.service.dispatch import by_body
 from llama_hub.inference.service.generation import Ask, answers
 from llama_hub.inference.service.huggingface import (
@@ -31,12 +32,14 @@ def live() -> Response:
     return JSONResponse({"status": "live"})
 
 
-def ready(service: Service) -> Response:
-    """200 when requests will be answered, else 503 with the reason."""
-    trouble = service.trouble()
-    if trouble is None:
+def ready(service: Service, request: Request) -> Response:
+    """200 when requests will be answered, else 503; the reason is for who has the key."""
+    if service.trouble() is None:
         return JSONResponse({"status": "ready"})
-    return JSONResponse({"status": "unavailable", "reason": trouble}, 503)
+    document = {"status": "unavailable"}
+    if sees_details(service.settings, request.headers):
+        document["reason"] = service.trouble_in_full()
+    return JSONResponse(document, 503)
 
 
 async def score(service: Service, request: Request, document: Document) -> Response:

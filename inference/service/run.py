@@ -22,9 +22,11 @@ from llama_hub.errors import LlamaHubError, MissingExtraError, UsageError
 from llama_hub.inference.service.service import Service
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.applications import Starlette
 
 BACKLOG = 2048  # connections that may wait to be accepted
+MAX_HEAD = 1 << 15  # bytes of a request's line and headers
 AFTER_CUT = 2.0  # seconds for cut-off answers to reach their clients
 REPORT_INTERVAL = 10.0  # seconds between two lines about throughput
 _log = logging.getLogger(__name__)
@@ -68,6 +70,30 @@ def url_of(bound: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
+def make_server(app: Starlette) -> uvicorn.Server:
+    """uvicorn around ``app``, with the limits of its settings on every connection."""
+    try:
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("uvicorn", "serve") from error
+    from llama_hub.inference.service.connections import Connections
+
+    protocols: Any = Connections(app.state.service.settings)
+    config = uvicorn.Config(
+        app,
+        http=protocols,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        ws="none",
+        lifespan="on",
+    )
+    return uvicorn.Server(config)
+
+
 def run(
     app: Starlette,
     bound: socket.socket,
@@ -81,21 +107,7 @@ def run(
     about throughput, while there is any.
     """
     service: Service = app.state.service
-    try:
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("uvicorn", "serve") from error
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-        backlog=BACKLOG,
-        ws="none",
-        lifespan="on",
-    )
-    asyncio.run(_serve(uvicorn.Server(config), service, bound, on_ready, on_report))
+    asyncio.run(_serve(make_server(app), service, bound, on_ready, on_report))
     if service.failure is not None:
         raise service.failure
 

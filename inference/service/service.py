@@ -84,14 +84,20 @@ class Service:
         return not self.started.is_set()
 
     def trouble(self) -> str | None:
-        """Why no request would be answered now; ``None`` if one would."""
+        """Why no request would be answered now, in words for everybody; ``None`` if one would."""
         if self.loading:
             return "the model is being loaded"
         if self.failure is not None:
-            return f"the engine did not start: {self.failure}"
+            return "the engine did not start"
         if self.admission.draining:
             return "the server is shutting down"
-        return self.engine.health()
+        return None if self.engine.health() is None else "the engine has failed"
+
+    def trouble_in_full(self) -> str:
+        """The same with the error's own text, which may name paths and devices."""
+        trouble = self.trouble() or ""
+        cause = self.failure or (None if self.loading else self.engine.health())
+        return f"{trouble}: {cause}" if cause else trouble
 
     def require_ready(self) -> None:
         """503 unless a request would be answered now."""

@@ -26,6 +26,7 @@ class ServiceSettings:
     """Limits and safety; every default is safe for an open port."""
 
     api_key: str | None = field(default=None, repr=False)  # None: open to whoever reaches the port
+    check_host: bool = True  # without a key: answer only who calls this machine by a loopback name
     check_model: bool = False  # refuse requests that name another model
     cors_origins: tuple[str, ...] = ()  # foreign pages that may call; "*" for all
     max_body_bytes: int = 6 << 20
@@ -33,6 +34,9 @@ class ServiceSettings:
     max_queue: int = 256  # sequences that may wait besides those that decode
     request_timeout: float = 600.0  # seconds from acceptance to the last token
     body_timeout: float = 30.0  # seconds within which the body must have arrived
+    head_timeout: float = 10.0  # seconds within which a request's head must have arrived
+    write_timeout: float = 30.0  # seconds that a client may leave a full buffer unread
+    max_connections: int = 1000  # beyond: who has kept us waiting longest makes room
     drain_timeout: float = 25.0  # seconds between SIGTERM and the end of unfinished answers
     log_prompts: bool = False
     moderators: tuple[Moderator, ...] = ()

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.local import backend as local
-from llama_hub.backends.local.state import Folder, identity
+from llama_hub.backends.local.processes import identity
+from llama_hub.backends.local.state import Folder
 from llama_hub.backends.memory import backend as memory
+from llama_hub.licenses import terms
+from llama_hub.licenses.gate import Gate, Texts
 from tests.support.command import Outcome, run
 from tests.support.deployments import echo, make_folder
 
@@ -108,7 +111,7 @@ def test_without_the_licence_nothing_is_deployed(home: Path) -> None:
         (["logs", "nobody"], 6, "no deployment"),
         (["logs", "x", "--follow", "--json"], 2, "no end"),
         (["invoke", "x"], 2, "a message or --body"),
-        (["invoke", "x", "--body", "{"], 2, "no JSON"),
+        (["invoke", "x", "--body", "{"], 2, "not valid JSON"),
         (["backends", "test", "memry"], 6, "did you mean memory"),
     ],
 )
@@ -175,6 +178,23 @@ def test_attest_exits_5_when_something_else_is_served(home: Path) -> None:
     assert (outcome.code, outcome.json["ok"]) == (5, False)
 
 
+def test_deployment_and_attest_record_the_ledger_that_they_saw(home: Path) -> None:
+    assert deploy("--yes").code == 0
+    head = done("license", "log")["head"]
+    journal = (home / "deployments/memory/x/journal.jsonl").read_text().splitlines()
+    assert json.loads(journal[0])["ledger_head"] == head
+    proof = done("attest", "x")
+    assert proof["ledger_head"] == head
+    assert {"what": "ledger", "ok": True, "evidence": f"head {head}"} in proof["checks"]
+    for name in ("ledger.jsonl", "ledger.head"):
+        (home / "licenses" / name).unlink()
+    Gate().ensure(terms.load("llama-hub-demo"), Texts("another text"), None)  # a forged chain
+    outcome = run("attest", "x", "--json")
+    assert outcome.code == 5
+    (ledger,) = [one for one in outcome.json["checks"] if one["what"] == "ledger"]
+    assert "rewritten" in ledger["evidence"]
+
+
 def test_status_shows_drift(home: Path) -> None:
     assert deploy("--yes").code == 0
     world = home / "deployments" / "memory.json"
@@ -218,9 +238,9 @@ def local_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     for path in (home / "deployments" / "local").glob("*/service"):
         folder = Folder(path)
-        pid, known = folder.state().get("pid"), folder.state().get("identity")
+        state = folder.state()
         run("delete", path.parent.name, "--backend", "local")
-        assert pid is None or identity(pid) != known
+        assert state is None or identity(state.pid) != state.identity
 
 
 def test_local_from_the_command_line(local_command: None) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -185,8 +188,19 @@ class TestSecret:
         assert secret(None, "THE_SECRET") is None
 
     def test_unreadable_file_is_a_usage_error(self) -> None:
-        with pytest.raises(errors.UsageError, match="cannot read the secret"):
+        with pytest.raises(errors.UsageError, match="cannot be read"):
             secret("@/nonexistent/secret", "THE_SECRET")
+
+    def test_a_pipe_of_the_shell_is_read_and_a_device_is_not(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=lambda: pipe.write_text("through-a-pipe\n"))
+        writer.start()
+        with open(pipe) as held:  # noqa: PTH123 - as a shell holds the end that it names
+            assert secret(f"@/dev/fd/{held.fileno()}", "THE_SECRET") == "through-a-pipe"
+        writer.join()
+        with pytest.raises(errors.UsageError, match="not a regular file"):
+            secret("@/dev/zero", "THE_SECRET")
 
 
 class TestPlainProgress:

@@ -47,7 +47,7 @@ def test_prepare_quantises_into_a_place_of_its_own(downloaded: Path) -> None:
     with pytest.raises(NotFoundError, match="not quantised"):
         artifact.find(spec(model=CHAT, quantization="int8"))
     made = artifact.prepare(spec(model=CHAT, quantization="int8"))
-    assert artifact.quantization(made.manifest) == "int8"
+    assert made.manifest.quantization == "int8"
     assert made.folder != plain.folder
     assert made.manifest.digest != plain.manifest.digest
     assert artifact.find(spec(model=CHAT, quantization="int8")) == made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import pytest
 
 from llama_hub.errors import IntegrityError, LicenseError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Catalog, Model, load
-from llama_hub.hub.download import Downloaded, Job
+from llama_hub.hub.download import Downloaded, Job, download
 from llama_hub.hub.importing import ImportedFolder, guess, import_folder, locate
+from llama_hub.hub.sources.mirror import mirror
 from llama_hub.hub.store import Store
 from llama_hub.hub.verify import verify
-from tests.support import models
+from tests.support import foreign, models
+from tests.support.command import run
 from tests.support.licences import GOOD, write_terms
 
 FILES = models.meta_files(shards=2)
@@ -128,3 +132,84 @@ def test_a_name_that_tells_nothing_is_a_usage_error(tmp_path: Path) -> None:
     known = Catalog({MODEL.id: replace(MODEL)})
     with pytest.raises(UsageError, match="does not tell which model"):
         guess(tmp_path / "weights", known)
+
+
+# what lies in the folder may be anything
+
+
+def put(kind: str, path: Path, outside: Path) -> None:
+    """Something that is no file of a model, in a file's place."""
+    path.unlink(missing_ok=True)
+    makers: dict[str, Callable[[], object]] = {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": lambda: path.mkdir(),
+        "circle": lambda: path.symlink_to(path.name),
+        "broken": lambda: path.symlink_to(outside / "nothing"),
+        "sparse": lambda: os.truncate(os.open(path, os.O_RDWR | os.O_CREAT), (1 << 40) + 1),
+    }
+    makers[kind]()
+
+
+KINDS = ("pipe", "device", "folder", "circle", "broken", "sparse")
+PLACES = (
+    "acme-7b/consolidated.01.pth",
+    "acme-7b/params.json",
+    "acme-7b/checklist.chk",
+    "tokenizer.model",
+    "LICENSE",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_no_file_of_a_model_is_refused_at_once(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = models.catalogue(tmp_path / "catalogue.toml", MODEL)
+    monkeypatch.setenv("LLAMA_HUB_CATALOG", str(path))
+    base = models.write(tmp_path / "theirs", FILES)
+    put(kind, base / name, tmp_path)
+    before = foreign.names(tmp_path / "theirs")
+    outcome = run("import", str(base / "acme-7b"), "acme-7b", "--json")
+    if outcome.code == 0:  # a file that need not be there counts as missing
+        assert name in ("LICENSE", "acme-7b/checklist.chk")
+        assert kind in ("folder", "circle", "broken", "pipe", "device")
+    else:
+        assert outcome.code in (2, 5, 6), outcome.stdout
+        assert Store().all() == []
+        assert Store().partials() == []
+    assert foreign.names(tmp_path / "theirs") == before
+
+
+def test_a_failed_import_is_no_obstacle_to_a_download(tmp_path: Path) -> None:
+    """What an import linked are the person's own files: nothing may go on writing them."""
+    folder = models.write(tmp_path / "meta", FILES) / "acme-7b"
+    good = models.write(tmp_path / "good", FILES)
+    store = Store()
+    begun = store.partial_folder(MODEL.id, "meta")
+    begun.mkdir(parents=True)
+    (begun / "consolidated.00.pth").write_bytes(b"half a download")
+    shard = folder / "consolidated.01.pth"
+    shard.write_bytes(b"!" + shard.read_bytes()[1:])
+    before = foreign.tree(folder)
+    with pytest.raises(IntegrityError):
+        take(folder)
+    assert (begun / "consolidated.00.pth").read_bytes() == b"half a download"
+    assert foreign.tree(folder) == before
+    done = download(Job(MODEL, mirror(str(good)), "meta"))
+    assert verify(done.path).ok
+    assert foreign.tree(folder) == before
+
+
+def test_more_snapshots_than_anybody_counts(tmp_path: Path) -> None:
+    for number in range(150):
+        (tmp_path / "snapshots" / f"{number}").mkdir(parents=True)
+    with pytest.raises(UsageError, match="100 or more snapshots"):
+        locate(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "a\0b", "x" * 5000, ""])
+def test_a_path_that_can_be_none(path: str) -> None:
+    with pytest.raises((UsageError, NotFoundError)):
+        locate(Path(path or "nowhere"))

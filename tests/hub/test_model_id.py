@@ -166,3 +166,9 @@ def test_only_regular_files_of_the_folder_count(tmp_path: Path) -> None:
     for missing in ("nothing", "circle"):
         with pytest.raises(FileNotFoundError):
             regular_file(folder, missing)
+
+
+def test_a_manifest_may_list_an_empty_file(tmp_path: Path) -> None:
+    made = Manifest("x", "hf", "other-open", (FileEntry("empty", 0, "0" * 64),))
+    made.write(tmp_path)
+    assert manifest.read(tmp_path) == made

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
 
-from llama_hub.errors import NotFoundError
+from llama_hub.errors import IntegrityError, NotFoundError, UsageError
+from llama_hub.files import exchange
+from llama_hub.hub import store as stores
 from llama_hub.hub.download import Downloaded, Job, download
+from llama_hub.hub.manifest import read
 from llama_hub.hub.sources.mirror import mirror
 from llama_hub.hub.store import Store
-from tests.support import models
+from llama_hub.hub.verify import verify
+from tests.support import foreign, models
+from tests.support.crashing import killed_at
 
 MODEL = models.model()
 
@@ -80,3 +87,166 @@ def test_publishing_replaces_what_was_there(stored: Downloaded) -> None:
     assert (stored.path / "new").is_file()
     assert not (stored.path / "params.json").exists()
     assert store.partials() == []
+
+
+# nothing outside the store, whatever lies in it or is said of it
+
+
+WRONG = ["", ".", "..", "../x", "/etc", "a/b", "A", "a\0", "a\n", "x" * 200, "~", "con"]
+
+
+@pytest.mark.parametrize("model", WRONG, ids=ascii)
+def test_no_path_is_made_of_what_is_no_model(model: str, home: Path) -> None:
+    store = Store()
+
+    def work(name: str, variant: str) -> Path:
+        return store.work_folder(name, variant, "conversion")
+
+    for make in (store.folder, store.partial_folder, work):
+        with pytest.raises(UsageError):
+            make(model, "hf")
+        with pytest.raises(UsageError):
+            make("acme-7b", model)
+    with pytest.raises(UsageError):
+        store.remove(model)
+    with pytest.raises(UsageError), store.lock(model, "hf"):
+        pass
+    with pytest.raises((UsageError, NotFoundError)):
+        store.find(model)
+    assert not home.exists()
+
+
+@pytest.fixture
+def elsewhere(stored: Downloaded, tmp_path: Path) -> Path:
+    """A folder like the store's, with a model in it, which the store may never change."""
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(stored.path.parent, folder / "acme-7b")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["models/linked", "models/linked/meta", "partials/linked"])
+def test_a_link_in_the_store_leads_nowhere(
+    place: str, elsewhere: Path, home: Path, stored: Downloaded
+) -> None:
+    link = home / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere / "acme-7b" / ("meta" if place.endswith("meta") else ""))
+    before = foreign.tree(elsewhere)
+    store = Store()
+    assert [one.id for one in store.all()] == ["acme-7b"]
+    assert store.partials() == []
+    assert store.collect_partials() == []
+    with pytest.raises((IntegrityError, NotFoundError)):
+        store.find("linked", "meta")
+    with pytest.raises(IntegrityError, match="is a link"):
+        store.publish("linked", "meta", stored.path if place.startswith("models") else None)
+    with pytest.raises(IntegrityError, match="is a link"):
+        download(replace_model("linked", elsewhere))
+    if place.startswith("models"):
+        [removed] = store.remove("linked")
+        assert removed.path == link
+        assert not link.is_symlink()
+    assert foreign.tree(elsewhere) == before
+
+
+def replace_model(name: str, folder: Path) -> Job:
+    return Job(models.model(id=name, folder="meta"), mirror(str(folder / "acme-7b")), "meta")
+
+
+def test_removing_one_format_through_a_link_is_refused(elsewhere: Path, home: Path) -> None:
+    (home / "models" / "linked").symlink_to(elsewhere / "acme-7b")
+    before = foreign.tree(elsewhere)
+    with pytest.raises(IntegrityError, match="is a link"):
+        Store().remove("linked", "meta")
+    assert foreign.tree(elsewhere) == before
+
+
+def test_a_lock_that_is_a_link_makes_no_file(home: Path, tmp_path: Path) -> None:
+    (home / "partials").mkdir(parents=True)
+    (home / "partials" / ".acme-7b.hf.lock").symlink_to(tmp_path / "made")
+    with pytest.raises(IntegrityError, match="a link"), Store().lock("acme-7b", "hf"):
+        pass
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_is_in_a_models_folder_and_no_format_is_left_alone(stored: Downloaded) -> None:
+    (stored.path.parent / "notes").mkdir()
+    Store().remove("acme-7b")
+    assert [path.name for path in stored.path.parent.iterdir()] == ["notes"]
+
+
+def test_a_folder_that_holds_another_format_is_not_taken_for_it(
+    stored: Downloaded, home: Path
+) -> None:
+    stored.path.rename(home / "models" / "acme-7b" / "hf")
+    with pytest.raises(IntegrityError, match="in the format meta"):
+        Store().find("acme-7b")
+    Store().remove("acme-7b", "hf")
+
+
+def test_a_path_into_the_store_is_the_stores_model(
+    stored: Downloaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Store().find(str(stored.path)).id == "acme-7b"
+    monkeypatch.chdir(stored.path.parent)
+    assert Store().find("./meta").id == "acme-7b"
+    outside = shutil.copytree(stored.path, tmp_path / "copy")
+    digest = stored.manifest.digest.removeprefix("sha256:")
+    assert Store().find(str(outside)).id == f"acme-7b-{digest[:16]}"
+
+
+def test_a_model_that_is_being_made_is_not_removed(stored: Downloaded) -> None:
+    with Store().lock("acme-7b", "meta"), pytest.raises(UsageError, match="busy"):
+        Store().remove("acme-7b")
+    assert stored.path.is_dir()
+
+
+# replaced in one step
+
+
+def fresh(store: Store, stored: Downloaded) -> Path:
+    made = store.partial_folder("acme-7b", "meta")
+    shutil.copytree(stored.path, made)
+    return foreign.forge(made, made_by={"operation": "again"})
+
+
+def cannot(first: Path, second: Path) -> None:
+    raise OSError(errno.EINVAL, "this file system does not swap names")
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+@pytest.mark.parametrize("step", [97, pytest.param(5, marks=pytest.mark.exhaustive)])
+def test_there_is_no_moment_without_a_whole_model(
+    stored: Downloaded, monkeypatch: pytest.MonkeyPatch, swaps: bool, step: int
+) -> None:
+    """Killed at any call of publishing, the old or the new model is there, found, and whole."""
+    if not swaps:
+        monkeypatch.setattr(stores, "exchange", cannot)
+    old = stored.manifest.digest
+    seen = set()
+    store = Store()
+    for moment in range(1, 4000, step):
+        shutil.rmtree(store.root / "partials", ignore_errors=True)
+        new = read(fresh(store, stored)).digest
+        died = killed_at(moment, lambda: store.publish("acme-7b", "meta"))
+        found = Store().find("acme-7b")
+        assert verify(found.path).ok
+        assert found.manifest.digest in (old, new)
+        seen.add(found.manifest.digest)
+        if not died:
+            break
+        if found.manifest.digest == new:
+            foreign.forge(found.path, made_by=dict(stored.manifest.made_by))
+    assert not died
+    assert seen == {old, new}
+    assert [path.name for path in stored.path.parent.iterdir()] == ["meta"]
+
+
+def test_swapping_names_swaps_what_they_name(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").touch()
+    (tmp_path / "b").mkdir()
+    exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "x").exists()
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "a", tmp_path / "nothing")

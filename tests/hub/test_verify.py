@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +16,16 @@ from llama_hub.hub import manifest as manifests
 from llama_hub.hub.catalog import load
 from llama_hub.hub.digests import hash_file
 from llama_hub.hub.download import Downloaded, Job, download
+from llama_hub.hub.manifest import FileEntry, Manifest
 from llama_hub.hub.repair import repair
 from llama_hub.hub.sources.builtin import builtin
 from llama_hub.hub.sources.mirror import mirror
 from llama_hub.hub.sources.resolve import Wanted, recorded
 from llama_hub.hub.store import Store
 from llama_hub.hub.transfer.journal import BLOCK
-from llama_hub.hub.verify import Verification, verify
-from tests.support import models
+from llama_hub.hub.verify import MAX_EXTRA, MAX_FILE, Verification, check_file, extra_files, verify
+from tests.support import foreign, models
+from tests.support.command import run
 from tests.support.http_server import Server
 
 SIZE = 3 * BLOCK + 1000
@@ -211,3 +215,121 @@ def test_the_manifest_of_two_downloads_of_the_same_bytes_is_the_same(
     )
     assert other.manifest.digest == stored.manifest.digest
     assert manifests.read(other.path).source != manifests.read(stored.path).source
+
+
+# what a manifest lists may lie anywhere, and be anything
+
+
+def lay(folder: Path, kind: str, outside: Path) -> Path:
+    """A folder whose one listed file ``x`` is something else than a file of it."""
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "x").write_bytes(b"outside")
+    path = folder / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "circle":
+        path.symlink_to("x")
+    else:
+        path.symlink_to({"zero": Path("/dev/zero"), "link": outside / "x"}[kind])
+    size = path.stat().st_size if kind != "circle" else 7
+    digest = hash_file(outside / "x").digests["sha256"]
+    Manifest("evil", "hf", "other-open", (FileEntry("x", size, digest),)).write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "circle", "zero", "link"])
+def test_what_is_no_file_of_the_folder_is_not_ok(kind: str, tmp_path: Path) -> None:
+    folder = lay(tmp_path / "evil", kind, tmp_path / "outside")
+    before = foreign.names(tmp_path)
+    outcome = run("verify", str(folder), "--json")
+    assert outcome.code == 5
+    [found] = outcome.json["files"]
+    assert found["status"] == ("missing" if kind == "circle" else "damaged")
+    for more in (["--deep"], ["--repair"]):
+        assert run("verify", str(folder), *more, "--json").code in (2, 5, 6)
+    assert (tmp_path / "outside" / "x").read_bytes() == b"outside"
+    names = set(foreign.names(tmp_path)) - {"home", ".evil.lock", "home/licenses"}
+    assert {name for name in names if not name.startswith("home/")} == set(before)
+
+
+def test_a_file_that_grows_or_is_a_hole_does_not_keep_anyone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").write_bytes(bytes(100))
+    os.truncate(tmp_path / "x", MAX_FILE + 1)
+    found = check_file(tmp_path, FileEntry("x", MAX_FILE + 1, "0" * 64))
+    assert (found.status, found.blocks) == ("size", ())
+    os.truncate(tmp_path / "x", 40 * BLOCK)
+    longer = check_file(tmp_path, FileEntry("x", 10, "0" * 64, blocks=("00000000",)))
+    assert (longer.status, longer.blocks) == ("size", (0, 1))
+    moments = iter((0.0, 10.0, 1e6, 2e6))
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    os.truncate(tmp_path / "x", 3 << 20)
+    slow = check_file(tmp_path, FileEntry("x", 3 << 20, "0" * 64))
+    assert slow.status == "damaged"
+    assert "slower than" in slow.detail
+
+
+def test_more_extra_files_than_anybody_reads(tmp_path: Path) -> None:
+    for number in range(MAX_EXTRA + 50):
+        (tmp_path / f"{number}").touch()
+    (tmp_path / "up").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    made = Manifest("x", "hf", "other-open", ())
+    assert len(extra_files(tmp_path, made)) == MAX_EXTRA
+
+
+# a repair changes the folder and nothing else
+
+
+def test_a_file_with_a_second_name_is_mended_in_a_copy(stored: Downloaded, tmp_path: Path) -> None:
+    os.link(stored.path / SHARD, tmp_path / "theirs")
+    flip(stored.path / SHARD, 5)
+    damaged = (tmp_path / "theirs").read_bytes()
+    mend(verify(stored.path))
+    assert verify(stored.path).ok
+    assert (tmp_path / "theirs").read_bytes() == damaged
+
+
+def test_a_link_in_a_files_place_is_replaced_not_followed(
+    stored: Downloaded, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").write_bytes(b"irreplaceable")
+    (stored.path / SHARD).unlink()
+    (stored.path / SHARD).symlink_to(tmp_path / "theirs")
+    mend(verify(stored.path))
+    assert verify(stored.path).ok
+    assert not (stored.path / SHARD).is_symlink()
+    assert (tmp_path / "theirs").read_bytes() == b"irreplaceable"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_the_place_where_files_are_mended_may_be_anothers(
+    kind: str, stored: Downloaded, tmp_path: Path
+) -> None:
+    aside = stored.path.with_name(f".{stored.path.name}.repair")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "diary.txt").write_text("irreplaceable")
+    if kind == "link":
+        aside.symlink_to(theirs)
+    elif kind == "folder":
+        theirs.rename(aside)
+        theirs = aside
+    else:
+        aside.write_text("irreplaceable")
+    (stored.path / SHARD).unlink()
+    with pytest.raises(UsageError, match="not llama-hub's"):
+        mend(verify(stored.path))
+    kept = aside if kind == "file" else theirs / "diary.txt"
+    assert kept.read_text() == "irreplaceable"
+
+
+def test_a_folder_in_a_files_place_is_named(stored: Downloaded) -> None:
+    (stored.path / SHARD).unlink()
+    (stored.path / SHARD).mkdir()
+    with pytest.raises(IntegrityError, match="stands in a file's place"):
+        mend(verify(stored.path))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -14,7 +16,9 @@ from torch import Tensor
 
 from llama_hub.errors import UsageError
 from llama_hub.inference.engine import SamplingParams
-from llama_hub.inference.sampling import SHORTLIST, Choice, Row, check, logprobs, sample
+from llama_hub.inference.sampling import SHORTLIST, Choice, Row, check, choose, logprobs, sample
+from tests.support import reference_sampling
+from tests.support.launches import Launches
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 SHARES = LOGITS.softmax(-1).tolist()
@@ -86,6 +90,117 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     together = sample(logits, [Row(choice(**each)) for each in params])
     alone = [sample(logits[n : n + 1], [Row(choice(**each))])[0] for n, each in enumerate(params)]
     assert together == alone
+
+
+def mixed_rows(seed: int, size: int, count: int, known: int) -> list[Row]:
+    """Rows of every kind of request, the same for the same ``seed``."""
+    chance = random.Random(seed)
+
+    def some(*values: Any) -> Any:
+        return chance.choice(values)
+
+    rows = []
+    for n in range(count):
+        made = choice(
+            prompt=tuple(chance.randrange(size) for _ in range(known)),
+            seed=seed + n,
+            temperature=some(0.0, 0.3, 1.0, 1.7),
+            top_p=some(0.05, 0.5, 0.9, 0.999, 1.0),
+            top_k=some(0, 0, 1, 7, 600, 5000),
+            min_p=some(0.0, 0.0, 0.01, 0.5),
+            repetition_penalty=some(1.0, 1.3, 0.8),
+            presence_penalty=some(0.0, 0.7),
+            frequency_penalty=some(0.0, -0.4, 0.9),
+            logit_bias=some({}, {3: 5.0, size - 1: -2.5}),
+            logprobs=some(None, 0, 3),
+        )
+        for _ in range(known):
+            made.accept(chance.randrange(size))
+        mask = torch.rand(size, generator=torch.Generator().manual_seed(seed + n)) < 0.5
+        held = some(frozenset(), frozenset({n, 5}))
+        rows.append(Row(made, held, some(None, None, mask)))
+    return rows
+
+
+@pytest.mark.parametrize("size", [40, 3 * SHORTLIST])
+@given(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from([0.3, 1.0, 4.0]))
+def test_rows_together_are_as_one_by_one(size: int, seed: int, count: int, spread: float) -> None:
+    """Same seeds, same tokens as the plain sampler, three steps long."""
+    ours, theirs = (mixed_rows(seed, size, count, 4) for _ in range(2))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        logits = torch.randn(count, size, generator=generator) * spread
+        kept = logits.clone()
+        chosen = choose(logits, ours)
+        assert torch.equal(logits, kept)
+        expected = reference_sampling.sample(logits, theirs)
+        assert [each.token for each in chosen] == expected
+        for row, other, each in zip(ours, theirs, chosen, strict=True):
+            wanted = row.choice.params.logprobs
+            assert (each.logprob is None) == (wanted is None)
+            if each.logprob is not None and wanted is not None:
+                index = ours.index(row)
+                (alone,) = logprobs(logits[index : index + 1], [each.token], wanted)
+                assert each.logprob == alone
+            row.choice.accept(each.token)
+            other.choice.accept(each.token)
+
+
+def test_launches_do_not_grow_with_rows_and_one_answer_is_waited_for() -> None:
+    """Counted in torch's operations, which on a GPU are launches and synchronisations."""
+    logits = torch.randn(16, 3 * SHORTLIST, generator=torch.Generator().manual_seed(5)) * 3
+
+    def counted(rows: list[Row]) -> Launches:
+        with Launches() as launches:
+            choose(logits[: len(rows)], rows)
+        return launches
+
+    plain = [Row(choice(seed=n)) for n in range(16)]
+    assert counted([Row(choice(temperature=0.0))] * 16).total == 1
+    assert counted(plain).total == counted(plain[:1]).total <= 40
+    every = [
+        Row(
+            choice(
+                (1, 2, 3), seed=n, top_p=0.9, repetition_penalty=1.2, presence_penalty=0.5,
+                logit_bias={4: 1.0}, logprobs=2, temperature=0.7,
+            ),
+            frozenset({2}),
+            torch.ones(3 * SHORTLIST, dtype=torch.bool),
+        )
+        for n in range(16)
+    ]  # fmt: skip
+    for row in every:
+        row.choice.accept(9)
+    together, alone = counted(every), counted(every[:1])
+    assert together.total == alone.total <= 65
+    assert together.waits == alone.waits == 0  # what is waited for is the one ``tolist``
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_same_tokens_with_one_synchronisation() -> None:
+    device = torch.device("cuda:0")
+    rows, others = (mixed_rows(3, 32000, 16, 40) for _ in range(2))
+    logits = torch.randn(16, 32000, generator=torch.Generator().manual_seed(1)) * 3
+    choose(logits.to(device), mixed_rows(3, 32000, 16, 40))
+    on_device = logits.to(device)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            chosen = choose(on_device, rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [each for each in caught if "synchroniz" in str(each.message)]
+    assert len(waits) <= 2  # the second only if a draw was not on the shortlist
+    assert [each.token for each in chosen] == [each.token for each in choose(logits, others)]
+
+
+def test_a_choice_among_equal_logits_does_not_depend_on_the_batch() -> None:
+    alike = (torch.rand(7, 4 * SHORTLIST, generator=torch.Generator().manual_seed(2)) * 8).round()
+    rows = [Row(choice(seed=n, top_p=0.5 + n / 20)) for n in range(7)]
+    alone = [sample(alike[n : n + 1], [Row(choice(seed=n, top_p=0.5 + n / 20))]) for n in range(7)]
+    assert sample(alike, rows) == [token for (token,) in alone]
 
 
 def greedy(row_choice: Choice, **row: Any) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llama_hub.errors import IntegrityError
+from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.licenses.chain import GENESIS, Chain
 from llama_hub.licenses.gate import Gate
 from llama_hub.licenses.ledger import Ledger
+from tests.support.command import run
 from tests.support.licences import ACME, GOOD, OTHER_TEXT, POLICY, TEXT, texts
 
 
@@ -125,3 +128,113 @@ def test_a_crash_is_told_by_verify(ledger: Ledger) -> None:
     assert ledger.verify().notes[0].startswith("a crash left 14 bytes of an unfinished line")
     Gate(ledger).accept(ACME, texts(), lambda *_: GOOD)
     assert ledger.verify().notes == ("line 3 replaced a line that a crash had left unfinished",)
+
+
+@pytest.mark.parametrize(
+    ("license", "at", "problem"),
+    [
+        ("llama-2-community", "2002-01-01T00:00:00Z", "before the licence was released"),
+        ("llama-2-community", "2023-07-17T23:59:59Z", "before the licence was released"),
+        ("llama-2-community", "2051-01-01T00:00:00Z", "in the future"),
+        ("no-such-licence", "2051-01-01", "in the future"),
+        ("no-such-licence", "2024-01-01T00:00:00+00:00", "before a line above it"),
+    ],
+)
+def test_a_receipt_whose_date_cannot_be_right_is_reported(
+    ledger: Ledger, license: str, at: str, problem: str
+) -> None:
+    forged = replace(ledger.receipts()[0], license=license, at=at)
+    Ledger(ledger.path).append(forged)
+    (note, *_) = ledger.verify().notes
+    assert note.startswith(f"line 3 ({forged.id}, {license}) is dated {at}, ")
+    assert any(problem in each for each in ledger.verify().notes)
+
+
+def test_receipts_of_today_are_not_reported(ledger: Ledger) -> None:
+    assert ledger.verify().notes == ()
+
+
+@pytest.mark.parametrize("at", ["", "yesterday", "2023-13-01", "0001-01-01T00:00:00+23:59"])
+def test_a_receipt_without_a_date_is_none(ledger: Ledger, at: str) -> None:
+    Ledger(ledger.path).append(replace(ledger.receipts()[0], at=at))
+    with pytest.raises(IntegrityError, match="line 3 .* see at"):
+        ledger.verify()
+
+
+@pytest.mark.parametrize("head", ["x", "0" * 63, "", "sha256:" + "0" * 64])
+def test_an_expected_head_that_is_none_is_a_usage_error(ledger: Ledger, head: str) -> None:
+    with pytest.raises(UsageError, match="is no head of a ledger"):
+        ledger.verify(expect_head=head)
+
+
+def _in_place_of(path: Path, what: str) -> None:
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.symlink_to(path)
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "device", "loop"])
+@pytest.mark.parametrize("name", ["ledger.jsonl", "ledger.head", "texts/*.txt"])
+def test_what_is_no_file_is_refused_and_never_waited_for(
+    ledger: Ledger, name: str, what: str
+) -> None:
+    _in_place_of(next(ledger.path.parent.glob(name)), what)
+    done = run("license", "verify", "--json")
+    assert done.code == 5
+    assert str(ledger.path.parent) in done.json["error"]["message"]
+
+
+def test_a_pipe_in_place_of_the_lock_does_not_hold_a_reader(ledger: Ledger) -> None:
+    _in_place_of(ledger.path.with_name(".ledger.jsonl.lock"), "pipe")
+    assert run("license", "verify").code == 0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "[]",
+        "null",
+        '{"count": true}',
+        '{"count": 1e400}',
+        '{"count": 2, "sha256": []}',
+        '{"x": 1}',
+        '{"count":' + "9" * 5000 + "}",
+        "[" * 100_000,
+        "\xff",
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_head_of_any_content_is_exit_5(ledger: Ledger, head: str) -> None:
+    ledger.path.with_suffix(".head").write_bytes(head.encode("latin-1"))
+    assert run("license", "verify").code == 5
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff", b"[" * 60_000, b'{"a": "\\ud800"}', b"null", b"1e999", b'{"a":1,"a":1}']
+)
+def test_a_line_of_any_content_is_exit_5(ledger: Ledger, line: bytes) -> None:
+    lines = ledger.path.read_bytes().splitlines()
+    ledger.path.write_bytes(b"\n".join([lines[0], line, b""]))
+    assert run("license", "verify").code == 5
+
+
+def test_a_wholly_forged_chain_is_caught_by_the_head_that_the_log_printed(
+    ledger: Ledger, home: Path
+) -> None:
+    noted = run("license", "log", "--json").json["head"]
+    assert f"head {noted}" in run("license", "log").stdout
+    assert run("license", "verify", "--expect-head", noted).code == 0
+    shutil.rmtree(home)
+    forger = Gate()
+    for _ in range(2):
+        forger.accept(ACME, texts(), lambda *_: GOOD)
+    assert run("license", "verify").code == 0  # a chain cannot know that it is another
+    done = run("license", "verify", "--expect-head", f"SHA256:{noted.upper()}", "--json")
+    assert done.code == 5
+    assert "was rewritten" in done.json["error"]["message"]

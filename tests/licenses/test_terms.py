@@ -84,7 +84,7 @@ def test_no_user_file_opens_a_built_in_gate(own: Path) -> None:
         (MINIMAL.replace('"mine"', '"My Licence"'), "the id must be"),
         (MINIMAL + "mau_limit = 0\n", "mau_limit"),
         (MINIMAL + "mau_limit = true\n", "mau_limit"),
-        (MINIMAL + 'version_date = "soon"\n', "isoformat"),
+        (MINIMAL + 'version_date = "soon"\n', "must be a date"),
         (MINIMAL + "version_date = 2023\n", "version_date"),
         (MINIMAL + 'notice = "two\\nlines"\n', "notice must be one line"),
         (MINIMAL + 'obligations = "be good"\n', "list of texts"),

@@ -34,8 +34,10 @@ PROMPT = ApplyOptions(sleep=no_sleep)  # waits as the code asks, in no time
 
 
 def make_folder(folder: Path, content: str = "one", model: str = "llama-demo") -> Path:
-    """A served folder whose manifest depends on ``content``."""
+    """A served folder whose manifest depends on ``content``; its files are new ones."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink(missing_ok=True)
     (folder / "config.json").write_text(json.dumps(to_config(TINY, "float32")))
     (folder / "model.safetensors").write_text(content)
     files = [

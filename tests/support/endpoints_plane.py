@@ -10,6 +10,7 @@ and how ``PUT`` merges (here: given keys replace, nested objects merge).
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import threading
@@ -292,9 +293,15 @@ class EndpointsPlane:
             old.stop()
 
     def _shown(self, key: tuple[str, str]) -> dict[str, Any]:
-        """As the service shows it: secrets are names only."""
+        """As the service shows it: secrets are names only, empty fields and branches are gone."""
         shown = copy.deepcopy(self.endpoints[key])
-        shown["model"]["secrets"] = dict.fromkeys(shown["model"]["secrets"], "")
+        model, scaling = shown["model"], shown["compute"]["scaling"]
+        model["secrets"] = dict.fromkeys(model["secrets"], "")
+        for inner, name in ((model, "secrets"), (model, "env"), (scaling, "scaleToZeroTimeout")):
+            if not inner.get(name):
+                inner.pop(name, None)
+        if model.get("revision") == "main":
+            model["revision"] = hashlib.sha1(model["repository"].encode()).hexdigest()
         return shown
 
 

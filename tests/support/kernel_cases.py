@@ -241,6 +241,7 @@ def between(device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int
     close(elementwise.swiglu(both), F.silu(gate) * up)
 
 
+Check = Callable[[torch.device, list[torch.dtype]], None]
 HEADS = ((4, 4, 32), (8, 2, 64), (6, 2, 16), (4, 4, 24), (8, 1, 128))
 
 
@@ -256,28 +257,35 @@ def few(device: torch.device, dtypes: list[torch.dtype]) -> None:
     between(device, half, (4, 2, 32))
 
 
-def all_products(device: torch.device, dtypes: list[torch.dtype]) -> None:
-    halves = [dtype for dtype in dtypes if dtype != torch.float32]
-    for dtype in halves:
-        for bits in (4, 8, 16):
+def all_products(bits: int) -> Check:
+    def check(device: torch.device, dtypes: list[torch.dtype]) -> None:
+        for dtype in (each for each in dtypes if each != torch.float32):
             for shape in ((1, 96, 256), (5, 70, 512), (9, 128, 1024), (64, 64, 352), (2, 64, 2048)):
                 product(device, dtype, bits, shape)
                 product(device, dtype, bits, shape, swiglu=True)
                 product(device, dtype, bits, shape, residual=True)
+
+    return check
+
+
+def all_groups(device: torch.device, dtypes: list[torch.dtype]) -> None:
+    for dtype in (each for each in dtypes if each != torch.float32):
         for bits, group in ((4, 32), (4, 64), (4, 96), (4, 128), (4, 384), (8, 64), (8, 384)):
             product(device, dtype, bits, (3, 40, 384), group=group)
             many_rows(device, dtype, bits, {96: 32, 384: 512}.get(group, group))
 
 
-def all_attention(device: torch.device, dtypes: list[torch.dtype]) -> None:
-    for dtype in dtypes:
-        for heads in HEADS:
+def all_attention(heads: tuple[int, int, int]) -> Check:
+    def check(device: torch.device, dtypes: list[torch.dtype]) -> None:
+        for dtype in dtypes:
             decode(device, dtype, heads, [1], 1)
             decode(device, dtype, heads, [16, 17, 15, 33], 3)
             decode(device, dtype, heads, [1, 640, 257, 64, 65], 40)
-        for heads in HEADS if dtype != torch.float32 else ():
-            prefill(device, dtype, heads, [(0, 1)], 1)
-            prefill(device, dtype, heads, [(0, 64), (16, 16), (5, 130), (127, 1)], 10)
+            if dtype != torch.float32:
+                prefill(device, dtype, heads, [(0, 1)], 1)
+                prefill(device, dtype, heads, [(0, 64), (16, 16), (5, 130), (127, 1)], 10)
+
+    return check
 
 
 def all_between(device: torch.device, dtypes: list[torch.dtype]) -> None:
@@ -286,11 +294,12 @@ def all_between(device: torch.device, dtypes: list[torch.dtype]) -> None:
             between(device, dtype, heads)
 
 
-CASES: dict[str, Callable[[torch.device, list[torch.dtype]], None]] = {
+CASES: dict[str, Check] = {
     "few": few,
-    "all_products": all_products,
-    "all_attention": all_attention,
-    "all_between": all_between,
+    "groups": all_groups,
+    "between": all_between,
+    **{f"products_{bits}": all_products(bits) for bits in (4, 8, 16)},
+    **{f"attention_{'_'.join(map(str, heads))}": all_attention(heads) for heads in HEADS},
 }
 
 if __name__ == "__main__":  # in the interpreter: kernels learn of it when they are defined

@@ -15,7 +15,7 @@ import uvicorn
 
 from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.app import create_app
-from llama_hub.inference.service.run import BACKLOG, bind, url_of
+from llama_hub.inference.service.run import bind, make_server, url_of
 from llama_hub.inference.service.service import Service
 from llama_hub.inference.service.settings import ServedModel, ServiceSettings
 from llama_hub.inference.tokenizer import Tokenizer
@@ -43,6 +43,7 @@ class Running:
     service: Service
     loop: asyncio.AbstractEventLoop
     engine: Any
+    connections: Any  # those of the server
 
 
 @contextmanager
@@ -66,13 +67,16 @@ def serving(
         app = create_app(
             engine, tokenizer or demo_tokenizer(), served, settings or ServiceSettings()
         )
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="on", ws="none", backlog=BACKLOG
-        )
-        server = uvicorn.Server(config)
+        server = make_server(app)
         servers.append(server)
         running.append(
-            Running(url_of(bound), app.state.service, asyncio.get_running_loop(), engine)
+            Running(
+                url_of(bound),
+                app.state.service,
+                asyncio.get_running_loop(),
+                engine,
+                server.config.http,
+            )
         )
         serve = asyncio.create_task(server.serve(sockets=[bound]))
         if wait:

@@ -14,6 +14,7 @@ from llama_hub.backends.huggingface.backend import HuggingFaceBackend
 from llama_hub.backends.huggingface.errors import explain
 from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact
+from llama_hub.deploy.cloud_error import ErrorResponse
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.errors import (
     AccessError,
@@ -60,6 +61,17 @@ def test_a_busy_platform_is_asked_again(quick: Loopback, deployer: Deployer, sta
     quick.plane.faults.answers = [("POST", "/endpoint/", status)] * 2
     apply(deployer)
     assert quick.backend().status("chat").status == "ready"
+
+
+def test_a_read_that_meets_a_busy_platform_is_asked_again(
+    quick: Loopback, deployer: Deployer
+) -> None:
+    apply(deployer)
+    pauses: list[float] = []
+    backend = HuggingFaceBackend(token=TOKEN, plane=quick.plane.url, sleep=pauses.append)
+    quick.plane.faults.answers = [("GET", "/endpoint/", 503)] * 2
+    assert backend.status("chat").status == "ready"
+    assert len(pauses) == 2
 
 
 def test_quota_is_its_own_error(quick: Loopback, deployer: Deployer) -> None:
@@ -114,7 +126,7 @@ def test_doctor_has_a_mend_for_each_failed_line(
     ],
 )
 def test_answers_have_their_error(status: int, text: str, kind: type[Exception]) -> None:
-    found = explain("GET /x", status, text, {"Retry-After": "7"})
+    found = explain(ErrorResponse(status, "", text, {"Retry-After": "7"}), "GET /x")
     assert type(found) is kind
     if isinstance(found, TransientError):
         assert found.retry_after == 7.0

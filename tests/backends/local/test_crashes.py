@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.local.backend import LocalBackend
-from llama_hub.backends.local.state import Folder, identity
+from llama_hub.backends.local.processes import identity
+from llama_hub.backends.local.state import Folder
 from llama_hub.deploy import gc
 from llama_hub.deploy.conformance import BackendContract, Subject
 from llama_hub.deploy.deployer import Deployer
@@ -74,8 +75,9 @@ def check_one_supervisor_and_one_replica(root: Path) -> None:
     assert deployed.status == "ready"
     folder = Folder(root / "local" / "x" / "service")
     state = folder.state()
-    assert sorted(processes_of(root)) == sorted([state["pid"], state["children"][0]["pid"]])
-    assert len(state["children"]) == 1
+    assert state is not None
+    assert sorted(processes_of(root)) == sorted([state.pid, state.children[0].pid or 0])
+    assert len(state.children) == 1
     assert deployer_in(root).plan(spec("x", backend="local")).changes == ()
     assert gc.find(backend_in(root), root=root / "journals") == []
     delete(root)

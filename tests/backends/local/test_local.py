@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from llama_hub.backends.local.backend import LocalBackend
-from llama_hub.backends.local.state import Folder, identity
+from llama_hub.backends.local.documents import SupervisorState
+from llama_hub.backends.local.processes import identity
+from llama_hub.backends.local.state import Folder
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
@@ -57,6 +59,12 @@ class Local:
     def folder(self) -> Folder:
         return Folder(self.root / "local" / "x" / "service")
 
+    @property
+    def state(self) -> SupervisorState:
+        state = self.folder.state()
+        assert state is not None
+        return state
+
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[Local]:
@@ -67,9 +75,9 @@ def local(tmp_path: Path) -> Iterator[Local]:
         made.delete()
     except NotFoundError:
         pass
-    for child in state.get("children", []):
-        if child["pid"]:
-            until(lambda pid=child["pid"], known=child["identity"]: identity(pid) != known)
+    for child in state.children if state else []:
+        if child.pid:
+            until(lambda child=child: identity(child.pid) != child.identity)
 
 
 def until(condition: Callable[[], Any], timeout: float = 20) -> Any:
@@ -95,8 +103,7 @@ def test_deploy_serves_and_a_second_run_changes_nothing(local: Local) -> None:
 
 def test_the_service_outlives_its_starter_and_has_a_session_of_its_own(local: Local) -> None:
     local.deploy()
-    state = local.folder.state()
-    processes = [state["pid"], local.get()["pid"]]
+    processes = [local.state.pid, local.get()["pid"]]
     assert os.getpid() not in processes
     assert all(os.getsid(pid) != os.getsid(0) for pid in processes)
     assert os.getsid(processes[0]) != os.getsid(processes[1])
@@ -141,7 +148,7 @@ def test_rollback_returns_to_the_revision_before(local: Local) -> None:
     local.deploy(content="bad")
     back = local.deployer.apply(local.deployer.plan_rollback("x"))
     assert (back.status, back.url) == ("ready", url)
-    assert back.generation == local.folder.desired()["active"]
+    assert back.generation == local.folder.desired().active  # type: ignore[union-attr]
 
 
 def test_rollback_serves_the_settings_of_before(local: Local) -> None:
@@ -176,7 +183,7 @@ def test_a_replica_that_crashes_is_started_again(local: Local) -> None:
     with httpx.Client() as client, pytest.raises(httpx.HTTPError):
         client.get(local.backend.endpoint("x").url + "/crash", timeout=0.5)
     assert local.get()["pid"] != before
-    assert until(lambda: local.folder.state()["children"][0]["restarts"]) >= 1
+    assert until(lambda: local.state.children[0].restarts) >= 1
     assert any("exit code 7" in line for line in local.backend.logs("x"))
 
 
@@ -187,9 +194,9 @@ def test_a_request_that_kills_costs_two_replicas_and_not_more(local: Local) -> N
     for _ in range(6):
         answer = httpx.post(f"{url}/v1/chat/completions", json={"kill": True}, timeout=30)
         codes.append(answer.json()["error"]["code"])
-        until(lambda: sum(one["state"] == "ready" for one in local.folder.state()["children"]) == 2)
+        until(lambda: sum(one.state == "ready" for one in local.state.children) == 2)
     assert codes == ["replica_ended"] * 2 + ["quarantined"] * 4
-    assert sum(one["restarts"] for one in local.folder.state()["children"]) == 2
+    assert sum(one.restarts for one in local.state.children) == 2
     other = httpx.post(f"{url}/v1/chat/completions", json={"messages": []}, timeout=30)
     assert other.status_code == 200
 
@@ -207,7 +214,7 @@ def test_a_killed_supervisor_takes_its_replicas_along_and_deploy_starts_both(
     url = local.deploy().url
     child = local.get()["pid"]
     known = identity(child)
-    os.kill(local.folder.supervisor() or 0, signal.SIGKILL)
+    os.kill(local.state.pid, signal.SIGKILL)
     until(lambda: identity(child) != known)
     assert local.backend.status("x").status == "stopped"
     plan = local.deployer.plan(local.spec())
@@ -218,16 +225,15 @@ def test_a_killed_supervisor_takes_its_replicas_along_and_deploy_starts_both(
 
 def test_a_boot_in_between_is_noticed_although_the_process_number_lives(local: Local) -> None:
     local.deploy()
-    state = local.folder.state()
-    supervisor = local.folder.supervisor()
-    os.kill(supervisor or 0, signal.SIGKILL)
-    until(lambda: local.folder.supervisor() is None)
-    for child in state["children"]:
-        until(lambda child=child: identity(child["pid"]) != child["identity"])
+    state = local.state
+    os.kill(state.pid, signal.SIGKILL)
+    until(lambda: not local.folder.is_supervised)
+    for child in state.children:
+        until(lambda child=child: identity(child.pid) != child.identity)
     # As after a reboot: the numbers are taken, by processes that are not ours.
-    state["pid"] = os.getpid()
-    for child in state["children"]:
-        child["pid"] = os.getpid()
+    state.pid = os.getpid()
+    for child in state.children:
+        child.pid = os.getpid()
     local.folder.write_state(state)
     assert [one.status for one in local.backend.list()] == ["stopped"]
     assert local.deploy().status == "ready"  # and this process was not ended
@@ -287,10 +293,10 @@ def test_what_this_machine_cannot_do_is_refused(local: Local) -> None:
 
 def test_delete_leaves_no_process_and_no_file(local: Local) -> None:
     local.deploy(replicas_min=2, replicas_max=2)
-    state = local.folder.state()
+    state = local.state
     local.delete()
-    for one in [state, *state["children"]]:
-        assert identity(one["pid"]) != one["identity"]
+    for one in [state, *state.children]:
+        assert identity(one.pid or 0) != one.identity
     assert not local.folder.path.exists()
     with pytest.raises(NotFoundError):
         local.backend.status("x")
@@ -324,7 +330,7 @@ def test_no_secret_of_the_shell_lives_on_in_supervisor_or_replicas(
         monkeypatch.setenv(name, value)
     local.deploy(environment={"WANTED": "yes"})
     child = local.get()["pid"]
-    held = [Path(f"/proc/{pid}/environ").read_text() for pid in (local.folder.supervisor(), child)]
+    held = [Path(f"/proc/{pid}/environ").read_text() for pid in (local.state.pid, child)]
     assert not [name for name in SECRETS for text in held if f"{name}=" in text]
     assert "canary" not in "".join(held)
     assert all("OMP_NUM_THREADS=1" in text and "PATH=" in text for text in held)
@@ -338,6 +344,9 @@ def test_only_the_owner_may_read_anything_of_a_deployment(local: Local) -> None:
     written = [local.root / "local", local.root / "journals"]
     written += [path for top in written for path in top.rglob("*")]
     assert any(path.name == "service.log" for path in written)
+    models = local.folder.path / "models"  # names of the store's files, which it may show to all
+    assert models.stat().st_mode & 0o077 == 0
+    written = [path for path in written if models not in path.parents or path.is_dir()]
     assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 

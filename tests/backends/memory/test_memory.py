@@ -128,3 +128,19 @@ def test_the_suite_finds_what_is_broken(
     failed = [line.what for line in report.lines if not line.ok]
     assert where in failed[0], report.text()
     assert report.to_json()["ok"] is False
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"null", b"\xff", b'{"revision/x": {}}', b'{"endpoint/x": 1}', b"[" * 9000],
+    ids=lambda content: repr(content)[:30],
+)
+def test_a_damaged_memory_is_put_aside_and_deploying_works_again(
+    content: bytes, home: Path
+) -> None:
+    file = home / "deployments" / "memory.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert list(MemoryBackend().list()) == []
+    assert not file.exists()
+    assert file.with_suffix(".damaged").read_bytes() == content

@@ -60,7 +60,7 @@ def test_an_engine_that_breaks_is_no_longer_ready() -> None:
         running.engine.trouble = "the device is gone"
         assert httpx.get(f"{running.url}/ping", trust_env=False).status_code == 503
         ready = httpx.get(f"{running.url}/health/ready", trust_env=False)
-        assert ready.json()["reason"] == "the device is gone"
+        assert ready.json()["reason"] == "the engine has failed: the device is gone"
 
 
 # --- SageMaker --------------------------------------------------------------------------------

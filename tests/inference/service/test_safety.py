@@ -18,6 +18,7 @@ from llama_hub.inference.service.moderation import Passage
 from llama_hub.inference.service.settings import ServiceSettings
 from tests.support.serving import Running, echo_engine, serving
 
+LINE = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 ONE = {"prompt": "one two", "max_tokens": 2}
 
 
@@ -130,7 +131,7 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
         host, port = running.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(
-                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
             )
             assert b"408" in connection.recv(1000).split(b"\r\n")[0]
 
@@ -206,11 +207,13 @@ def leave_after(running: Running, body: dict[str, Any], wait_for: bytes) -> None
     host, port = running.url.removeprefix("http://").split(":")
     data = json.dumps(body).encode()
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = f"{LINE}Content-Length: {len(data)}\r\n\r\n"
         connection.sendall(head.encode() + data)
         seen = b""
         while wait_for not in seen:
-            seen += connection.recv(4096)
+            part = connection.recv(4096)
+            assert part, seen
+            seen += part
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -245,9 +248,7 @@ def test_who_leaves_frees_the_place(stream: bool) -> None:
 
             data = json.dumps(body).encode()
             with socket.create_connection((host, int(port)), timeout=10) as connection:
-                head = (
-                    f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
-                )
+                head = f"{LINE}Content-Length: {len(data)}\r\n"
                 connection.sendall(head.encode() + b"\r\n" + data)
                 assert begun.wait(10)
         assert ended.wait(10)

@@ -1,0 +1,163 @@
+"""Connections with an end: deadlines for a request's head and for a client that does not read.
+
+uvicorn closes a connection that idles after an answer. It waits without end for the first byte,
+for the rest of a head, for the rest of a body that nobody reads, and for a client that does not
+take its answer. Here each of these has a deadline, and there are only so many connections: when
+one too many comes, that which has kept us waiting longest makes room.
+
+(A body's deadline is ``body.read_json``'s, which answers in the route's own shape.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from llama_hub.inference.service.settings import ServiceSettings
+
+LINGER = 2.0  # seconds for which the rest of a refused body is dropped, so that the answer arrives
+OTHER_FILES = 128  # descriptors that are not connections
+TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 2\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+
+
+class Connections:
+    """The connections of one server; an instance makes uvicorn's protocols."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self.settings = settings
+        self.limit = min(settings.max_connections, _descriptors() - OTHER_FILES)
+        self._open: set[Connection] = set()
+        self._waiting: dict[Connection, None] = {}  # for their clients, the longest first
+
+    def __call__(self, **given: Any) -> Connection:
+        return Connection(self, **given)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def opened(self, connection: Connection) -> None:
+        """Count a new connection; where it is one too many, another is cut off, or it itself."""
+        if len(self._open) >= self.limit:
+            if not self._waiting:
+                connection.refuse(FULL)
+                return
+            self._drop(next(iter(self._waiting)))
+        self._open.add(connection)
+        self.waits(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        self.closed(connection)
+        connection.transport.abort()
+
+    def waits(self, connection: Connection) -> None:
+        """Note that a connection waits for its client from now on, unless it did before."""
+        if connection in self._open:
+            self._waiting.setdefault(connection)
+
+    def works(self, connection: Connection) -> None:
+        """Note that a connection's request is whole and being answered."""
+        self._waiting.pop(connection, None)
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+        self._waiting.pop(connection, None)
+
+
+class Connection(H11Protocol):
+    """One connection."""
+
+    def __init__(self, connections: Connections, **given: Any) -> None:
+        super().__init__(**given)
+        self._connections = connections
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm("head", self._connections.settings.head_timeout, self._head_is_late)
+        self._connections.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for name in list(self._timers):
+            self._disarm(name)
+        self._connections.closed(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._note_stage()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._connections.waits(self)
+        if not self.transport.is_closing():
+            self._note_stage()
+            if self._is_sending_body():
+                self._arm("linger", LINGER, self.transport.close)
+
+    def pause_writing(self) -> None:
+        self._arm("write", self._connections.settings.write_timeout, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._disarm("write")
+        super().resume_writing()
+
+    def refuse(self, answer: bytes) -> None:
+        """Say ``answer`` and close."""
+        self.transport.write(answer)
+        self.transport.close()
+
+    def _note_stage(self) -> None:
+        """After events: what is waited for now, and until when."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._disarm("head")
+            if not cycle.more_body:
+                self._connections.works(self)
+        elif not self._is_sending_body():
+            self._disarm("linger")
+            if self.timeout_keep_alive_task is None:  # a next request has begun
+                timeout = self._connections.settings.head_timeout
+                self._arm("head", timeout, self._head_is_late)
+
+    def _is_sending_body(self) -> bool:
+        return bool(self.conn.their_state is h11.SEND_BODY)
+
+    def _head_is_late(self) -> None:
+        if self.conn.trailing_data[0]:
+            self.refuse(TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _arm(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+        """Start a timer unless it runs: what comes drop by drop does not put it off."""
+        if name not in self._timers:
+            self._timers[name] = self.loop.call_later(seconds, action)
+
+    def _disarm(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def _descriptors() -> int:
+    """How many files this process may have open, after asking for as many as it is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1 << 14 if hard == resource.RLIM_INFINITY else min(hard, 1 << 14)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):  # some systems promise more than they give
+            return soft
+        return wanted
+    return wanted if soft == resource.RLIM_INFINITY else soft
