@@ -101,8 +101,8 @@ def _cut_off(backend: Backend, root: Path | None) -> Iterator[Leftover]:
     """First deployments and removals that a crash ended and that nobody has taken up again."""
     for journal, run in _open(backend, root):
         history = journal.history()
-        if journal.is_busy() or (history.good and run.kind != "delete"):
-            continue  # at work; or an update, with which deploy goes on: the deployment works
+        if journal.is_busy() or history.damaged or (history.good and run.kind != "delete"):
+            continue  # at work; or nobody knows; or an update, with which deploy goes on
         seen = with_unconfirmed(backend.observe(journal.name), history.unfinished())
         what = "removal" if run.kind == "delete" else "first deployment"
         yield Leftover(

@@ -5,10 +5,15 @@ A run is ``begin``, then for each step ``intent`` and ``outcome`` (or
 ``failure``), then ``end``. A run without ``end`` was cut off: the next run reads
 what exists, plans from there and goes on. The platform is the truth about
 resources; the journal is the truth about intentions.
+
+A line that cannot be read is passed over, and the history says so: what it may
+have told is never assumed. The next run keeps the damaged file under another
+name and goes on with the lines that are right.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,14 +22,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_hub.deploy.spec import is_name
-from llama_hub.errors import IntegrityError, NotFoundError, ProvisioningError
-from llama_hub.files import PRIVATE, fsync_folder, locked, private_folder, write_atomic
+from llama_hub.deploy.spec import DeploymentSpec, is_name
+from llama_hub.errors import FileFormatError, LlamaHubError, NotFoundError, ProvisioningError
+from llama_hub.files import (
+    PRIVATE,
+    fsync_folder,
+    is_locked,
+    keep_folder,
+    open_own,
+    private_folder,
+    private_lock,
+    set_aside,
+    write_at,
+    write_atomic,
+)
 from llama_hub.home import home
 from llama_hub.hub.model_id import shown
+from llama_hub.schema import conform
+from llama_hub.strict import FileKind, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Step
@@ -61,12 +80,21 @@ class Run:
         """Ids of the resources that were there before this run or the cut-off runs it continues."""
         return tuple(self.begin["before"])
 
+    @cached_property
+    def spec(self) -> DeploymentSpec | None:
+        """What was deployed; ``None`` for a removal, or if this version cannot read it."""
+        try:
+            return DeploymentSpec(**self.begin["spec"]) if self.begin["spec"] else None
+        except (ValueError, TypeError, LlamaHubError):
+            return None
+
 
 @dataclass(frozen=True)
 class History:
     """All runs of one deployment, oldest first."""
 
     runs: tuple[Run, ...]
+    damaged: bool = False  # whether lines could not be read, so that a run may have ended
 
     @property
     def open(self) -> Run | None:
@@ -86,17 +114,17 @@ class History:
         for run in self.runs:
             if run.kind == "delete":
                 found = [] if run.result == "done" else found
-            elif run.result == "done":
+            elif run.result == "done" and run.spec is not None:
                 found.append(run.begin)
         return tuple(found)
 
     @property
     def exists(self) -> bool:
         """Whether something may be there, as far as this machine knows."""
-        return bool(self.good) or self.open is not None or self._kept()
-
-    def _kept(self) -> bool:
-        return bool(self.runs) and self.runs[-1].result == "kept"
+        if self.damaged or self.open is not None:
+            return True
+        ended = [run for run in self.runs if run.result in ("done", "kept")]
+        return bool(ended) and (ended[-1].kind != "delete" or ended[-1].result == "kept")
 
     def unfinished(self) -> list[Mapping[str, Any]]:
         """Intents to create something, of runs that came to no good end, since the last good one.
@@ -127,12 +155,15 @@ class Journal:
         self.folder = self._root / backend / name
         self.path = self.folder / NAME
         self._run = ""
+        self._must_write = True
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Exclude other appliers of this name; ``ProvisioningError`` while there is one."""
+        for path in (self.folder.parent, self.folder):
+            keep_folder(path)
         private_folder(self.folder, self._root)
-        lock = locked(self.folder / "lock", blocking=False, mode=PRIVATE)
+        lock = private_lock(self.folder / "lock", blocking=False)
         try:
             lock.__enter__()
         except BlockingIOError as error:
@@ -147,11 +178,7 @@ class Journal:
 
     def is_busy(self) -> bool:
         """Whether somebody holds the lock now."""
-        try:
-            with locked(self.folder / "lock", blocking=False):
-                return False
-        except BlockingIOError:
-            return True
+        return is_locked(self.folder / "lock")
 
     def begin(self, plan: Plan, before: list[str], asked: str) -> None:
         """Open a run.
@@ -160,6 +187,8 @@ class Journal:
         that somebody agreed to; after a crash ``plan`` is what is left of it.
         """
         self._run = uuid.uuid4().hex[:12]
+        # A removal frees space and can be repeated: it goes on where nothing can be written.
+        self._must_write = plan.kind != "delete"
         self._append(
             "begin",
             kind=plan.kind,
@@ -185,7 +214,8 @@ class Journal:
         self._append("outcome", id=step.id, facts=dict(facts))
 
     def failure(self, what: str, message: str) -> None:
-        """Say what went wrong where."""
+        """Say what went wrong where; what is done about it goes on where the disk is full."""
+        self._must_write = False
         self._append("failure", id=what, message=message)
 
     def end(self, result: Result) -> None:
@@ -199,38 +229,48 @@ class Journal:
 
     def history(self) -> History:
         """All runs; a line torn by a power loss at the very end does not count."""
-        runs: dict[str, Run] = {}
-        for record in self._records():
-            _add(runs, record)
-        return History(tuple(runs.values()))
+        return _read(self.path)[1]
 
     def keep_log(self, lines: list[str]) -> Path | None:
         """Keep the last log lines of a deployment that is about to be removed."""
         if not lines:
             return None
         path = self.folder / f"failure-{now().replace(':', '')}.log"
-        write_atomic(path, "\n".join([*lines, ""]).encode("utf-8", "replace"), mode=PRIVATE)
+        try:
+            write_atomic(path, "\n".join([*lines, ""]).encode("utf-8", "replace"), mode=PRIVATE)
+        except OSError:
+            return None
         return path
-
-    def _records(self) -> list[Mapping[str, Any]]:
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        try:
-            return [json.loads(line) for line in lines[:-1] if line]
-        except ValueError as error:
-            raise IntegrityError(f"the journal {self.path} is damaged: {error}") from error
 
     def _append(self, event: str, **facts: Any) -> None:
         record = {"at": now(), "run": self._run, "event": event, **facts}
         data = json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
-        fresh = not self.path.exists()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE)
         try:
-            os.lseek(descriptor, _whole_lines(descriptor), os.SEEK_SET)
-            os.write(descriptor, data)
-            os.fsync(descriptor)
+            self._mend()
+            self._write(data)
+        except OSError as error:
+            if self._must_write or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+
+    def _mend(self) -> None:
+        """Go on with what can be read; the damaged file is kept under another name."""
+        lines, history = _read(self.path)
+        if history.damaged or self.path.is_symlink():
+            set_aside(self.path)
+            if lines:
+                write_atomic(self.path, b"\n".join([*lines, b""]), mode=PRIVATE)
+
+    def _write(self, data: bytes) -> None:
+        fresh = not self.path.exists()
+        descriptor = open_own(self.path, os.O_RDWR | os.O_CREAT, PRIVATE)
+        try:
+            end = _whole_lines(descriptor)
+            try:
+                write_at(descriptor, data, end)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, end)  # no part of a line stays
+                raise
         finally:
             os.close(descriptor)
         if fresh:
@@ -247,12 +287,95 @@ def _whole_lines(descriptor: int) -> int:
     return whole
 
 
-def _add(runs: dict[str, Run], record: Mapping[str, Any]) -> None:
-    event = record["event"]
+@dataclass
+class _Begin:
+    at: str
+    run: str
+    event: str
+    kind: Literal["deploy", "rollback", "delete"]
+    asked: str
+    location: dict[str, Any]
+    before: list[str]
+    spec: dict[str, Any] | None = None
+    generation: str | None = None
+    manifest: str | None = None
+    receipt: str | None = None
+    ledger_head: str | None = None
+
+
+@dataclass
+class _Intent:
+    run: str
+    event: str
+    id: str
+    action: str
+    kind: str
+    name: str
+    undo: bool
+
+
+@dataclass
+class _Outcome:
+    run: str
+    event: str
+    id: str
+    facts: dict[str, Any]
+
+
+@dataclass
+class _Failure:
+    run: str
+    event: str
+    id: str
+    message: str
+
+
+@dataclass
+class _End:
+    run: str
+    event: str
+    result: Result
+
+
+_EVENTS: Mapping[str, type[Any]] = {
+    "begin": _Begin,
+    "intent": _Intent,
+    "outcome": _Outcome,
+    "failure": _Failure,
+    "end": _End,
+}
+_FILE = FileKind("the journal", max_bytes=64 << 20)
+_LINE = FileKind("the journal", max_bytes=1 << 20)
+
+
+def _read(path: Path) -> tuple[list[bytes], History]:
+    """The lines of a journal that can be read, and what they tell."""
+    try:
+        data = read_bytes(path, _FILE)
+    except NotFoundError:
+        return [], History(())
+    except FileFormatError:
+        return [], History((), damaged=True)
+    runs: dict[str, Run] = {}
+    lines = data.split(b"\n")[:-1]  # what follows the last line end is torn
+    right = [line for line in lines if line and _add(runs, line, path)]
+    return right, History(tuple(runs.values()), damaged=len(right) < len(lines))
+
+
+def _add(runs: dict[str, Run], line: bytes, path: Path) -> bool:
+    """Add what a line tells to its run; whether it tells anything."""
+    try:
+        document = parse_json(line, path, _LINE)
+        event = document["event"]
+        record = vars(conform(_EVENTS[event], document, path, _LINE))
+    except (FileFormatError, LookupError, TypeError):
+        return False
     if event == "begin":
         runs[record["run"]] = Run(record["run"], record)
-        return
-    run = runs[record["run"]]
+        return True
+    run = runs.get(record["run"])
+    if run is None:
+        return False
     match event:
         case "intent":
             run.intents.append(record)
@@ -262,13 +385,16 @@ def _add(runs: dict[str, Run], record: Mapping[str, Any]) -> None:
             run.failure = record
         case "end":
             run.result = record["result"]
+    return True
 
 
 def journals(root: Path | None = None) -> list[Journal]:
     """Every journal on this machine, by backend and name."""
     base = root or home() / "deployments"
     return [
-        Journal(path.parent.parent.name, path.parent.name, base)
-        for path in sorted(base.glob(f"*/*/{NAME}"))
-        if BACKEND.fullmatch(path.parent.parent.name) and is_name(path.parent.name)
+        Journal(folder.parent.name, folder.name, base)
+        for folder in sorted(base.glob("*/*"))
+        if BACKEND.fullmatch(folder.parent.name)
+        and is_name(folder.name)
+        and os.path.lexists(folder / NAME)
     ]

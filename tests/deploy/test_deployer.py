@@ -15,10 +15,8 @@ from llama_hub.backends.memory.platform import Fault
 from llama_hub.deploy import attest, gc, plan_file
 from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import TAG_TTL, Step
-from llama_hub.deploy.journal import Journal
 from llama_hub.deploy.plan import ordered
 from llama_hub.errors import (
-    IntegrityError,
     NotFoundError,
     ProvisioningError,
     StalePlanError,
@@ -313,19 +311,6 @@ def test_attest_notices_another_model_and_another_licence(bench: Bench) -> None:
     bench.new_model("changed here")
     lines = {one.what: one.ok for one in attest.attest(bench.deployer, "x", find).checks}
     assert lines["local"] is False
-
-
-def test_a_torn_last_line_is_forgotten_and_a_damaged_one_is_not(bench: Bench) -> None:
-    bench.deploy()
-    path = bench.deployer.journal("x").path
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"at": "2026')
-    assert len(bench.deployer.journal("x").history().runs) == 1
-    bench.deploy(environment={"A": "1"})
-    assert len(bench.deployer.journal("x").history().runs) == 2
-    path.write_bytes(whole.replace(b'"event"', b'"event', 1))
-    with pytest.raises(IntegrityError, match="damaged"):
-        Journal("memory", "x", bench.root / "journals").history()
 
 
 def test_a_backend_whose_plan_goes_in_a_circle_is_stopped_before_anything_is_sent() -> None:
