@@ -15,10 +15,10 @@ from torch import Tensor
 
 from llama_hub.errors import DeviceMemoryError
 from llama_hub.inference.batch import Piece
-from llama_hub.inference.engine import Delta, FinishReason, TokenLogprob
+from llama_hub.inference.engine import Delta, FinishReason
 from llama_hub.inference.executor import Executor
 from llama_hub.inference.out_of_memory import is_out_of_memory, release_unused
-from llama_hub.inference.sampling import Row, logprobs, sample
+from llama_hub.inference.sampling import Chosen, Row, choose, logprobs
 from llama_hub.inference.scheduler import Chunk, Scheduler, Sequence
 
 logger = logging.getLogger(__name__)
@@ -234,46 +234,43 @@ class Worker:
             return False
         return True
 
-    def _choose(self, chunks: Rows[Chunk], lasts: Rows[Tensor]) -> list[tuple[int, Tensor]]:
-        """A token for each chunk that ends with one, and the logits that it came from."""
+    def _choose(self, chunks: Rows[Chunk], lasts: Rows[Tensor]) -> list[Chosen]:
+        """A token for each chunk that ends with one."""
         sequences = [chunk.sequence for chunk in chunks if _samples(chunk)]
         if not sequences:
             return []
-        logits = torch.cat(list(lasts))
         try:
-            tokens = sample(logits, [self._row(sequence, logits.device) for sequence in sequences])
+            return choose(torch.cat(list(lasts)), [self._row(each) for each in sequences])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             for sequence in sequences:
                 self._fail(sequence)
             return []
-        return list(zip(tokens, logits.unsqueeze(1), strict=True))
 
-    def _row(self, sequence: Sequence, device: torch.device) -> Row:
+    def _row(self, sequence: Sequence) -> Row:
         early = sequence.answered < sequence.request.sampling.min_tokens
         return Row(
             sequence.choice,
             held_back=sequence.stops(self._eos) if early else frozenset(),
-            mask=None if sequence.grammar is None else sequence.grammar.mask().to(device),
+            mask=None if sequence.grammar is None else sequence.grammar.mask(),
         )
 
-    def _advance(self, sequence: Sequence, answer: tuple[int, Tensor] | None) -> Delta:
+    def _advance(self, sequence: Sequence, answer: Chosen | None) -> Delta:
         """Take the chosen token into the sequence; what to tell the reader."""
         first = sequence.answered == 0
         if answer is None:
             return self._delta(sequence, None, "length", first=True)
-        token, logits = answer
-        if token in sequence.stops(self._eos):
+        if answer.token in sequence.stops(self._eos):
             return self._delta(sequence, None, "stop", first=first)
-        sequence.append(token)
+        sequence.append(answer.token)
         self.scheduler.counters.generated_tokens += 1
         return self._delta(sequence, answer, sequence.finish_reason(self._context), first=first)
 
     def _delta(
         self,
         sequence: Sequence,
-        answer: tuple[int, Tensor] | None,
+        answer: Chosen | None,
         reason: FinishReason | None,
         *,
         first: bool,
@@ -284,8 +281,8 @@ class Worker:
         asked = sequence.request.sampling
         scores = first and asked.prompt_logprobs is not None
         return Delta(
-            tokens=() if answer is None else (answer[0],),
-            logprobs=_answer_logprobs(answer, asked.logprobs),
+            tokens=() if answer is None else (answer.token,),
+            logprobs=() if answer is None or answer.logprob is None else (answer.logprob,),
             prompt_logprobs=tuple(sequence.scores) if scores else None,
             finish_reason=reason,
             cached_tokens=(sequence.cached or 0) if first else 0,
@@ -306,14 +303,6 @@ def _piece(chunk: Chunk) -> Piece:
         wanted=chunk.wanted,
         prompt=max(0, min(chunk.count, sequence.prompt_length - sequence.computed)),
     )
-
-
-def _answer_logprobs(
-    answer: tuple[int, Tensor] | None, alternatives: int | None
-) -> tuple[TokenLogprob, ...]:
-    if answer is None or alternatives is None:
-        return ()
-    return tuple(logprobs(answer[1], [answer[0]], alternatives))
 
 
 def _score_prompt(chunk: Chunk, logits: Tensor) -> None:

@@ -25,7 +25,7 @@ from llama_hub.inference.model import Llama
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 0.05  # of the spread of the logits, between two ways to compute the same step
+TOLERANCE = 0.1  # of the spread of a row's logits, between two ways to compute it
 PROMPT_LENGTHS = (12, 24, 48, 100)  # that are compiled for: kernels change form between them
 PLAIN = "plain"  # model.Llama, operation by operation
 
@@ -160,7 +160,7 @@ class CudaForward:
         assert self._step is not None
         batch = self._trial_batch()
         expected = self._model.forward(batch.to(self._device), self._cache)
-        _compare(self._mixed(self._step, operations, batch), expected, "a step with prompts")
+        agree(self._mixed(self._step, operations, batch), expected, "a step with prompts")
 
     def _check_recordings(self) -> None:
         """Each size replayed with two orders of the same sequences, against the plain model."""
@@ -174,9 +174,9 @@ class CudaForward:
             pieces = following[:size]
             expected = self._model.forward(build(pieces).to(self._device), self._cache)
             order = [(row * 7 + 3) % size for row in range(size)] if size % 7 else range(size)[::-1]
-            _compare(self(build(pieces)), expected, f"{size} rows")
+            agree(self(build(pieces)), expected, f"{size} rows")
             permuted = self(build([pieces[row] for row in order]))
-            _compare(permuted, expected[list(order)], f"{size} rows in another order")
+            agree(permuted, expected[list(order)], f"{size} rows in another order")
 
     def _sequences(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Short prompts, each on a page of its own, all different."""
@@ -236,7 +236,15 @@ class _Rehearsal:
         return number
 
 
-def _compare(found: Tensor, expected: Tensor, what: str) -> None:
-    difference = (found - expected).abs().max()
-    if not difference <= TOLERANCE * expected.std():
-        raise RuntimeError(f"the logits of {what} differ by {float(difference):.3g}")
+def agree(found: Tensor, expected: Tensor, what: str) -> None:
+    """``RuntimeError`` unless every row of ``found`` is ``expected`` but for rounding.
+
+    By the root mean square of a row, not its largest entry: of 32000 logits in bfloat16 one always
+    lies far off, while a row that belongs to another sequence differs by more than the row itself.
+    """
+    if found.shape != expected.shape:
+        raise RuntimeError(f"{what} has logits of shape {list(found.shape)}")
+    difference = (found - expected).square().mean(-1).sqrt()
+    worst = float((difference / expected.std(-1)).max())
+    if not worst <= TOLERANCE:
+        raise RuntimeError(f"the logits of {what} differ by {worst:.3g} of their spread")
