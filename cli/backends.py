@@ -63,7 +63,7 @@ def schema(
     import json as json_format
 
     from llama_hub.backends import registry
-    from llama_hub.deploy.spec import json_schema
+    from llama_hub.deploy.options import json_schema
 
     out = output(json, quiet)
     found = json_schema(registry.get(name) if name else None)

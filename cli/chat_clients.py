@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llama_hub import sse
 from llama_hub.errors import (
     AccessError,
     LlamaHubError,
@@ -166,7 +167,7 @@ class RemoteSpeaker:
         with self._client.stream("POST", url, json=body) as response:
             if response.status_code != 200:
                 raise _refusal(response.status_code, response.read().decode(), self._base)
-            return _heard(response.iter_lines(), show)
+            return _heard(response.iter_bytes(), show)
 
     def close(self) -> None:
         self._client.close()
@@ -183,7 +184,7 @@ class InvokedSpeaker:
 
     def say(self, turns: Sequence[Turn], style: Style, show: Callable[[str], None]) -> Reply:
         pieces = self._invoker.invoke(self._deployment, _body(turns, style), stream=True)
-        return _heard(_lines(pieces), show)
+        return _heard(pieces, show)
 
     def close(self) -> None:
         pass
@@ -198,23 +199,11 @@ def _body(turns: Sequence[Turn], style: Style) -> dict[str, Any]:
     }
 
 
-def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    """Whole lines of a stream whose pieces may end anywhere."""
-    rest = b""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from (line.decode() for line in whole)
-    if rest:
-        yield rest.decode()
-
-
-def _heard(lines: Iterable[str], show: Callable[[str], None]) -> Reply:
+def _heard(pieces: Iterable[bytes], show: Callable[[str], None]) -> Reply:
     """The reply that server-sent events spell out, shown as it comes."""
     reply = Reply("", 0, 0, "")
-    for line in lines:
-        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-        if data and data != "[DONE]":
-            reply = _add(reply, json.loads(data), show)
+    for event in sse.documents(pieces):
+        reply = _add(reply, event, show)
     if not reply.finish_reason:
         raise UnreachableError("the answer broke off", hint="ask again; see the server's log")
     return reply

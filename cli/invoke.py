@@ -37,6 +37,7 @@ def invoke(
     quiet: Quiet = False,
 ) -> None:
     """One request to a deployment; prints its answer."""
+    from llama_hub import sse
     from llama_hub.backends.lookup import find
     from llama_hub.deploy import client
 
@@ -47,7 +48,7 @@ def invoke(
     deployed = find(name, backend).backend
     pieces = client.chat(deployed, name, asked, stream=stream and not json)
     if stream and not json:
-        _stream(out, client.events(pieces))
+        _stream(out, sse.documents(pieces))
         return
     answer = b"".join(pieces)
     text = client.text_of(answer)

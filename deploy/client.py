@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from llama_hub import sse
 from llama_hub.deploy.backend import Backend, Endpoint, Invoker
 from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, UsageError
 
@@ -58,26 +59,10 @@ def text_of(answer: bytes) -> str:
         raise ProvisioningError(f"the answer is no chat completion: {answer[:200]!r}") from error
 
 
-def events(pieces: Iterator[bytes]) -> Iterator[Mapping[str, Any]]:
-    """The JSON documents of server-sent events, however the bytes are cut."""
-    rest = b""
-    for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from _documents(lines)
-    yield from _documents([rest])
-
-
-def _documents(lines: list[bytes]) -> Iterator[Mapping[str, Any]]:
-    for line in lines:
-        data = line.strip().removeprefix(b"data:").strip()
-        if line.startswith(b"data:") and data != b"[DONE]":
-            yield json.loads(data)
-
-
 def streamed_text(pieces: Iterator[bytes]) -> str:
     """What the assistant said in a streamed chat completion."""
     said = ""
-    for event in events(pieces):
+    for event in sse.documents(pieces):
         if "error" in event:
             raise ProvisioningError(f"the stream ended with an error: {event['error']}")
         for choice in event.get("choices", []):

@@ -16,32 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from llama_hub.deploy.apply import ApplyOptions
-from llama_hub.deploy.backend import Backend
 from llama_hub.deploy.conformance_scenario import Scenario
-from llama_hub.deploy.conformance_tools import SkipError
-from llama_hub.deploy.deployer import Artifacts
-from llama_hub.deploy.spec import DeploymentSpec
+from llama_hub.deploy.conformance_tools import SkipError, Subject
 
-Reference = Callable[[Mapping[str, Any]], str]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is tested, and with what."""
-
-    make: Callable[[], Backend]  # a new object on the same platform, as a new process makes it
-    spec: DeploymentSpec  # small; its name is the scenario's own
-    artifacts: Artifacts
-    root: Path  # for the journals
-    reference: Reference | None = None  # the local core's greedy answer to a chat body
-    options: ApplyOptions = field(default_factory=ApplyOptions)
-    crash_everywhere: bool = True  # False: at one place only, where creating takes long
+__all__ = ["BackendContract", "Line", "Report", "Subject", "run"]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
 
 if TYPE_CHECKING:
-    from llama_hub.deploy.conformance import Subject
+    from llama_hub.deploy.conformance_tools import Subject
 
 QUESTION: Mapping[str, Any] = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Backend, Context, Step
+from llama_hub.deploy.deployer import Artifacts
 from llama_hub.deploy.plan import Plan, identity
+from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import LlamaHubError, NotFoundError
+
+Reference = Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tested, and with what."""
+
+    make: Callable[[], Backend]  # a new object on the same platform, as a new process makes it
+    spec: DeploymentSpec  # small; its name is the scenario's own
+    artifacts: Artifacts
+    root: Path  # for the journals
+    reference: Reference | None = None  # the local core's greedy answer to a chat body
+    options: ApplyOptions = field(default_factory=ApplyOptions)
+    crash_everywhere: bool = True  # False: at one place only, where creating takes long
 
 
 class SkipError(Exception):

@@ -23,8 +23,9 @@ from llama_hub.deploy import artifact, rollout, sizing
 from llama_hub.deploy.apply import ApplyOptions, PlanRunner, Rollback, with_unconfirmed
 from llama_hub.deploy.backend import Artifact, Backend, Deployed, Observed, Step, Target
 from llama_hub.deploy.journal import Journal
+from llama_hub.deploy.options import check_options
 from llama_hub.deploy.plan import Plan, ordered
-from llama_hub.deploy.spec import DeploymentSpec, check_options
+from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import LlamaHubError, NotFoundError, StalePlanError
 

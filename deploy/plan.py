@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_hub.deploy.backend import Observed, Offer, Step
+from llama_hub.deploy.backend import Observed, Step
+from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.sizing import HOURS_PER_MONTH
 from llama_hub.errors import ProvisioningError
 from llama_hub.hub.manifest import canonical

@@ -15,8 +15,9 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le, MaxLen
 
 from llama_hub.deploy import spec as specs
-from llama_hub.deploy.backend import Offer, Step
+from llama_hub.deploy.backend import Step
 from llama_hub.deploy.journal import BACKEND
+from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.plan import SCHEMA, Kind, Plan
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.files import PRIVATE, write_atomic

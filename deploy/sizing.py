@@ -13,7 +13,7 @@ from llama_hub.inference import memory
 from llama_hub.inference.config import GPU_MEMORY_UTILIZATION, GPU_STEP_TOKENS, Quantization
 
 if TYPE_CHECKING:
-    from llama_hub.deploy.backend import Offer
+    from llama_hub.deploy.offer import Offer
     from llama_hub.deploy.spec import DeploymentSpec
 
 HOURS_PER_MONTH = 730

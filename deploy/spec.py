@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
@@ -32,9 +32,6 @@ from llama_hub.hub.manifest import canonical
 from llama_hub.hub.model_id import reference, shown
 from llama_hub.schema import conform
 from llama_hub.strict import checked, parse_yaml, read_yaml, text_kind
-
-if TYPE_CHECKING:
-    from llama_hub.deploy.backend import Backend
 
 Quantization = Literal["int8", "int4"]
 Access = Literal["private", "authenticated", "public"]
@@ -116,7 +113,7 @@ class DeploymentSpec:
     def __post_init__(self) -> None:
         for problem, found in self._problems():
             if found:
-                raise UsageError(f"the deployment spec is wrong: {problem}", hint=_HINT)
+                raise UsageError(f"the deployment spec is wrong: {problem}", hint=HINT)
 
     def _problems(self) -> Iterable[tuple[str, bool]]:
         yield from self._wrong_words()
@@ -188,8 +185,8 @@ def _is_reference(text: str) -> bool:
         return False
 
 
-_HINT = "llama-hub backends schema   (prints every key and what it may be)"
-KIND = text_kind("the spec", max_bytes=64 << 10, max_values=10_000, hint=_HINT)
+HINT = "llama-hub backends schema   (prints every key and what it may be)"
+KIND = text_kind("the spec", max_bytes=64 << 10, max_values=10_000, hint=HINT)
 KEYS = tuple(known.name for known in dataclasses.fields(DeploymentSpec))
 
 
@@ -264,27 +261,3 @@ def duration(text: str) -> int:
     if not found:
         raise UsageError(f"{text!r} is not a duration such as 90m, 12h or 7d")
     return int(found[1]) * _SECONDS[found[2]]
-
-
-def check_options(spec: DeploymentSpec, backend: Backend) -> None:
-    """``UsageError`` unless ``spec.options`` are what the backend takes."""
-    model = backend.options_model
-    if model is None:
-        if spec.options:
-            raise UsageError(f"the backend {backend.name!r} has no options", hint=_HINT)
-        return
-    conform(model, dict(spec.options), f"(options of {backend.name})", KIND)
-
-
-def json_schema(backend: Backend | None = None) -> dict[str, Any]:
-    """JSON Schema of the file, with the backend's options filled in where one is given."""
-    from pydantic import TypeAdapter
-
-    schema = TypeAdapter(DeploymentSpec).json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["properties"]["ttl"]["anyOf"].insert(1, {"type": "string", "pattern": r"^\d+[smhd]?$"})
-    if backend is not None:
-        schema["properties"]["backend"] |= {"const": backend.name}
-        if backend.options_model is not None:
-            schema["properties"]["options"] = backend.options_model.model_json_schema()
-    return schema

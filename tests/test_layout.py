@@ -70,6 +70,52 @@ def test_imports_point_one_way(folder: str) -> None:
 DOORS = ("__main__.py", "__init__.py", "api.py")  # the command and the public API: above all rooms
 
 
+def modules() -> dict[str, Path]:
+    """Every module of the product by its name, less the package root and the public API on top."""
+    found = {f"llama_hub.{path.stem}": path for path in (ROOT / "llama_hub").glob("*.py")}
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            name = ".".join(("llama_hub", *path.relative_to(ROOT).with_suffix("").parts))
+            found[name.removesuffix(".__init__")] = path
+    for top in ("__init__", "__main__", "api"):
+        found.pop(f"llama_hub.{top}", None)
+    return found
+
+
+def imported_modules(path: Path, known: dict[str, Path]) -> set[str]:
+    """Modules that ``path`` imports, for types alone and inside of functions as well."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & set(known)) or {node.module}
+    return found & set(known)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """What remains when modules that import nothing, or that nobody imports, are taken away."""
+    left = dict(graph)
+    while True:
+        needed = {name for name in left if any(name in others for others in left.values())}
+        kept = {name: left[name] & needed for name in needed if left[name] & set(left)}
+        if kept == left:
+            return sorted([name, *sorted(others)] for name, others in left.items())
+        left = kept
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = modules()
+    assert circles({name: imported_modules(path, known) for name, path in known.items()}) == []
+
+
+def test_a_circle_is_found() -> None:
+    line = {"a": {"b"}, "b": {"c"}, "c": set()}
+    assert circles(line) == []
+    assert circles(line | {"c": {"b"}}) == [["b", "c"], ["c", "b"]]
+
+
 def test_root_modules_import_nothing_above_them() -> None:
     for module in (ROOT / "llama_hub").glob("*.py"):
         if module.name in DOORS:

@@ -60,7 +60,7 @@ def _text(help_text: str | None) -> str:
 
 def deployment_schema() -> str:
     """The JSON Schema of the deployment file, for editors."""
-    from llama_hub.deploy.spec import json_schema
+    from llama_hub.deploy.options import json_schema
 
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
 

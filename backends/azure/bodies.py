@@ -12,16 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_hub.backends.azure.tags import to_cloud
 from llama_hub.backends.azure.values import duration
-from llama_hub.deploy.backend import (
-    TAG_DEPLOYMENT,
-    TAG_LICENSE,
-    TAG_MANIFEST,
-    TAG_MODEL,
-    TAG_SPEC,
-    TAG_TTL,
-    Target,
-)
+from llama_hub.deploy.backend import Target
 from llama_hub.deploy.environment import service_environment
 from llama_hub.hub.manifest import canonical
 
@@ -37,13 +30,6 @@ PORT = 8080  # of the service in its container
 KEEP_WEIGHTS = "llama-hub-keep-weights"
 LOAD_RATE = 150e6  # bytes per second at which a cold instance reads its weights, at the least
 START_SECONDS = 60  # a process with the framework loaded
-
-# Resource Manager forbids some characters in the names of tags; ours lose their colon.
-OWN_TAGS = {
-    tag: tag.replace(":", "-")
-    for tag in (TAG_DEPLOYMENT, TAG_MANIFEST, TAG_SPEC, TAG_LICENSE, TAG_MODEL, TAG_TTL)
-}
-_BACK = {theirs: ours for ours, theirs in OWN_TAGS.items()}
 
 
 @dataclass(frozen=True)
@@ -87,16 +73,6 @@ class Workspace:
     region: str
     account_url: str  # https://<account>.blob.core.windows.net
     container: str
-
-
-def to_cloud(tags: Mapping[str, str]) -> dict[str, str]:
-    """Our tags in the spelling that Resource Manager accepts; all values are strings."""
-    return {OWN_TAGS.get(name, name): str(value) for name, value in tags.items()}
-
-
-def from_cloud(tags: Mapping[str, Any] | None) -> dict[str, str]:
-    """The tags of a resource in our spelling."""
-    return {_BACK.get(name, name): str(value) for name, value in (tags or {}).items()}
 
 
 def weights_name(manifest_digest: str) -> str:

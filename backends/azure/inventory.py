@@ -16,12 +16,12 @@ from llama_hub.backends.azure.bodies import (
     CONTEXT_ROOT,
     MODELS_ROOT,
     Workspace,
-    from_cloud,
     weights_name,
     weights_prefix,
 )
 from llama_hub.backends.azure.client import Client
 from llama_hub.backends.azure.storage import BlobInfo, Container
+from llama_hub.backends.azure.tags import from_cloud
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Proof, Resource
 from llama_hub.deploy.waiting import until_settled
 from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama_hub.deploy.backend import Offer
+from llama_hub.deploy.offer import Offer
 
 TABLE = Path(__file__).with_name("machines.toml")
 GB = 10**9

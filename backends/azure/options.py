@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llama_hub.backends.azure.bodies import OWN_TAGS
+from llama_hub.backends.azure.tags import OWN_TAGS
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import UsageError
 

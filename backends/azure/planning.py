@@ -16,6 +16,7 @@ from typing import Any
 from llama_hub.backends.azure import bodies
 from llama_hub.backends.azure.bodies import KEEP_WEIGHTS, Workspace
 from llama_hub.backends.azure.options import Options
+from llama_hub.backends.azure.tags import OWN_TAGS
 from llama_hub.backends.azure.values import holds, same
 from llama_hub.deploy import reconcile
 from llama_hub.deploy.backend import (
@@ -29,7 +30,7 @@ from llama_hub.deploy.backend import (
 )
 from llama_hub.deploy.sizing import gib
 
-SPEC_TAG = bodies.OWN_TAGS[TAG_SPEC]
+SPEC_TAG = OWN_TAGS[TAG_SPEC]
 SERVICE_VARIABLES = ("AZUREML_", "AML_", "MSI_")  # that the service injects
 SMOKE = {"prompt": "Hello", "max_tokens": 1, "temperature": 0}  # base and chat models answer it
 

@@ -12,13 +12,13 @@ from typing import Any
 from llama_hub.backends.azure import invoke
 from llama_hub.backends.azure.bodies import (
     CONTEXT_ROOT,
-    from_cloud,
     routed_again,
     weights_prefix,
     without,
 )
 from llama_hub.backends.azure.inventory import Inventory
 from llama_hub.backends.azure.planning import runs
+from llama_hub.backends.azure.tags import from_cloud
 from llama_hub.backends.azure.values import holds
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Step
 from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, TransientError

@@ -30,13 +30,13 @@ from llama_hub.deploy.backend import (
     Deployed,
     Endpoint,
     Observed,
-    Offer,
     Proof,
     Resource,
     Status,
     Step,
     Target,
 )
+from llama_hub.deploy.offer import Offer
 from llama_hub.errors import LlamaHubError, NotFoundError
 
 if TYPE_CHECKING:

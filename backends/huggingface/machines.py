@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
 
-from llama_hub.deploy.backend import Offer
 from llama_hub.deploy.environment import has_bfloat16
+from llama_hub.deploy.offer import Offer
 
 GB = 10**9
 AVAILABLE = "available"

@@ -29,12 +29,12 @@ from llama_hub.deploy.backend import (
     Deployed,
     Endpoint,
     Observed,
-    Offer,
     Resource,
     Step,
     Target,
 )
 from llama_hub.deploy.environment import has_bfloat16
+from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.sizing import Need, gib
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError

@@ -26,13 +26,13 @@ from llama_hub.deploy.backend import (
     Deployed,
     Endpoint,
     Observed,
-    Offer,
     Proof,
     Resource,
     Status,
     Step,
     Target,
 )
+from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.sizing import Need, cheapest_first
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError

@@ -36,12 +36,12 @@ from llama_hub.deploy.backend import (
     Deployed,
     Endpoint,
     Observed,
-    Offer,
     Proof,
     Resource,
     Step,
     Target,
 )
+from llama_hub.deploy.offer import Offer
 from llama_hub.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:

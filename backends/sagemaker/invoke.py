@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llama_hub import sse
 from llama_hub.backends.sagemaker import bodies
 from llama_hub.backends.sagemaker.client import translated
 from llama_hub.backends.sagemaker.inventory import Inventory
@@ -40,7 +41,8 @@ def invoke(
         with translated("read an answer"):
             yield read_body(answer["Body"])
         return
-    yield from lines(_streamed(inventory, request))
+    for line in sse.whole_lines(_streamed(inventory, request)):
+        yield line + b"\n"
 
 
 def _request(inventory: Inventory, endpoint: Resource, content: bytes) -> dict[str, Any]:
@@ -63,17 +65,6 @@ def _streamed(inventory: Inventory, request: Mapping[str, Any]) -> Iterator[byte
     with translated("stream an answer"):
         for event in answer["Body"]:
             yield bytes(event.get("PayloadPart", {}).get("Bytes", b""))
-
-
-def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines, however SageMaker has cut the bytes."""
-    rest = b""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        if whole:
-            yield b"\n".join(whole) + b"\n"
-    if rest:
-        yield rest
 
 
 def _queued(inventory: Inventory, endpoint: Resource, content: bytes) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from llama_hub.deploy.backend import Offer
+from llama_hub.deploy.offer import Offer
 from llama_hub.errors import UsageError
 
 MIB = 1 << 20

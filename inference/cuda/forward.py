@@ -18,7 +18,8 @@ from llama_hub.inference.batch import Batch, Piece, build
 from llama_hub.inference.config import PAGE
 from llama_hub.inference.cuda.graphs import Recorder, Recording, sizes
 from llama_hub.inference.cuda.inputs import DecodeInputs, MixedInputs, MixedRows
-from llama_hub.inference.cuda.operations import Operations, available
+from llama_hub.inference.cuda.operations import Operations
+from llama_hub.inference.cuda.selection import available
 from llama_hub.inference.cuda.step import Step
 from llama_hub.inference.kv_cache import KVCache
 from llama_hub.inference.model import Llama

@@ -153,15 +153,3 @@ def span_attention(query: Tensor, keys: Tensor, values: Tensor, span: Span, row:
         mask = causal_lower_right(span.count, span.length)  # flash attention where it can be
         out = attend(q, k, v, attn_mask=mask)
     return out.squeeze(0).transpose(0, 1)
-
-
-def available(device: torch.device, width: int) -> list[Operations]:
-    """What may work on ``device``, the best first; ``width`` of a head."""
-    found: list[Operations] = [TorchOperations()]
-    if device.type == "cuda" and width % 2 == 0:
-        try:
-            from llama_hub.inference.cuda.triton_operations import TritonOperations
-        except ModuleNotFoundError:
-            return found  # Triton is not there for every platform
-        found.insert(0, TritonOperations())
-    return found

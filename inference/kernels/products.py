@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +14,19 @@ from llama_hub.inference.kernels import elementwise
 from llama_hub.inference.kernels.dequantize import dequantize
 from llama_hub.inference.kernels.few_rows import few_rows
 from llama_hub.inference.kernels.runtime import counters, interpreted
-from llama_hub.inference.linear import Dense, Packed
+from llama_hub.inference.packed import PackedWeight
 
 FEW = 64  # rows up to which a packed weight is read as it is
 FEW_DENSE = 8  # the same for a dense one; cuBLAS is as fast above
 FEW_WITHOUT_TENSOR_CORES = 8  # compute capability below 8.0: Triton multiplies without them
 PROGRAMS = 1024  # that keep a large GPU's memory busy
 SHORTEST = 512  # columns that one program takes at least
+
+
+class DenseWeight(Protocol):
+    """A weight ``[out, in]`` in the computing type."""
+
+    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Tiling:
     stages: int
 
 
-def tiling(weight: Packed, rows: int, *, swiglu: bool, tensor: bool = True) -> Tiling:
+def tiling(weight: PackedWeight, rows: int, *, swiglu: bool, tensor: bool = True) -> Tiling:
     """The tiles for a product; what one sum consists of depends on the weight alone.
 
     ``tensor``: whether there are tensor cores.
@@ -52,7 +59,7 @@ def tiling(weight: Packed, rows: int, *, swiglu: bool, tensor: bool = True) -> T
     return Tiling(32, block_k, parts, share, warps=2 if height == 32 else 4, stages=3)
 
 
-def steps(weight: Packed, *, swiglu: bool, tensor: bool = True) -> tuple[int, int]:
+def steps(weight: PackedWeight, *, swiglu: bool, tensor: bool = True) -> tuple[int, int]:
     """``BLOCK_K`` and ``PARTS``: columns of one scale at a time, 128 or 256 bytes of a row."""
     within = weight.group or weight.columns
     most = {4: 64, 8: 128, 16: 64}[weight.bits]
@@ -77,7 +84,7 @@ def padded(rows: int) -> int:
     return int(max(8, triton.next_power_of_2(rows)))
 
 
-def fits(weight: Packed, x: Tensor) -> bool:
+def fits(weight: PackedWeight, x: Tensor) -> bool:
     """Whether ``few_rows`` can compute it, and is the better way."""
     if x.dtype not in (torch.bfloat16, torch.float16) or weight.columns % 32:
         return False
@@ -94,16 +101,20 @@ def tensor_cores(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def packed(weight: Dense | Packed) -> Packed:
+def packed(weight: DenseWeight | PackedWeight) -> PackedWeight:
     """A dense weight as what the kernel takes as well."""
-    if isinstance(weight, Packed):
+    if isinstance(weight, PackedWeight):
         return weight
     dense = weight.weight
-    return Packed(16, dense, dense[:1, :1], 0, 32)
+    return PackedWeight(16, dense, dense[:1, :1], 0, 32)
 
 
 def product(
-    x: Tensor, linear: Dense | Packed, *, residual: Tensor | None = None, swiglu: bool = False
+    x: Tensor,
+    linear: DenseWeight | PackedWeight,
+    *,
+    residual: Tensor | None = None,
+    swiglu: bool = False,
 ) -> Tensor:
     """``x Wᵀ`` for ``x`` ``[rows, columns]``, plus ``residual``; or ``silu(gate) * up`` of it.
 
@@ -121,7 +132,7 @@ def product(
 
 def by_few_rows(
     x: Tensor,
-    weight: Packed,
+    weight: PackedWeight,
     residual: Tensor | None,
     swiglu: bool,
     tiles: Tiling | None = None,
@@ -165,7 +176,7 @@ def by_few_rows(
     return out
 
 
-def dense(weight: Packed, dtype: torch.dtype) -> Tensor:
+def dense(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
     """The whole weight ``[width, columns]`` in ``dtype``, in one launch."""
     out = torch.empty(len(weight.values), weight.columns, dtype=dtype, device=weight.values.device)
     block_k, _ = steps(weight, swiglu=False)

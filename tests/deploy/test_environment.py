@@ -20,8 +20,9 @@ from llama_hub.backends.sagemaker import machines as sagemaker_machines
 from llama_hub.backends.sagemaker.bodies import Account, DesiredState
 from llama_hub.backends.sagemaker.options import read as sagemaker_options
 from llama_hub.deploy import sizing
-from llama_hub.deploy.backend import Offer, Target
+from llama_hub.deploy.backend import Target
 from llama_hub.deploy.environment import engine_options, has_bfloat16
+from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.spec import DeploymentSpec
 from tests.support.deployments import TINY, artifact, make_folder
 

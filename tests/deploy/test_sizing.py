@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_hub.deploy.backend import Offer
+from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.sizing import choose, fits, need
 from llama_hub.errors import NotEnoughError, QuotaError
 from llama_hub.hub.architecture import Architecture

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_hub.backends import registry
-from llama_hub.deploy import config, spec
+from llama_hub.deploy import config, options, spec
 from llama_hub.deploy.spec import DeploymentSpec, build
 from llama_hub.errors import InvalidFileError, UsageError
 from tests.support.command import run
@@ -155,7 +155,7 @@ def test_only_what_a_replica_depends_on_makes_a_revision(change: dict[str, Any],
 
 
 def test_the_schema_accepts_what_we_accept_and_knows_the_options() -> None:
-    schema = spec.json_schema(registry.get("local"))
+    schema = options.json_schema(registry.get("local"))
     jsonschema.Draft202012Validator.check_schema(schema)
     document = yaml.safe_load(WHOLE)
     document["environment"] = {"LEVEL": "3"}
@@ -163,7 +163,7 @@ def test_the_schema_accepts_what_we_accept_and_knows_the_options() -> None:
     for wrong in ({"contxt": 1}, {"options": {"prt": 1}}, {"backend": "memory"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**document, **wrong}, schema)
-    described = spec.json_schema()["properties"]
+    described = options.json_schema()["properties"]
     assert all(one.get("description") for one in described.values())
 
 

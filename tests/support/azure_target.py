@@ -13,7 +13,8 @@ from typing import Any
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy import sizing
 from llama_hub.deploy.backend import Artifact, Target
-from llama_hub.deploy.spec import DeploymentSpec, check_options
+from llama_hub.deploy.options import check_options
+from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.hub.architecture import Architecture, to_config
 from llama_hub.hub.manifest import FileEntry, Manifest, read
 
