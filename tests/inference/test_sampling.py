@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -62,6 +62,7 @@ def test_what_may_be_drawn(params: dict[str, Any], allowed: set[int]) -> None:
     assert set(draws(600, **params)) == allowed
 
 
+@settings(deadline=None, max_examples=examples(20, 200))
 @given(
     st.integers(0, 2**32),
     st.sampled_from([0.05, 0.3, 0.9, 0.999]),
@@ -123,6 +124,7 @@ def mixed_rows(seed: int, size: int, count: int, known: int) -> list[Row]:
 
 
 @pytest.mark.parametrize("size", [40, 3 * SHORTLIST])
+@settings(deadline=None, max_examples=examples(15, 200))
 @given(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from([0.3, 1.0, 4.0]))
 def test_rows_together_are_as_one_by_one(size: int, seed: int, count: int, spread: float) -> None:
     """Same seeds, same tokens as the plain sampler, three steps long."""
