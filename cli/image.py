@@ -16,9 +16,13 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Base = Annotated[str | None, typer.Option(metavar="IMAGE", help="Base of the CPU variant, pinned.")]
+Base = Annotated[
+    str | None,
+    typer.Option(metavar="IMAGE", help="Base of the CPU variant, Debian or Ubuntu, pinned."),
+]
 CudaBase = Annotated[
-    str | None, typer.Option(metavar="IMAGE", help="Base of the CUDA variant, pinned.")
+    str | None,
+    typer.Option(metavar="IMAGE", help="Base of the CUDA variant, Debian or Ubuntu, pinned."),
 ]
 
 

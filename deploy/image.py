@@ -11,6 +11,13 @@ The entry point is one for all: SageMaker calls ``IMAGE serve``, Azure ML and
 Hugging Face call the image as it is, and ``serve`` finds out from its
 surroundings where the model is and on which port to answer. It runs without
 root; SageMaker's own containers run as root, ``--build-arg RUN_AS=0`` gives that.
+
+Kernels are compiled where they run, once: both images have a C compiler, the CUDA
+one also Python's headers, which Triton's launchers need. What is compiled goes
+below ``STATE``, the one place that any user may write to; a volume mounted there
+keeps it from one start to the next. The CUDA base is of the CUDA version that
+PyTorch's wheels bring along, so that a driver that is too old is refused when the
+container starts, not overlooked by a service that then runs on the CPU.
 """
 
 from __future__ import annotations
@@ -31,12 +38,14 @@ from llama_hub.errors import UsageError
 from llama_hub.files import write_atomic
 
 CPU_BASE = "python:3.12.8-slim-bookworm"
-CUDA_BASE = "nvidia/cuda:12.8.1-base-ubuntu24.04"
+CUDA = "13.0"  # that PyTorch's wheels are built for
+CUDA_BASE = f"nvidia/cuda:{CUDA}.2-base-ubuntu24.04"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ARCHIVE = "llama_hub.tar.gz"
 PACKAGES = ("licenses", "hub", "inference", "deploy", "backends", "cli")
 LEFT_OUT = ("demo", "__pycache__")  # folders: the demo's weights are not served from an image
 PORT = 8080
+STATE = "/tmp/llama-hub"
 
 _TEMPLATE = """\
 # llama-hub {version}, {variant}: OpenAI, SageMaker, Azure ML and Hugging Face routes on port {port}
@@ -52,7 +61,11 @@ ENV PATH=/opt/venv/bin:$PATH \\
     PYTHONPATH=/opt/llama-hub \\
     PYTHONUNBUFFERED=1 \\
     PYTHONDONTWRITEBYTECODE=1 \\
-    LLAMA_HUB_HOME=/tmp/llama-hub \\
+    HOME={state} \\
+    LLAMA_HUB_HOME={state} \\
+    TRITON_CACHE_DIR={state}/triton \\
+    TORCHINDUCTOR_CACHE_DIR={state}/inductor \\
+    LLAMA_HUB_DEVICE={device} \\
     HF_HUB_DISABLE_TELEMETRY=1
 ARG RUN_AS=10001
 USER ${{RUN_AS}}
@@ -61,18 +74,20 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "llama_hub"]
 CMD ["serve"]
 """
-_UBUNTU = """\
+_PACKAGES = """\
 RUN apt-get update \\
-    && apt-get install --no-install-recommends --yes python3 python3-venv \\
+    && apt-get install --no-install-recommends --yes {packages} \\
     && rm -rf /var/lib/apt/lists/*
 """
+CPU_PACKAGES = ("gcc", "libc6-dev")
+CUDA_PACKAGES = (*CPU_PACKAGES, "python3", "python3-dev", "python3-venv")
 
 
 def context(cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> dict[str, bytes]:
     """File name → content of the whole context; ``UsageError`` if a base is not pinned."""
     made = {
-        "Dockerfile": _dockerfile("CPU", cpu_base, "", f"--extra-index-url {CPU_INDEX} "),
-        "Dockerfile.cuda": _dockerfile("CUDA", cuda_base, _UBUNTU, ""),
+        "Dockerfile": _dockerfile("CPU", cpu_base, CPU_PACKAGES, f"--extra-index-url {CPU_INDEX} "),
+        "Dockerfile.cuda": _dockerfile("CUDA", cuda_base, CUDA_PACKAGES, ""),
     }
     for name, text in made.items():
         problems = lint(text)
@@ -169,12 +184,14 @@ def _below(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
             yield f"{path}/{entry.name}", entry.read_bytes()
 
 
-def _dockerfile(variant: str, base: str, system: str, index: str) -> str:
+def _dockerfile(variant: str, base: str, packages: tuple[str, ...], index: str) -> str:
     return _TEMPLATE.format(
         version=__version__,
         variant=variant,
         base=base,
-        system=system,
+        system=_PACKAGES.format(packages=" ".join(packages)),
+        state=STATE,
+        device=variant.lower(),  # a GPU image without a GPU says so and ends
         index=index,
         archive=ARCHIVE,
         port=PORT,
@@ -259,6 +276,37 @@ def _remote(instructions: Instructions) -> str:
     return f"ADD takes something from the network unchecked: {found[0]}" if found else ""
 
 
+def _other_cuda(instructions: Instructions) -> str:
+    for base in _all(instructions, "FROM"):
+        match = re.search(r"cuda[:-](\d+\.\d+)", base)
+        if match and match[1] != CUDA:
+            return (
+                f"the base has CUDA {match[1]} and PyTorch's wheels {CUDA}: a driver that is new "
+                "enough for the base may be too old for them"
+            )
+    return ""
+
+
+def _no_compiler(instructions: Instructions) -> str:
+    cuda = any("cuda" in base for base in _all(instructions, "FROM"))
+    commands = " ".join(_all(instructions, "RUN")).split()
+    missing = sorted(set(CUDA_PACKAGES if cuda else CPU_PACKAGES) - set(commands))
+    return f"kernels cannot be compiled without {', '.join(missing)}" if missing else ""
+
+
+def _nowhere_to_write(instructions: Instructions) -> str:
+    variables = dict(
+        each.partition("=")[::2] for rest in _all(instructions, "ENV") for each in rest.split()
+    )
+    for name in ("HOME", "LLAMA_HUB_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        if not variables.get(name, "").startswith("/tmp/"):
+            return (
+                f"{name} is not a folder below /tmp, so a user other than root cannot write to it"
+            )
+    return ""
+
+
 _RULES: tuple[Callable[[Instructions], str], ...] = (
-    _unpinned, _not_exec_form, _is_root, _secrets, _left_behind, _remote,
+    _unpinned, _not_exec_form, _is_root, _secrets, _left_behind, _remote, _other_cuda,
+    _no_compiler, _nowhere_to_write,
 )  # fmt: skip

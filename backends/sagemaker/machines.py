@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from llama_hub.deploy.image import CUDA
 from llama_hub.deploy.offer import Offer
 from llama_hub.errors import UsageError
 
 MIB = 1 << 20
 CPU_WEIGHTS = 4 << 30  # bytes above which a CPU cannot answer within SageMaker's 60 seconds
-BUILT_CUDA = 13.0  # of the image that we build: what PyTorch's wheels bring along
+BUILT_CUDA = float(CUDA)  # of the image that we build
 _TAGGED = re.compile(r"cu(?:da)?[-_]?(\d{2})\.?(\d)(?!\d)")
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,114 @@ GOOD = image.context()["Dockerfile"].decode()
 def test_lint_finds(old: str, new: str, problem: str) -> None:
     assert old in GOOD
     assert any(problem in found for found in image.lint(GOOD.replace(old, new)))
+
+
+CUDA_GOOD = image.context()["Dockerfile.cuda"].decode()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (image.CUDA_BASE, "nvidia/cuda:12.8.1-base-ubuntu24.04", "CUDA 12.8"),
+        (image.CUDA_BASE, "nvidia/cuda:13.1.0-runtime-ubuntu24.04", "CUDA 13.1"),
+        ("gcc ", "", "without gcc"),
+        ("libc6-dev ", "", "without libc6-dev"),
+        ("python3-dev ", "", "without python3-dev"),
+        (f"    HOME={image.STATE}", "    HOME=/", "HOME is not"),
+        (f"    TRITON_CACHE_DIR={image.STATE}/triton \\\n", "", "TRITON_CACHE_DIR"),
+        (f"TORCHINDUCTOR_CACHE_DIR={image.STATE}", "TORCHINDUCTOR_CACHE_DIR=/opt", "INDUCTOR"),
+    ],
+)
+def test_lint_finds_what_keeps_kernels_from_being_compiled(
+    old: str, new: str, problem: str
+) -> None:
+    assert image.lint(CUDA_GOOD) == []
+    assert old in CUDA_GOOD
+    assert any(problem in found for found in image.lint(CUDA_GOOD.replace(old, new)))
+
+
+def test_each_variant_serves_on_its_own_kind_of_device(tmp_path: Path) -> None:
+    """So that a GPU image without a GPU ends with its reason, and is not a slow service."""
+    assert variables(CUDA_GOOD, tmp_path)["LLAMA_HUB_DEVICE"] == "cuda"
+    assert variables(GOOD, tmp_path)["LLAMA_HUB_DEVICE"] == "cpu"
+
+
+def test_the_cpu_variant_has_a_compiler_too() -> None:
+    assert any("without gcc" in found for found in image.lint(GOOD.replace("gcc ", "")))
+
+
+def test_the_cuda_of_the_base_is_that_of_the_wheels() -> None:
+    """As the lock says that the image installs them."""
+    lock = (files("llama_hub.deploy") / "locks/torch-cuda.txt").read_text()
+    (runtime,) = re.findall(r"^nvidia-cuda-runtime==(\d+\.\d+)", lock, re.MULTILINE)
+    assert runtime == image.CUDA
+    assert f":{runtime}." in image.CUDA_BASE
+
+
+def variables(dockerfile: str, root: Path) -> dict[str, str]:
+    """What ``ENV`` says, with the place for state below ``root`` instead of ``/tmp``."""
+    joined = dockerfile.replace("\\\n", " ")
+    (line,) = (each for each in joined.splitlines() if each.startswith("ENV "))
+    pairs = dict(word.partition("=")[::2] for word in line.split()[1:])
+    return {name: value.replace("/tmp", str(root), 1) for name, value in pairs.items()}
+
+
+STUB = """\
+#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "stub", NULL, -1, NULL};
+PyMODINIT_FUNC PyInit_stub(void) { return PyModule_Create(&module); }
+"""
+KERNEL = """\
+import triton
+import triton.language as tl
+@triton.jit
+def double(x):
+    tl.store(x, tl.load(x) * 2)
+"""
+BUILD = """\
+import sys
+from pathlib import Path
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.build import compile_module_from_src
+root = Path(sys.argv[1])
+sys.path.insert(0, str(root))
+from kernel import double
+source = ASTSource(double, {"x": "*fp32"}, {}, {})
+print("ptx" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm)
+print(compile_module_from_src((root / "stub.c").read_text(), "stub").__name__)
+"""
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+def test_kernels_are_compiled_below_the_place_for_state(compiler: bool, tmp_path: Path) -> None:
+    """With the image's variables alone; without a compiler Triton's own words say why.
+
+    That the image's user may write there and nowhere else is not tried: becoming that user would
+    need an interpreter that it can read.
+    """
+    pytest.importorskip("triton")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        pytest.skip("this Python has no headers")
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    (tmp_path / "stub.c").write_text(STUB)
+    path = os.defpath if compiler else str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, str(tmp_path)],
+        env={**variables(CUDA_GOOD, tmp_path), "PATH": path, "PYTHONPATH": ":".join(sys.path)},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if compiler:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["True", "stub"]
+    else:
+        assert "C compiler" in done.stderr
+    assert {each.name for each in tmp_path.iterdir()} <= {"kernel.py", "stub.c", "llama-hub"}
+    assert (tmp_path / "llama-hub/triton").is_dir()
 
 
 def test_an_unpinned_base_and_a_folder_with_other_things_are_refused(tmp_path: Path) -> None:

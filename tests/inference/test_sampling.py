@@ -19,6 +19,7 @@ from llama_hub.inference.engine import SamplingParams
 from llama_hub.inference.sampling import SHORTLIST, Choice, Row, check, choose, logprobs, sample
 from tests.support import reference_sampling
 from tests.support.launches import Launches
+from tests.support.tiers import examples
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 SHARES = LOGITS.softmax(-1).tolist()
