@@ -18,6 +18,7 @@ from llama_hub.errors import (
     UnreachableError,
     UsageError,
 )
+from llama_hub.hub.transfer.bounded_httpx import bounded
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Invoker
@@ -128,7 +129,7 @@ class RemoteSpeaker:
 
         self._base = url.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
-        self._client = httpx.Client(headers=dict(headers), timeout=timeout)
+        self._client = bounded(httpx.Client(headers=dict(headers), timeout=timeout))
         try:
             self.name = self._model()
             self.notice = self._notice()
@@ -139,7 +140,7 @@ class RemoteSpeaker:
     def _model(self) -> str:
         try:
             return str(self._get("/v1/models")["data"][0]["id"])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise NotFoundError(
                 f"{self._base} does not answer as an OpenAI server does",
                 hint="give the address that stands before /v1",
@@ -158,7 +159,7 @@ class RemoteSpeaker:
     def _notice(self) -> str:
         try:
             return str(self._get("/manifest")["license"]["notice"])
-        except (LlamaHubError, ValueError, KeyError, TypeError):
+        except (LlamaHubError, ValueError, KeyError, TypeError, RecursionError):
             return ""  # a server of another make
 
     def say(self, turns: Sequence[Turn], style: Style, show: Callable[[str], None]) -> Reply:
@@ -166,7 +167,8 @@ class RemoteSpeaker:
         url = f"{self._base}/v1/chat/completions"
         with self._client.stream("POST", url, json=body) as response:
             if response.status_code != 200:
-                raise _refusal(response.status_code, response.read().decode(), self._base)
+                response.read()
+                raise _refusal(response.status_code, response.text, self._base)
             return _heard(response.iter_bytes(), show)
 
     def close(self) -> None:
@@ -203,10 +205,20 @@ def _heard(pieces: Iterable[bytes], show: Callable[[str], None]) -> Reply:
     """The reply that server-sent events spell out, shown as it comes."""
     reply = Reply("", 0, 0, "")
     for event in sse.documents(pieces):
-        reply = _add(reply, event, show)
+        reply = _heard_event(reply, event, show)
     if not reply.finish_reason:
         raise UnreachableError("the answer broke off", hint="ask again; see the server's log")
     return reply
+
+
+def _heard_event(reply: Reply, event: dict[str, Any], show: Callable[[str], None]) -> Reply:
+    try:
+        return _add(reply, event, show)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreachableError(
+            "the server does not answer as an OpenAI server does",
+            hint="give the address that stands before /v1",
+        ) from error
 
 
 def _add(reply: Reply, event: dict[str, Any], show: Callable[[str], None]) -> Reply:
@@ -228,8 +240,8 @@ def _add(reply: Reply, event: dict[str, Any], show: Callable[[str], None]) -> Re
 
 def _refusal(status: int, text: str, base: str) -> LlamaHubError:
     try:
-        message = json.loads(text)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
+        message = str(json.loads(text)["error"]["message"])[:1000]
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = f"HTTP {status}"
     if status in (401, 403):
         return AccessError(

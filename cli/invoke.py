@@ -80,7 +80,9 @@ def _document(given: str) -> dict[str, Any]:
 
 
 def _stream(out: Output, events: Any) -> None:
+    from llama_hub.deploy.client import deltas
+
     for event in events:
-        for choice in event.get("choices", []):
-            out.stream(choice.get("delta", {}).get("content") or "")
+        for text in deltas(event):
+            out.stream(text)
     out.stream("\n")

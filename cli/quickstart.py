@@ -17,6 +17,7 @@ import typer
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import Output, output, size_text
 from llama_hub.errors import IntegrityError
+from llama_hub.hub.transfer.bounded_httpx import bounded
 from llama_hub.progress import Progress
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def _chat(url: str, prompt: str) -> str:
     import httpx
 
     body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 120}
-    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+    with bounded(httpx.Client(timeout=60, trust_env=False), seconds=300) as client:
+        answer = client.post(f"{url}/v1/chat/completions", json=body)
     answer.raise_for_status()
     return str(answer.json()["choices"][0]["message"]["content"]).strip()

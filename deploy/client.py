@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_hub import sse
 from llama_hub.deploy.backend import Backend, Endpoint, Invoker
 from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, UsageError
+from llama_hub.hub.transfer.bounded_httpx import bounded
 
 if TYPE_CHECKING:
     import httpx
@@ -31,7 +32,7 @@ def post(endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Iterator[byt
 
     headers = {**endpoint.headers, "Content-Type": "application/json"}
     with (
-        httpx.Client(timeout=TIMEOUT, headers=headers) as client,
+        bounded(httpx.Client(timeout=TIMEOUT, headers=headers)) as client,
         client.stream("POST", endpoint.url.rstrip("/") + path, content=json.dumps(body)) as answer,
     ):
         if answer.is_error:
@@ -44,19 +45,27 @@ def get(endpoint: Endpoint, path: str, *, timeout: float = 30.0) -> Any:
     """The JSON document at ``path``."""
     import httpx
 
-    with httpx.Client(timeout=timeout, headers=dict(endpoint.headers)) as client:
+    made = bounded(httpx.Client(timeout=timeout, headers=dict(endpoint.headers)), seconds=timeout)
+    with made as client:
         answer = client.get(endpoint.url.rstrip("/") + path)
     if answer.is_error:
         raise _refused(answer)
-    return answer.json()
+    return _parsed(answer.content)
 
 
 def text_of(answer: bytes) -> str:
     """What the assistant said in a whole chat completion."""
     try:
         return str(json.loads(answer)["choices"][0]["message"]["content"])
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise ProvisioningError(f"the answer is no chat completion: {answer[:200]!r}") from error
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProvisioningError(f"the answer is not JSON: {data[:200]!r}") from error
 
 
 def streamed_text(pieces: Iterator[bytes]) -> str:
@@ -65,16 +74,24 @@ def streamed_text(pieces: Iterator[bytes]) -> str:
     for event in sse.documents(pieces):
         if "error" in event:
             raise ProvisioningError(f"the stream ended with an error: {event['error']}")
-        for choice in event.get("choices", []):
-            said += choice.get("delta", {}).get("content") or ""
+        said += "".join(deltas(event))
     return said
+
+
+def deltas(event: Mapping[str, Any]) -> Iterator[str]:
+    """The texts in one event of a streamed chat completion."""
+    try:
+        for choice in event.get("choices", ()):
+            yield str(choice.get("delta", {}).get("content") or "")
+    except (TypeError, AttributeError) as error:
+        raise ProvisioningError("the stream holds an event that is none of a chat") from error
 
 
 def _refused(answer: httpx.Response) -> LlamaHubError:
     """The error for an answer that is none; the service's own words where it has some."""
     try:
-        message = answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
+        message = str(answer.json()["error"]["message"])[:1000]
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = answer.text[:300] or answer.reason_phrase
     told = f"the deployment answered {answer.status_code}: {message}"
     if answer.status_code in (401, 403):

@@ -23,6 +23,7 @@ from llama_hub.errors import (
     TransientError,
     UsageError,
 )
+from llama_hub.hub.transfer.bounded_httpx import bounded
 
 if TYPE_CHECKING:
     import httpx
@@ -56,7 +57,7 @@ def _answer(
 
     try:
         with (
-            httpx.Client(timeout=TIMEOUT) as client,
+            bounded(httpx.Client(timeout=TIMEOUT)) as client,
             client.stream("POST", url, headers=dict(headers), json=body) as response,
         ):
             if response.status_code != 200:

@@ -18,6 +18,7 @@ from llama_hub.backends.huggingface.errors import LOGIN, explain
 from llama_hub.deploy.cloud_error import ErrorResponse
 from llama_hub.deploy.waiting import persist
 from llama_hub.errors import AccessError, MissingExtraError, PlatformUnreachableError
+from llama_hub.hub.transfer.bounded_httpx import bounded
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -44,7 +45,7 @@ def library() -> Any:
     def factory() -> Any:
         client = _http.default_client_factory()
         client.timeout = _timeout(client)
-        return client
+        return bounded(client)
 
     if not getattr(library, "prepared", False):
         huggingface_hub.set_client_factory(factory)

@@ -50,6 +50,11 @@ def zone_of(address: Address) -> Zone:
     return Zone.PUBLIC if address.is_global and address not in _SHARED else Zone.PRIVATE
 
 
+def zone_of_text(address: str) -> Zone:
+    """The same of an address as the system writes it, perhaps with the name of an interface."""
+    return zone_of(ipaddress.ip_address(address.partition("%")[0]))
+
+
 def _unwrapped(address: Address) -> Address:
     """The IPv4 address inside, where there is one."""
     if isinstance(address, ipaddress.IPv4Address):
@@ -103,7 +108,7 @@ def dial(host: str, port: int, seconds: float, nearest: Zone) -> socket.socket:
     failure: OSError = OSError(f"{host} has no address")
     for family, kind, protocol, _, place in known:
         try:
-            require(zone_of(ipaddress.ip_address(str(place[0]).partition("%")[0])), host, nearest)
+            require(zone_of_text(str(place[0])), host, nearest)
             return _connected(socket.socket(family, kind, protocol), place, each)
         except OSError as error:
             failure = error
@@ -122,4 +127,4 @@ def _connected(sock: socket.socket, place: object, seconds: float) -> socket.soc
 
 def peer_zone(sock: socket.socket) -> Zone:
     """The zone of the address at the other end."""
-    return zone_of(ipaddress.ip_address(str(sock.getpeername()[0]).partition("%")[0]))
+    return zone_of_text(str(sock.getpeername()[0]))
