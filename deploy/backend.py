@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from llama_hub.deploy.offer import Offer
+from llama_hub.hub.model_id import ModelId
 from llama_hub.progress import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
@@ -148,7 +149,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployment as ``ps`` and ``status`` show it."""
+    """A deployment as ``ps`` and ``status`` show it.
+
+    Tags are anybody's who may write in the cloud: a model that no model is called is none.
+    """
 
     name: str
     backend: str
@@ -163,6 +167,12 @@ class Deployed:
     tags: Mapping[str, str] = field(default_factory=dict)
     instance: str | None = None  # machine type; ``auto`` keeps it while it fits
     replicas: int | None = None  # instances that run now
+
+    def __post_init__(self) -> None:
+        try:
+            ModelId(self.model)
+        except ValueError:
+            object.__setattr__(self, "model", None)
 
 
 @dataclass(frozen=True)

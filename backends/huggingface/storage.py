@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from llama_hub.backends.huggingface import bodies
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.deploy.backend import Artifact
 from llama_hub.errors import AccessError, IntegrityError, NotFoundError
+from llama_hub.files import open_regular
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest
 from llama_hub.progress import Progress
 
@@ -162,7 +164,21 @@ def _holds(stored: FileInfo | None, entry: FileEntry, folder: Path | None) -> bo
         return stored.sha256 == entry.sha256
     if folder is None:
         return True
-    return stored.blob == git_digest((folder / entry.path).read_bytes())
+    return stored.blob == git_digest(_local(folder / entry.path, entry))
+
+
+def _local(path: Path, entry: FileEntry) -> bytes:
+    """The manifest's own bytes of a small file, which git's digest is made of.
+
+    ``IntegrityError`` if the folder has others by now: they are not what is deployed.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        data = file.read(entry.size + 1)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise IntegrityError(
+            f"{path} is not what the manifest says", hint=f"llama-hub verify {path.parent}"
+        )
+    return data
 
 
 def check(stored: Mapping[str, FileInfo], manifest: Manifest, folder: Path | None) -> None:

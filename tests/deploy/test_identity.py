@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from llama_hub.backends.huggingface.storage import FileInfo, _holds, git_digest
 from llama_hub.deploy import artifact
+from llama_hub.deploy.backend import Deployed
 from llama_hub.errors import (
     IntegrityError,
     LlamaHubError,
@@ -287,3 +289,35 @@ def test_converting_a_variant_into_the_store_refuses_what_has_no_place(genuine: 
         into_store(Store(), Store().find(CHAT), to="hf", quantize="int2")
     with pytest.raises(UsageError, match="lies in the store"):
         convert(genuine / "meta", genuine / "hf-int4", to="hf", quantize="int4")
+
+
+@pytest.mark.parametrize("tag", ["../../x", "\x1b[2J", "A", "", None, "x" * 500])
+def test_a_tag_names_a_model_or_nothing(tag: str | None) -> None:
+    assert Deployed("x", "azure", "ready", None, None, tag, None).model is None
+    assert Deployed("x", "azure", "ready", None, None, CHAT, None).model == CHAT
+
+
+def test_small_files_are_compared_with_the_manifest_not_with_what_lies_there_now(
+    tmp_path: Path,
+) -> None:
+    """Git's digest on the Hub is of whatever was sent: it must have been the manifest's file."""
+    folder = make_folder(tmp_path / "model")
+    entry = read(folder).file("config.json")
+    sent = FileInfo(entry.size, None, git_digest((folder / "config.json").read_bytes()))
+    assert _holds(sent, entry, folder)
+    other = b" " * entry.size
+    (folder / "config.json").write_bytes(other)
+    with pytest.raises(IntegrityError, match="not what the manifest says"):
+        _holds(FileInfo(entry.size, None, git_digest(other)), entry, folder)
+
+
+def test_a_deployment_remembers_a_path_that_means_the_same_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path / "work" / "mine")
+    monkeypatch.chdir(tmp_path / "work")
+    deploy("./mine")
+    monkeypatch.chdir(tmp_path)
+    status = run("status", "x", "--json").json
+    assert status["drift"] == []
+    assert status["model"] == "llama-demo"
