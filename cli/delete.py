@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from llama_hub.cli import planned
 from llama_hub.cli.deploy import Timeout
 from llama_hub.cli.options import Json, Quiet, Yes
 from llama_hub.cli.output import output
 from llama_hub.cli.status import BackendName, Name
-from llama_hub.errors import ExitCode, UsageError
 
 app = typer.Typer(add_completion=False)
 
@@ -29,21 +29,16 @@ def delete(
 ) -> None:
     """Remove a deployment and everything that was made for it."""
     from llama_hub.backends.lookup import find
-    from llama_hub.cli import plan_view
-    from llama_hub.deploy.apply import ApplyOptions
     from llama_hub.deploy.plan import entry
 
     out = output(json, quiet)
     deployer = find(name, backend)
     made = deployer.plan_delete(name)
     if plan:
-        out.result(made.to_json(), plan_view.text(made))
-        raise typer.Exit(int(ExitCode.CHANGES_PENDING if made.changes else ExitCode.OK))
-    out.status(plan_view.text(made))
-    if out.interactive and not yes and not out.confirm(f"remove {name}?", flag="--yes"):
-        raise UsageError("nothing was changed")
-    with out.progress() as progress:
-        gone = deployer.apply(made, ApplyOptions(timeout=timeout, progress=progress))
+        planned.show(out, made)
+    gone = planned.carry_out(
+        out, deployer, made, question=f"remove {name}?", yes=yes, unasked=True, timeout=timeout
+    )
     document = {
         "name": name,
         "backend": made.backend,

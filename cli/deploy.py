@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from llama_hub.cli import planned
 from llama_hub.cli.options import Json, Quiet, Yes
 from llama_hub.cli.output import Output, output
-from llama_hub.errors import ExitCode, UsageError
+from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Deployed
@@ -86,7 +87,7 @@ def deploy(
         spec = _spec(flags, file, set_ or [])
         deployer, made = _plan(out, spec, make=not only_plan)
     if only_plan:
-        _show(out, deployer, made, out_file)
+        _show(out, made, out_file)
     _apply(out, deployer, made, yes=yes, wait=wait, timeout=timeout, on_failure=on_failure)
 
 
@@ -164,53 +165,35 @@ def _from_plan(
     return deployer_at(made.backend, made.location), made
 
 
-def _show(out: Output, deployer: Deployer, plan: Plan, save: Path | None) -> None:
-    """Print the plan (and save it), change nothing, and say by the exit code whether it acts."""
-    from llama_hub.cli import plan_view
+def _show(out: Output, plan: Plan, save: Path | None) -> NoReturn:
+    """Print the plan, and save it where asked to."""
     from llama_hub.deploy.plan_file import write
 
     if save is not None:
         write(plan, save)
         out.status(f"saved; llama-hub deploy --apply {save}   does it")
-    out.result(plan.to_json(), plan_view.text(plan))
-    raise typer.Exit(int(ExitCode.CHANGES_PENDING if plan.changes else ExitCode.OK))
+    planned.show(out, plan)
 
 
-def _apply(
-    out: Output,
-    deployer: Deployer,
-    plan: Plan,
-    *,
-    yes: bool,
-    wait: bool,
-    timeout: float,
-    on_failure: Any,
-) -> None:
-    from llama_hub.cli import plan_view
-    from llama_hub.deploy.apply import ApplyOptions
-
-    if plan.changes:
-        out.status(plan_view.text(plan))
-        _confirm(out, plan, yes)
-    with out.progress() as progress:
-        options = ApplyOptions(
-            wait=wait,
-            timeout=timeout,
-            on_failure=on_failure,
-            on_interrupt=lambda: after_interrupt(out),
-            progress=progress,
-        )
-        deployed = deployer.apply(plan, options)
+def _apply(out: Output, deployer: Deployer, plan: Plan, *, yes: bool, **options: Any) -> None:
+    deployed = planned.carry_out(
+        out,
+        deployer,
+        plan,
+        question=_question(plan),
+        yes=yes,
+        on_interrupt=lambda: after_interrupt(out),
+        **options,
+    )
     out.result(document(plan, deployed), _summary(plan, deployed))
 
 
-def _confirm(out: Output, plan: Plan, yes: bool) -> None:
-    """Ask before money is spent; a terminal is needed for that, or --yes."""
+def _question(plan: Plan) -> str:
+    """Asked before money is spent; empty where none is."""
     cost = plan.cost_per_hour
-    if yes or cost is None or cost[1] == 0:
-        return
-    if not out.confirm(f"go ahead for up to ${cost[1]:.2f} an hour?", flag="--yes"):
-        raise UsageError("nothing was changed")
+    if not plan.changes or cost is None or cost[1] == 0:
+        return ""
+    return f"go ahead for up to ${cost[1]:.2f} an hour?"
 
 
 def after_interrupt(out: Output) -> Any:

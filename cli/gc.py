@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_hub.cli import planned
 from llama_hub.cli.deploy import Timeout
 from llama_hub.cli.options import Json, Quiet, Yes
 from llama_hub.cli.output import Output, output
@@ -34,7 +35,9 @@ def gc(
     found, errors = _find(backend)
     for error in errors:
         out.warn(f"{error['backend']} could not be asked: {error['message']}")
-    remove = yes or (out.interactive and bool(found) and _confirmed(out, found))
+    preview = _text(found, removed=False)
+    asked = bool(found) and out.interactive and not yes
+    remove = planned.agreed(out, preview, "remove all of this?", yes=False) if asked else yes
     if remove:
         errors += _remove(out, found, timeout)
     document = {
@@ -71,20 +74,14 @@ def _distinct(found: Found) -> Found:
     return list(known.values())
 
 
-def _confirmed(out: Output, found: Found) -> bool:
-    out.status(_text(found, removed=False))
-    return out.confirm("remove all of this?", flag="--yes")
-
-
 def _remove(out: Output, found: Found, timeout: float) -> list[dict[str, Any]]:
-    from llama_hub.deploy.apply import ApplyOptions
     from llama_hub.deploy.gc import remove
 
     errors = []
-    with out.progress() as progress:
+    with planned.applying(out, timeout=timeout) as options:
         for deployer, left in found:
             try:
-                remove(deployer, left, ApplyOptions(timeout=timeout, progress=progress))
+                remove(deployer, left, options)
             except LlamaHubError as error:
                 out.warn(f"{left.name} in {left.backend}: {error.message}")
                 errors.append({"backend": left.backend, "message": error.message})

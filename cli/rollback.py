@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from llama_hub.cli import planned
 from llama_hub.cli.deploy import Timeout, document
 from llama_hub.cli.options import Json, Quiet, Yes
 from llama_hub.cli.output import output
 from llama_hub.cli.status import BackendName, Name
-from llama_hub.errors import ExitCode, UsageError
 
 app = typer.Typer(add_completion=False)
 
@@ -29,18 +29,13 @@ def rollback(
 ) -> None:
     """Return a deployment to the revision before the present one."""
     from llama_hub.backends.lookup import find
-    from llama_hub.cli import plan_view
-    from llama_hub.deploy.apply import ApplyOptions
 
     out = output(json, quiet)
     deployer = find(name, backend)
     made = deployer.plan_rollback(name)
     if plan:
-        out.result(made.to_json(), plan_view.text(made))
-        raise typer.Exit(int(ExitCode.CHANGES_PENDING if made.changes else ExitCode.OK))
-    out.status(plan_view.text(made))
-    if out.interactive and not yes and not out.confirm(f"roll {name} back?", flag="--yes"):
-        raise UsageError("nothing was changed")
-    with out.progress() as progress:
-        back = deployer.apply(made, ApplyOptions(timeout=timeout, progress=progress))
+        planned.show(out, made)
+    back = planned.carry_out(
+        out, deployer, made, question=f"roll {name} back?", yes=yes, unasked=True, timeout=timeout
+    )
     out.result(document(made, back), f"{name} is back at revision {back.generation}: {back.status}")

@@ -7,8 +7,8 @@ import re
 import time
 from collections.abc import Mapping
 
-_NUMBER = re.compile(r"\d+(?:\.\d*)?")
-_PARAMETER = re.compile(r"(?:^|[;,\s])(?P<key>r|t|remaining|reset)=(?P<value>\d+)")
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?")
+_PARAMETER = re.compile(r"(?:^|[;,\s])(?P<key>r|t|remaining|reset)=(?P<value>[0-9]{1,9})(?![0-9])")
 
 
 def seconds(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -33,7 +33,7 @@ def _retry_after(text: str, now: float) -> float | None:
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, OverflowError, OSError):
+    except (TypeError, ValueError, OverflowError, IndexError, OSError):
         return None
 
 

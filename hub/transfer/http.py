@@ -8,18 +8,16 @@ redirect never leads nearer to this machine than whoever sent it (see ``addresse
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import re
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from llama_hub import __version__
+from llama_hub import __version__, retry_after
 from llama_hub.errors import AccessError, IntegrityError, UsageError
 from llama_hub.hub.redaction import plain_url, redact
 from llama_hub.hub.transfer.addresses import NEAREST, ForbiddenAddressError, Zone
@@ -282,7 +280,10 @@ class Client:
 
     def _refuse(self, url: str, response: BoundedResponse) -> None:
         if response.status in TRANSIENT:
-            raise Transient(f"{plain_url(url)} answered {response.status}", _retry_after(response))
+            raise Transient(
+                f"{plain_url(url)} answered {response.status}",
+                retry_after.seconds(dict(response.headers.items())),
+            )
         response.allow(HEAD_BYTES, min(_SNIPPET_SECONDS, self.timeout))
         try:
             text = response.read(_SNIPPET).decode("utf-8", errors="replace")
@@ -371,16 +372,6 @@ def _nothing_left(
     if total == "*":
         raise Transient(f"{plain_url(url)} answered 416 and does not say how long the file is")
     raise Changed(plain_url(url))
-
-
-def _retry_after(response: http.client.HTTPResponse) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError, IndexError):
-        return None
 
 
 def _reason(error: Exception) -> str:
