@@ -44,7 +44,8 @@ def secret(given: str | None, environment: str) -> str | None:
 
 
 def _from_file(path: Path) -> str:
-    if path.is_fifo():  # of a shell's <(command): there is a writer, who may take a while
+    # Of a shell's <(command): there is a writer, who may ask somebody and take a while.
+    if path.parent in (Path("/dev/fd"), Path("/proc/self/fd")) and path.is_fifo():
         return decode(_piped(path), path, SECRET).strip()
     return read_text(path, SECRET).strip()
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import IntegrityError, MissingExtraError, NotFoundError, UsageError
+from llama_hub.strict import FileKind, read_bytes
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece writes a space as this
+KIND = FileKind("the tokenizer", max_bytes=64 << 20, hint="download tokenizer.model again")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -21,8 +23,18 @@ class Tokenizer:
     """The model's ``tokenizer.model``; safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
-        self._model = _load(path)
         self.path = path
+        try:
+            self._take(_load(path))
+        except (RuntimeError, ValueError, IndexError) as error:
+            # SentencePiece loads what it cannot use: text that is no UTF-8, ids of no piece.
+            raise IntegrityError(
+                f"{path} is not a SentencePiece model: {error}",
+                hint="download tokenizer.model again",
+            ) from error
+
+    def _take(self, model: Any) -> None:
+        self._model = model
         self.vocab_size: int = self._model.vocab_size()
         self.bos_id: int = self._model.bos_id()
         self.eos_id: int = self._model.eos_id()
@@ -151,7 +163,4 @@ def _load(path: Path) -> Any:
         raise MissingExtraError("sentencepiece", "serve") from error
     if not path.is_file():
         raise NotFoundError(f"there is no tokenizer at {path}")
-    try:
-        return SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
-        raise IntegrityError(f"{path} is not a SentencePiece model: {error}") from error
+    return SentencePieceProcessor(model_proto=read_bytes(path, KIND))

@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_hub.errors import IntegrityError, MissingExtraError, NotFoundError, UsageError
+from llama_hub.errors import (
+    IntegrityError,
+    LlamaHubError,
+    MissingExtraError,
+    NotFoundError,
+    UsageError,
+)
 from llama_hub.hub.checkpoints import weight_index
 from llama_hub.hub.model_config import Config, QuantizationConfig
 from llama_hub.inference.config import Quantization
@@ -81,7 +87,9 @@ class TensorFiles:
     def _slice(self, name: str) -> Any:
         try:
             return self._file(self._where[name]).get_slice(name)
-        except KeyError as error:
+        except LlamaHubError:
+            raise
+        except Exception as error:  # SafetensorError derives from Exception directly
             raise IntegrityError(f"{self._folder} has no tensor {name}") from error
 
     def _file(self, file: str) -> Any:
@@ -91,6 +99,8 @@ class TensorFiles:
 
     def _enter(self, file: str) -> Any:
         path = self._folder / file
+        if path.exists() and not path.is_file():
+            raise IntegrityError(f"{path} is no file but a folder, a pipe or a device")
         try:
             return self._stack.enter_context(self._open(path, framework="pt", device="cpu"))
         except FileNotFoundError as error:

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import reprlib
-import stat
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
@@ -26,9 +25,11 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from llama_hub import files
 from llama_hub.errors import (
     DamagedFileError,
     FileFormatError,
+    IntegrityError,
     InvalidFileError,
     NotFoundError,
 )
@@ -92,21 +93,12 @@ def read_bytes(path: Path, kind: FileKind) -> bytes:
 
 def open_regular(path: Path, kind: FileKind) -> int:
     """A descriptor for reading, with ``OSError`` as it comes; the caller bounds what is read."""
-    _require_regular(path.stat().st_mode, path, kind)  # opening a device may already act
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        _require_regular(os.fstat(descriptor).st_mode, path, kind)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _require_regular(mode: int, path: Path, kind: FileKind) -> None:
-    if stat.S_ISDIR(mode):
-        raise kind.invalid(path, "is a folder, not a file")
-    if not stat.S_ISREG(mode):
-        raise kind.invalid(path, "is not a regular file (a pipe, a socket or a device)")
+        return files.open_regular(path)
+    except IntegrityError as error:
+        special = "not a regular file (a pipe, a socket or a device)"
+        problem = "a folder, not a file" if path.is_dir() else special
+        raise kind.invalid(path, f"is {problem}") from error
 
 
 def _read_bounded(descriptor: int, path: Path, kind: FileKind) -> bytes:

@@ -201,6 +201,8 @@ class TestSecret:
         writer.join()
         with pytest.raises(errors.UsageError, match="not a regular file"):
             secret("@/dev/zero", "THE_SECRET")
+        with pytest.raises(errors.UsageError, match="not a regular file"):
+            secret(f"@{pipe}", "THE_SECRET")  # which nobody may ever write to
 
 
 class TestPlainProgress:

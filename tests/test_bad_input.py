@@ -1,0 +1,42 @@
+"""Files of every kind, mutated, through the command line: never exit 1, never long, never large.
+
+A few cases of each kind always run; the whole of it, more than 20,000, is ``-m slow`` (about an
+hour on two cores). ``python -m tests.support.fuzz.driver CASES [KIND …]`` runs others and prints
+how to repeat what fell. Time is the processor's, memory what a case adds to its process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.fuzz.driver import endings, problem
+from tests.support.fuzz.kinds import KINDS
+
+FEW = 4
+MANY = 680  # of each kind
+
+
+def wrong(root: Path, kinds: list[str], numbers: range) -> list[str]:
+    """What fell, with what repeats it."""
+    return [
+        f"{said}: tests.support.fuzz.worker FOLDER {one['kind']} {one['number']}: {one['error']}"
+        for one in endings(root, kinds, numbers)
+        if (said := problem(one))
+    ]
+
+
+def test_a_few_of_each_kind(tmp_path: Path) -> None:
+    assert wrong(tmp_path, list(KINDS), range(FEW)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_thousands(kind: str, tmp_path: Path) -> None:
+    assert wrong(tmp_path, [kind], range(MANY)) == []
+
+
+def test_there_are_enough_of_them() -> None:
+    assert MANY * len(KINDS) >= 20_000
