@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from llama_hub.errors import IntegrityError
+from llama_hub.errors import IntegrityError, UsageError
+from llama_hub.hub.rope_scaling import RopeScaling
 
 # Far beyond any model; a damaged header that says billions would have us list as many tensors.
 MAX_LAYERS = 4096
@@ -40,6 +41,7 @@ class Architecture:
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     context: int = 4096  # tokens
+    rope_scaling: RopeScaling | None = None
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
 
@@ -78,6 +80,17 @@ class Architecture:
         layer = attention + 3 * self.dim * self.ffn_dim + 2 * self.dim
         return self.n_layers * layer + 2 * self.vocab_size * self.dim + self.dim
 
+    def function(self) -> dict[str, Any]:
+        """What beside the tensors decides the logits, for the record of a conversion."""
+        return {
+            "activation": "silu",
+            "biases": False,
+            "norm_eps": self.norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": self.rope_scaling and self.rope_scaling.to_config(),
+            "vocab_size": self.vocab_size,
+        }
+
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Bytes that the KV cache needs for each token of a sequence."""
         return 2 * self.n_layers * self.kv_dim * bytes_per_value
@@ -112,7 +125,7 @@ def to_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
         "num_key_value_heads": architecture.n_kv_heads,
         "pretraining_tp": 1,
         "rms_norm_eps": architecture.norm_eps,
-        "rope_scaling": None,
+        "rope_scaling": architecture.rope_scaling and architecture.rope_scaling.to_config(),
         "rope_theta": architecture.rope_theta,
         "tie_word_embeddings": False,
         "torch_dtype": dtype,
@@ -122,7 +135,16 @@ def to_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
 
 
 def to_params(architecture: Architecture) -> dict[str, Any]:
-    """Meta's ``params.json``; ``multiple_of`` makes the formula give the width of the tensors."""
+    """Meta's ``params.json``; ``multiple_of`` makes the formula give the width of the tensors.
+
+    ``UsageError`` for a model that it cannot describe.
+    """
+    if architecture.rope_scaling is not None:
+        raise UsageError(
+            f"Meta's params.json has no key for RoPE scaling, and this model has "
+            f"{architecture.rope_scaling.kind} scaling by {architecture.rope_scaling.factor:g}",
+            hint="convert it --to hf or --to gguf",
+        )
     multiple_of, multiplier = _ffn_parameters(architecture)
     params: dict[str, Any] = {
         "dim": architecture.dim,

@@ -1,7 +1,8 @@
 """What a model folder says of itself: ``config.json`` (Hugging Face) and ``params.json`` (Meta).
 
 Each key that llama-hub models is a field here, with its type and bounds; ``Config`` and ``Params``
-are the only places that read these files. Keys that are not fields change nothing here.
+are the only places that read these files. ``config_keys`` says which other keys are harmless; a key
+that is neither is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from annotated_types import Ge, Gt, Le
 
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub import architecture as sizes
+from llama_hub.hub import rope_scaling
 from llama_hub.hub.architecture import Architecture
+from llama_hub.hub.config_keys import check_config, check_params
 from llama_hub.schema import conform
 from llama_hub.strict import FileKind, read_json
 
@@ -59,14 +62,6 @@ class QuantizationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RopeParameters:
-    """``rope_parameters``, as newer versions of transformers write them."""
-
-    rope_type: str | None = None
-    rope_theta: Theta | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Config:
     """``config.json`` of a Llama model, old keys or new."""
 
@@ -80,7 +75,7 @@ class Config:
     rms_norm_eps: Epsilon = 1e-6  # transformers' defaults, where the file is silent
     max_position_embeddings: Context = 2048
     rope_theta: Theta | None = None
-    rope_parameters: RopeParameters | None = None
+    rope_parameters: Mapping[str, Any] | None = None  # newer transformers: with rope_theta
     rope_scaling: Mapping[str, Any] | None = None
     tie_word_embeddings: bool | None = None
     dtype: str | None = None
@@ -95,10 +90,8 @@ class Config:
 
     @property
     def architecture(self) -> Architecture:
-        """The sizes; ``IntegrityError`` if they cannot be or ask for what Llama 2 has not."""
-        rope = self.rope_parameters or RopeParameters()
-        if self.rope_scaling or rope.rope_type not in (None, "default"):
-            raise IntegrityError("config.json asks for RoPE scaling, which Llama 2 does not have")
+        """The sizes; ``IntegrityError`` if they cannot be or ask for what is not modelled."""
+        rope = self.rope_parameters or self.rope_scaling or {}
         return Architecture(
             dim=self.hidden_size,
             n_layers=self.num_hidden_layers,
@@ -107,9 +100,20 @@ class Config:
             ffn_dim=self.intermediate_size,
             vocab_size=self.vocab_size,
             norm_eps=self.rms_norm_eps,
-            rope_theta=self.rope_theta or rope.rope_theta or 10000.0,
+            rope_theta=self.rope_theta or _theta(rope) or 10000.0,
             context=self.max_position_embeddings,
+            rope_scaling=rope_scaling.parse(rope, self.max_position_embeddings),
         )
+
+
+def _theta(rope: Mapping[str, Any]) -> float | None:
+    """``rope_theta`` within ``rope_parameters``."""
+    theta = rope.get("rope_theta")
+    if theta is None:
+        return None
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 1 <= theta <= 1e15:
+        raise IntegrityError(f"config.json: rope_parameters.rope_theta is {theta!r}")
+    return float(theta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +174,9 @@ def read_config(folder: Path) -> Config:
             f"{folder} has no config.json, so it is no Hugging Face folder",
             hint=f"llama-hub convert {folder} --to hf",
         )
-    return conform(Config, read_json(path, CONFIG), path, CONFIG)
+    document = _object(read_json(path, CONFIG), path, CONFIG)
+    check_config(document, frozenset(Config.__dataclass_fields__), path, CONFIG)
+    return conform(Config, document, path, CONFIG)
 
 
 def read_params(folder: Path) -> Params:
@@ -180,4 +186,12 @@ def read_params(folder: Path) -> Params:
         raise NotFoundError(
             f"{folder} has no params.json", hint="it belongs beside the consolidated.NN.pth files"
         )
-    return conform(Params, read_json(path, PARAMS), path, PARAMS)
+    document = _object(read_json(path, PARAMS), path, PARAMS)
+    check_params(document, frozenset(Params.__dataclass_fields__), path, PARAMS)
+    return conform(Params, document, path, PARAMS)
+
+
+def _object(document: Any, path: Path, kind: FileKind) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise kind.invalid(path, f"is a {type(document).__name__}, not an object with keys")
+    return document

@@ -155,7 +155,10 @@ def load_shard(plan: Plan, rank: int = 0, collective: Collective | None = None) 
         meter = _meter(plan)
         with TensorFiles(plan.folder) as files:
             weights = Loader(files, partition, target, plan.stored).load()
-        rope = Rope(heads.width, plan.context, plan.architecture.rope_theta, device)
+        described = plan.architecture
+        rope = Rope(
+            heads.width, plan.context, described.rope_theta, device, described.rope_scaling
+        )
         if kernels:
             return _native_shard(plan, kernels, heads, weights, rope, collective)
         model = Llama(plan.architecture, heads, weights, rope, collective)

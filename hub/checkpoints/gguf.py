@@ -19,7 +19,7 @@ from typing import Any
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.files import open_regular
 from llama_hub.hub.architecture import Architecture
-from llama_hub.hub.checkpoints import layout
+from llama_hub.hub.checkpoints import gguf_keys, layout
 from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
 
 MAGIC = b"GGUF"
@@ -29,6 +29,7 @@ MAX_HEADER = 64 << 20  # bytes; Llama 2's has less than 1 MB, most of it the voc
 MAX_PAIRS, MAX_TENSORS = 1 << 12, 1 << 16  # Llama 2 70B: 30 and 723
 MAX_ITEMS = 1 << 19  # values of all arrays together; Llama 2 has 96,000
 MAX_KEY = 1 << 10  # letters
+MAX_ROPE_FACTORS = 1 << 16  # bytes
 
 # Value types of key/value pairs and their struct codes.
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
@@ -207,6 +208,7 @@ def open_gguf(folder: Path, *, quantised: bool = False) -> Checkpoint:
     """
     content = read_header(_only_file(folder))
     architecture = _architecture(content)
+    gguf_keys.check(content.values, architecture)
     locations: dict[str, Location] = {}
     stored: list[StoredRun] = []
     _check_names(content, architecture)
@@ -244,8 +246,10 @@ def _architecture(content: Content) -> Architecture:
         raise _bad(content.path, "its architecture is not llama")
     try:
         heads = _whole(values["llama.attention.head_count"])
+        width = _whole(values["llama.embedding_length"])
+        context = _whole(values["llama.context_length"])
         return Architecture(
-            dim=_whole(values["llama.embedding_length"]),
+            dim=width,
             n_layers=_whole(values["llama.block_count"]),
             n_heads=heads,
             n_kv_heads=_whole(values.get("llama.attention.head_count_kv", heads)),
@@ -253,7 +257,10 @@ def _architecture(content: Content) -> Architecture:
             vocab_size=content.tensors["token_embd.weight"].shape[0],
             norm_eps=_shortest(values["llama.attention.layer_norm_rms_epsilon"]),
             rope_theta=_shortest(values.get("llama.rope.freq_base", 10000.0)),
-            context=_whole(values["llama.context_length"]),
+            context=context,
+            rope_scaling=gguf_keys.rope_scaling(
+                values, context, width // max(1, heads), _rope_factors(content)
+            ),
         )
     except (KeyError, ValueError) as error:
         raise _bad(content.path, f"it does not describe a Llama model: {error!r}") from error
@@ -263,6 +270,18 @@ def _whole(value: Any) -> int:
     if type(value) is not int:
         raise ValueError(f"a {type(value).__name__} where a number belongs")
     return value
+
+
+def _rope_factors(content: Content) -> list[float] | None:
+    """The values of ``rope_freqs.weight``; ``None`` without one."""
+    info = content.tensors.get(gguf_keys.FACTORS)
+    if info is None:
+        return None
+    if info.kind != "F32" or len(info.shape) != 1 or info.size > MAX_ROPE_FACTORS:
+        raise _bad(content.path, f"{info.name} has the type {info.kind} and shape {info.shape}")
+    with os.fdopen(open_regular(content.path), "rb") as file:
+        file.seek(info.offset)
+        return list(struct.unpack(f"<{info.shape[0]}f", file.read(info.size)))
 
 
 def _shortest(value: float) -> float:
@@ -278,7 +297,7 @@ def _shortest(value: float) -> float:
 
 def _check_names(content: Content, architecture: Architecture) -> None:
     expected = {layout.gguf_name(spec.name) for spec in layout.specs(architecture)}
-    found = {name for name in content.tensors if name != "rope_freqs.weight"}
+    found = {name for name in content.tensors if name != gguf_keys.FACTORS}
     if found != expected:
         odd = sorted(found ^ expected)[0]
         state = "missing" if odd in expected else "unexpected"

@@ -10,7 +10,8 @@ from typing import Any
 
 from llama_hub.errors import NotFoundError
 from llama_hub.hub.chat_template import CHAT_TEMPLATE
-from llama_hub.hub.checkpoints import ggml_quants, gguf, layout, numeric
+from llama_hub.hub.architecture import Architecture
+from llama_hub.hub.checkpoints import ggml_quants, gguf, gguf_keys, layout, numeric
 from llama_hub.hub.checkpoints.blueprint import (
     Blueprint,
     Encoder,
@@ -39,7 +40,8 @@ def plan(source: Checkpoint, wanted: str | None, subject: Subject) -> Blueprint:
     tensors = [_tensor(spec, cast or source.dtype_of(spec.name), kind) for spec in source.specs]
     matrices = cast or source.dtype
     pairs = _pairs(subject, kind, matrices) + _tokenizer_pairs(subject)
-    head = _header(pairs, tensors)
+    factors = _rope_factors(subject.architecture)
+    head = _header(pairs, tensors, len(factors) // 4)
     plans, at = [], len(head)
     for one in tensors:
         place = Place(0, at, one.size // one.spec.rows)
@@ -54,8 +56,18 @@ def plan(source: Checkpoint, wanted: str | None, subject: Subject) -> Blueprint:
             )
         )
         at += one.size + -one.size % gguf.ALIGNMENT
-    file = FilePlan(f"{subject.model}-{kind}.gguf", at, ((0, head),))
+    known = ((0, head), (at, factors)) if factors else ((0, head),)
+    file = FilePlan(f"{subject.model}-{kind}.gguf", at + len(factors), known)
     return Blueprint((file,), tuple(plans))
+
+
+def _rope_factors(architecture: Architecture) -> bytes:
+    """The content of ``rope_freqs.weight``, which only llama3's scaling has."""
+    scaling = architecture.rope_scaling
+    if scaling is None or scaling.kind != "llama3":
+        return b""
+    found = gguf_keys.llama3_factors(scaling, architecture.head_dim, architecture.rope_theta)
+    return struct.pack(f"<{len(found)}f", *found)
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,7 @@ def _pairs(subject: Subject, kind: str, dtype: str) -> list[Pair]:
         ("llama_hub.notice", gguf.STRING, license.notice),
         ("llama_hub.dtype", gguf.STRING, dtype),
     ]
+    pairs += gguf_keys.pairs(architecture.rope_scaling, gguf.STRING, gguf.U32, gguf.F32)
     return [pair for pair in pairs if pair[2] != ""]
 
 
@@ -164,8 +177,10 @@ def _padded(known: Vocabulary, added: dict[int, Piece], size: int) -> list[Piece
     return pieces
 
 
-def _header(pairs: Sequence[Pair], tensors: Sequence[_Tensor]) -> bytes:
-    parts = [gguf.MAGIC, struct.pack("<IQQ", gguf.VERSION, len(tensors), len(pairs))]
+def _header(pairs: Sequence[Pair], tensors: Sequence[_Tensor], factors: int) -> bytes:
+    """Everything before the first tensor; ``factors``: elements of ``rope_freqs.weight``."""
+    count = len(tensors) + bool(factors)
+    parts = [gguf.MAGIC, struct.pack("<IQQ", gguf.VERSION, count, len(pairs))]
     parts += [
         _text(key) + struct.pack("<I", kind) + _value(kind, value) for key, kind, value in pairs
     ]
@@ -176,6 +191,9 @@ def _header(pairs: Sequence[Pair], tensors: Sequence[_Tensor]) -> bytes:
         parts.append(struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
         parts.append(struct.pack("<IQ", gguf.TYPE_NUMBERS[one.kind], offset))
         offset += one.size + -one.size % gguf.ALIGNMENT
+    if factors:
+        parts.append(_text(gguf_keys.FACTORS))
+        parts.append(struct.pack("<IQIQ", 1, factors, gguf.TYPE_NUMBERS["F32"], offset))
     head = b"".join(parts)
     return head + b"\0" * (-len(head) % gguf.ALIGNMENT)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llama_hub import __version__
 from llama_hub.errors import DiskFullError, IntegrityError, NotFoundError, UsageError
 from llama_hub.files import delete, fsync_folder, write_atomic
+from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import open_checkpoint
 from llama_hub.hub.conversion import plan as conversion_plan
 from llama_hub.hub.conversion.companions import Subject
@@ -108,7 +109,7 @@ def run(task: Task, partial: Path) -> Conversion:
         made = _describe(task, source, blueprint, outcome, receipt, partial)
         _check_unchanged(task, source, identity)
     if task.verify:
-        _prove(partial, made, task.progress)
+        _prove(partial, made, source.architecture, task.progress)
     made.write(partial)
     journal.remove()
     fsync_folder(partial)
@@ -342,16 +343,27 @@ def _made_by(source: Checkpoint, wanted: Wanted, outcome: Outcome) -> dict[str, 
         "to": wanted.to,
         "parameters": parameters,
         "context": source.architecture.context,
+        "function": source.architecture.function(),
         "tool": f"llama-hub {__version__}",
         **({"values_changed": changed} if changed else {}),
         **({"non_finite": non_finite} if non_finite else {}),
     }
 
 
-def _prove(folder: Path, made: Manifest, progress: Progress) -> None:
-    """Read the output again, undo the layout and compare every tensor's digest."""
+def _prove(
+    folder: Path, made: Manifest, architecture: Architecture, progress: Progress
+) -> None:
+    """Read the output again, undo the layout, compare the function and every tensor's digest."""
+    from llama_hub.hub.checkpoints import open_checkpoint
     from llama_hub.hub.checkpoints.fingerprint import tensor_entries
 
+    with open_checkpoint(folder, quantised=True) as output:
+        stated, wanted = output.architecture.function(), architecture.function()
+    if stated != wanted:
+        key = next(key for key in wanted if stated[key] != wanted[key])
+        raise IntegrityError(
+            f"the output is not the same model: {key} is {stated[key]}, not {wanted[key]}"
+        )
     found = {entry.name: entry for entry in tensor_entries(folder, progress=progress)}
     for expected in made.tensors:
         if found.get(expected.name) != expected:
