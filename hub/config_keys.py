@@ -23,7 +23,8 @@ _CONFIG_HARMLESS = frozenset(
     _name_or_path _attn_implementation_internal attention_dropout attention_probs_dropout_prob
     auto_map bad_words_ids begin_suppress_tokens bos_token_id classifier_dropout custom_pipelines
     decoder_start_token_id diversity_penalty do_sample dtype early_stopping
-    embd_pdrop encoder_no_repeat_ngram_size end_token_id eos_token_id exponential_decay_length_penalty
+    embd_pdrop encoder_no_repeat_ngram_size end_token_id eos_token_id
+    exponential_decay_length_penalty
     finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
     hidden_dropout hidden_dropout_prob id2label initializer_range keys_to_ignore_at_inference
     label2id length_penalty max_length max_sequence_length max_window_layers min_length

@@ -156,9 +156,7 @@ def load_shard(plan: Plan, rank: int = 0, collective: Collective | None = None) 
         with TensorFiles(plan.folder) as files:
             weights = Loader(files, partition, target, plan.stored).load()
         described = plan.architecture
-        rope = Rope(
-            heads.width, plan.context, described.rope_theta, device, described.rope_scaling
-        )
+        rope = Rope(heads.width, plan.context, described.rope_theta, device, described.rope_scaling)
         if kernels:
             return _native_shard(plan, kernels, heads, weights, rope, collective)
         model = Llama(plan.architecture, heads, weights, rope, collective)

@@ -88,9 +88,7 @@ def rope_scaling(
         raise _refused(FACTORS, f"given beside {SCALING}type = {stated.kind}")
     theta = float(values.get("llama.rope.freq_base", 10000.0))
     for factor, low, high, original in _LLAMA3:
-        known = RopeScaling(
-            "llama3", factor, original, low_freq_factor=low, high_freq_factor=high
-        )
+        known = RopeScaling("llama3", factor, original, low_freq_factor=low, high_freq_factor=high)
         expected = llama3_factors(known, head_dim, theta)
         near = zip(factors, expected, strict=False)
         if len(factors) == len(expected) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in near):
@@ -118,13 +116,24 @@ def _stated(values: Mapping[str, Any], context: int) -> RopeScaling | None:
         "yarn",
         float(factor),
         original,
-        attention_factor=float(weight) * mscale(float(factor)),
+        attention_factor=_attention_factor(float(weight), float(factor)),
         beta_fast=float(values.get(f"{SCALING}yarn_beta_fast", 32.0)),
         beta_slow=float(values.get(f"{SCALING}yarn_beta_slow", 1.0)),
     )
 
 
-def pairs(scaling: RopeScaling | None, string: int, u32: int, f32: int) -> list[tuple[str, int, Any]]:
+def _attention_factor(weight: float, factor: float) -> float:
+    """YaRN's own factor times ``weight``, a float32: what it adds is rounded to what it can say."""
+    product = weight * mscale(factor)
+    return product if weight == 1 else float(f"{product:.7g}")
+
+
+Pair = tuple[str, int, Any]  # key, value type, value
+
+
+def pairs(
+    scaling: RopeScaling | None, string: int, u32: int, f32: int
+) -> list[tuple[str, int, Any]]:
     """The keys that state ``scaling``; value types as the writer numbers them.
 
     ``UsageError`` for what the format cannot say.
@@ -137,7 +146,7 @@ def pairs(scaling: RopeScaling | None, string: int, u32: int, f32: int) -> list[
             + ("" if scaling.truncate else " without truncation"),
             hint="keep the model in Hugging Face's layout",
         )
-    stated: list[tuple[str, int, Any]] = [
+    stated: list[Pair] = [
         (f"{SCALING}type", string, scaling.kind),
         (f"{SCALING}factor", f32, scaling.factor),
         (f"{SCALING}original_context_length", u32, scaling.original_context),

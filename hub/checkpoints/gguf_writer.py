@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_hub.errors import NotFoundError
-from llama_hub.hub.chat_template import CHAT_TEMPLATE
 from llama_hub.hub.architecture import Architecture
+from llama_hub.hub.chat_template import CHAT_TEMPLATE
 from llama_hub.hub.checkpoints import ggml_quants, gguf, gguf_keys, layout, numeric
 from llama_hub.hub.checkpoints.blueprint import (
     Blueprint,

@@ -350,9 +350,7 @@ def _made_by(source: Checkpoint, wanted: Wanted, outcome: Outcome) -> dict[str, 
     }
 
 
-def _prove(
-    folder: Path, made: Manifest, architecture: Architecture, progress: Progress
-) -> None:
+def _prove(folder: Path, made: Manifest, architecture: Architecture, progress: Progress) -> None:
     """Read the output again, undo the layout, compare the function and every tensor's digest."""
     from llama_hub.hub.checkpoints import open_checkpoint
     from llama_hub.hub.checkpoints.fingerprint import tensor_entries
