@@ -86,7 +86,7 @@ def rope_scaling(
         return stated
     if stated is not None:
         raise _refused(FACTORS, f"given beside {SCALING}type = {stated.kind}")
-    theta = float(values.get("llama.rope.freq_base", 10000.0))
+    theta = _number({f"{SCALING}base": values.get("llama.rope.freq_base", 10000.0)}, "base", 0.0)
     for factor, low, high, original in _LLAMA3:
         known = RopeScaling("llama3", factor, original, low_freq_factor=low, high_freq_factor=high)
         expected = llama3_factors(known, head_dim, theta)
@@ -98,28 +98,34 @@ def rope_scaling(
 
 def _stated(values: Mapping[str, Any], context: int) -> RopeScaling | None:
     kind = values.get(f"{SCALING}type")
-    linear = values.get("llama.rope.scale_linear")  # before scaling had a type
-    factor = values.get(f"{SCALING}factor", linear)
+    linear = values.get("llama.rope.scale_linear", 0.0)  # before scaling had a type
+    factor = _number(values, "factor", _number({f"{SCALING}old": linear}, "old", 0.0))
     if kind is None:
-        kind = "linear" if factor not in (None, 0.0, 1.0) else "none"
-    if kind == "none" or (kind == "linear" and factor in (None, 0.0, 1.0)):
+        kind = "none" if factor in (0.0, 1.0) else "linear"
+    if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return None
     if kind not in ("linear", "yarn"):
         raise _refused(f"{SCALING}type", kind)
-    if isinstance(factor, bool) or not isinstance(factor, int | float):
-        raise _refused(f"{SCALING}factor", factor)
-    original = int(values.get(f"{SCALING}original_context_length") or context)
+    original = int(_number(values, "original_context_length", 0)) or context
     if kind == "linear":
-        return RopeScaling("linear", float(factor), original)
-    weight = values.get(f"{SCALING}attn_factor", values.get(f"{SCALING}yarn_attn_factor", 1.0))
+        return RopeScaling("linear", factor, original)
+    weight = _number(values, "attn_factor", _number(values, "yarn_attn_factor", 1.0))
     return RopeScaling(
         "yarn",
-        float(factor),
+        factor,
         original,
-        attention_factor=_attention_factor(float(weight), float(factor)),
-        beta_fast=float(values.get(f"{SCALING}yarn_beta_fast", 32.0)),
-        beta_slow=float(values.get(f"{SCALING}yarn_beta_slow", 1.0)),
+        attention_factor=_attention_factor(weight, factor),
+        beta_fast=_number(values, "yarn_beta_fast", 32.0),
+        beta_slow=_number(values, "yarn_beta_slow", 1.0),
     )
+
+
+def _number(values: Mapping[str, Any], key: str, default: float) -> float:
+    """``llama.rope.scaling.KEY`` as a finite number."""
+    value = values.get(f"{SCALING}{key}", default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _refused(f"{SCALING}{key}", value)
+    return float(value)
 
 
 def _attention_factor(weight: float, factor: float) -> float:
