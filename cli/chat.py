@@ -105,7 +105,7 @@ def _here_or_deployed(
     """A model of this machine, else a deployment of that name."""
     from llama_hub.hub.catalog import load
     from llama_hub.hub.store import Store
-    from llama_hub.inference.service import source
+    from llama_hub.inference.service import served_model
 
     known = load(catalog)
     try:
@@ -115,7 +115,7 @@ def _here_or_deployed(
             raise
         return _deployed(target, key, missing)
     with out.progress() as progress:
-        what = source.stored(target, known, progress=progress)
+        what = served_model.stored(target, known, progress=progress)
     out.status(f"loading {what.served.name} …")
     return LocalSpeaker(what, make_engine("torch", what.folder, options))
 

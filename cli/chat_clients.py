@@ -23,7 +23,7 @@ from llama_hub.hub.transfer.bounded_httpx import bounded
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Invoker
     from llama_hub.inference.engine import Engine
-    from llama_hub.inference.service.source import Servable
+    from llama_hub.inference.service.served_model import Servable
 
 CONNECT_TIMEOUT = 10.0  # seconds
 LOADING_TIMEOUT = 600.0  # seconds that a server may take until it is ready
@@ -84,8 +84,8 @@ class LocalSpeaker:
     """The engine in this process."""
 
     def __init__(self, what: Servable, engine: Engine) -> None:
-        from llama_hub.inference.service.service import Service
         from llama_hub.inference.service.settings import ServiceSettings
+        from llama_hub.inference.service.state import Service
         from llama_hub.inference.tokenizer import Tokenizer
 
         self.name = what.served.name
@@ -101,9 +101,9 @@ class LocalSpeaker:
         return self._runner.run(self._say(turns, style, show))
 
     async def _say(self, turns: Sequence[Turn], style: Style, show: Callable[[str], None]) -> Reply:
-        from llama_hub.inference.service.asking import conversation
         from llama_hub.inference.service.generation import Answer, pieces
         from llama_hub.inference.service.openai import chat_ask
+        from llama_hub.inference.service.request_params import conversation
         from llama_hub.inference.service.schemas import ChatBody, read
 
         given = {key: value for key, value in asdict(style).items() if value is not None}

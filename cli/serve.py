@@ -18,8 +18,8 @@ from llama_hub.errors import UsageError
 if TYPE_CHECKING:
     from llama_hub.inference.config import EngineOptions
     from llama_hub.inference.engine import Engine
-    from llama_hub.inference.service.platform import Platform
-    from llama_hub.inference.service.source import Servable
+    from llama_hub.inference.service.platforms.container import Platform
+    from llama_hub.inference.service.served_model import Servable
 
 app = typer.Typer(add_completion=False)
 
@@ -280,21 +280,21 @@ def _check_name(name: str) -> None:
 def _what(out: Output, model: str | None, catalog: Path | None) -> tuple[Servable, Platform | None]:
     """The model that is named, else the one that the platform mounted."""
     from llama_hub.hub.catalog import load
-    from llama_hub.inference.service import platform as platforms
-    from llama_hub.inference.service import source
+    from llama_hub.inference.service import served_model
+    from llama_hub.inference.service.platforms import container
 
     known = load(catalog)
     if model is not None:
         with out.progress() as progress:
-            return source.stored(model, known, progress=progress), None
-    found = platforms.detect()
+            return served_model.stored(model, known, progress=progress), None
+    found = container.detect()
     if found is None:
         raise UsageError(
             "which model? No platform has mounted one here",
             hint="llama-hub serve llama-demo-chat   (llama-hub list shows what is there)",
         )
     out.status(f"{found.name or 'container'}: serving {found.folder}")
-    return source.mounted(found.folder, known), found
+    return served_model.mounted(found.folder, known), found
 
 
 def _door(
@@ -340,7 +340,7 @@ def make_engine(name: str, folder: Path, options: EngineOptions) -> Engine:
 def _run(out: Output, what: Servable, engine: Engine, settings: Any, door: Door) -> None:
     """Listen, say so when ready, serve until told to stop."""
     from llama_hub.inference.service.app import create_app
-    from llama_hub.inference.service.run import bind, run, url_of
+    from llama_hub.inference.service.server import bind, run, url_of
     from llama_hub.inference.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(what.folder / "tokenizer.model")

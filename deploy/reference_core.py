@@ -39,9 +39,9 @@ def _core(folder: Path, options: EngineOptions | None) -> Endpoint:
     from llama_hub.hub.catalog import load
     from llama_hub.inference.config import EngineOptions
     from llama_hub.inference.service.app import create_app
-    from llama_hub.inference.service.run import bind, url_of
+    from llama_hub.inference.service.served_model import mounted
+    from llama_hub.inference.service.server import bind, url_of
     from llama_hub.inference.service.settings import ServiceSettings
-    from llama_hub.inference.service.source import mounted
     from llama_hub.inference.tokenizer import Tokenizer
     from llama_hub.inference.torch_engine import TorchEngine
 

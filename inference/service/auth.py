@@ -17,28 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llama_hub.inference.service.api_key import ApiKey, missing_key
 from llama_hub.inference.service.problems import Problem
-from llama_hub.inference.service.replies import problem_response
 from llama_hub.inference.service.settings import ServiceSettings
-
-OPEN = frozenset(
-    {
-        ("GET", "/"),
-        ("GET", "/docs"),
-        ("GET", "/health"),
-        ("GET", "/health/live"),
-        ("GET", "/health/ready"),
-        ("GET", "/openapi.json"),
-        ("GET", "/page.json"),
-        ("GET", "/page/page.css"),
-        ("GET", "/page/page.js"),
-        ("GET", "/page/docs.js"),
-        ("GET", "/page/icon.svg"),
-        ("GET", "/ping"),
-        ("GET", "/swagger.json"),
-        ("GET", "/version"),
-        ("POST", "/ping"),
-    }
-)
+from llama_hub.inference.service.streaming import problem_response
 
 
 def is_loopback(host: str) -> bool:
@@ -94,9 +74,15 @@ def _host(scope: Scope) -> str:
 
 
 class Gatekeeper:
-    """ASGI middleware that lets through whom the settings allow."""
+    """ASGI middleware that lets through whom the settings allow.
 
-    def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
+    ``open_routes``: method and path of those that need no key.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: ServiceSettings, open_routes: frozenset[tuple[str, str]]
+    ) -> None:
+        self._open = open_routes
         self._app = app
         self._origins = settings.cors_origins
         self._key = None if settings.api_key is None else ApiKey(settings.api_key)
@@ -113,7 +99,7 @@ class Gatekeeper:
 
     def _key_problem(self, scope: Scope, headers: Headers) -> Problem | None:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        if self._key is None or (method, scope["path"]) in OPEN:
+        if self._key is None or (method, scope["path"]) in self._open:
             return None
         return None if self._key.is_sent(headers.get) else missing_key()
 

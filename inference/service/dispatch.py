@@ -1,60 +1,45 @@
 """One route for every body: what SageMaker's ``/invocations`` and Azure's ``/score`` need.
 
 The body tells what is meant: ``messages`` a chat, ``prompt`` a completion,
-``inputs`` Hugging Face's form, ``input_data`` that of Azure's own Llama 2
-deployments; ``{"manifest": true}`` asks for what ``GET /manifest`` answers.
+``inputs`` Hugging Face's form; ``{"manifest": true}`` asks for what
+``GET /manifest`` answers, where no ``GET`` gets through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llama_hub.inference.service import huggingface, openai
 from llama_hub.inference.service.problems import Problem, invalid
-from llama_hub.inference.service.replies import Document
-from llama_hub.inference.service.service import Service
+from llama_hub.inference.service.route import Handler, Route
+from llama_hub.inference.service.state import Service
+from llama_hub.inference.service.streaming import Document
 
-Handler = Callable[[Service, Request, Document], Coroutine[Any, Any, Response]]
+MANIFEST = "manifest"
 
 
 async def manifest(service: Service, request: Request, document: Document) -> Response:
-    """``{"manifest": true}``: which weights are served, where no ``GET`` gets through."""
+    """``{"manifest": true}``: which weights are served."""
     return JSONResponse({"manifest": service.manifest_digest or None})
 
 
-BY_FIELD: dict[str, Handler] = {
-    "manifest": manifest,
-    "messages": openai.chat,
-    "prompt": openai.completions,
-    "inputs": huggingface.generate,
-}
-BY_ROUTE: dict[str, Handler] = {
-    "/v1/chat/completions": openai.chat,
-    "/v1/completions": openai.completions,
-    "/generate": huggingface.generate,
-    "/generate_stream": huggingface.generate_stream,
-    "/tokenize": openai.tokenize,
-    "/detokenize": openai.detokenize,
-}
-
-
-def by_body(document: Document) -> Handler:
+def by_field(routes: Sequence[Route], document: Document) -> Handler:
     """The handler that ``document``'s fields name; 400 if none or several do."""
-    found = [name for name in BY_FIELD if name in document]
-    if len(found) != 1:
+    known = {route.field: route.handler for route in routes if route.field}
+    named = [name for name in (MANIFEST, *known) if name in document]
+    if len(named) != 1:
         raise invalid(
             "the body must have exactly one of messages (chat), prompt (completion), inputs "
             "(Hugging Face's form) and manifest (which weights are served)"
         )
-    return BY_FIELD[found[0]]
+    return manifest if named[0] == MANIFEST else known[named[0]]
 
 
-def by_route(path: str) -> Handler:
-    """The handler of one of our own routes; 404 for another."""
-    if path not in BY_ROUTE:
-        raise Problem(404, f"there is no route {path!r}; known are {', '.join(BY_ROUTE)}")
-    return BY_ROUTE[path]
+def by_path(routes: Sequence[Route], path: str) -> Handler:
+    """The handler of one of our own routes, those that take one kind of body; 404 for another."""
+    known = {route.path: route.handler for route in routes if len(route.bodies) == 1}
+    if path not in known:
+        raise Problem(404, f"there is no route {path[:100]!r}; known are {', '.join(known)}")
+    return known[path]

@@ -18,8 +18,8 @@ from typing import TypeVar
 from llama_hub.inference.engine import Delta, GenerationRequest, SamplingParams, TokenLogprob
 from llama_hub.inference.service.moderation import Passage, judge, last_sentence_end
 from llama_hub.inference.service.problems import Problem, invalid, unavailable
-from llama_hub.inference.service.service import Service
-from llama_hub.inference.service.writer import Piece, Writer
+from llama_hub.inference.service.state import Service
+from llama_hub.inference.service.text_stream import Piece, Writer
 from llama_hub.inference.tokenizer import Detokenizer
 
 T = TypeVar("T")

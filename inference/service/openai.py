@@ -17,8 +17,10 @@ from starlette.responses import JSONResponse, Response
 
 from llama_hub.inference.chat_format import Message
 from llama_hub.inference.engine import SamplingParams
-from llama_hub.inference.service import documents
-from llama_hub.inference.service.asking import (
+from llama_hub.inference.service import responses
+from llama_hub.inference.service.generation import Ask, answers, pieces
+from llama_hub.inference.service.problems import Problem, invalid
+from llama_hub.inference.service.request_params import (
     check_model,
     checked_tokens,
     conversation,
@@ -29,15 +31,6 @@ from llama_hub.inference.service.asking import (
     sampling_params,
     stops_of,
 )
-from llama_hub.inference.service.generation import Ask, answers, pieces
-from llama_hub.inference.service.problems import Problem, invalid
-from llama_hub.inference.service.replies import (
-    Document,
-    StreamReply,
-    document_response,
-    started,
-    wants_lines,
-)
 from llama_hub.inference.service.schemas import (
     ChatBody,
     CompletionBody,
@@ -46,7 +39,14 @@ from llama_hub.inference.service.schemas import (
     TokenizeBody,
     read,
 )
-from llama_hub.inference.service.service import Service
+from llama_hub.inference.service.state import Service
+from llama_hub.inference.service.streaming import (
+    Document,
+    StreamReply,
+    document_response,
+    started,
+    wants_lines,
+)
 
 DONE = b"data: [DONE]\n\n"
 DEFAULT_MAX_TOKENS = 16  # of completions, as OpenAI has it
@@ -62,7 +62,7 @@ async def chat(service: Service, request: Request, document: Document) -> Respon
     turns = conversation(body.messages)
     await service.judge_input("\n".join(turn.content for turn in turns), call_id)
     ask = await chat_ask(service, body, turns)
-    shape = documents.Chat(service, call_id, logprobs=bool(body.logprobs))
+    shape = responses.Chat(service, call_id, logprobs=bool(body.logprobs))
     return await _reply(service, request, body, [ask], shape)
 
 
@@ -99,7 +99,7 @@ async def completions(service: Service, request: Request, document: Document) ->
     await service.judge_input("\n".join(texts), call_id)
     sampling = await sampling_params(service, body, logprobs=body.logprobs)
     asks = [_completion_ask(service, body, prompt, sampling) for prompt in prompts]
-    shape = documents.Completion(
+    shape = responses.Completion(
         service,
         call_id,
         prompts=prompts,
@@ -174,7 +174,7 @@ async def _reply(
     request: Request,
     body: Sampling,
     asks: Sequence[Ask],
-    shape: documents.Chat | documents.Completion,
+    shape: responses.Chat | responses.Completion,
 ) -> Response:
     """Run ``asks`` and answer in ``shape``, whole or as a stream."""
     prompt_tokens = sum(len(ask.prompt) for ask in asks)
@@ -189,7 +189,7 @@ async def _reply(
 async def _chunks(
     service: Service,
     asks: Sequence[Ask],
-    shape: documents.Chat | documents.Completion,
+    shape: responses.Chat | responses.Completion,
     usage: bool,
     prompt_tokens: int,
 ) -> AsyncGenerator[Document, None]:
@@ -205,18 +205,22 @@ async def _chunks(
         yield shape.usage_chunk(prompt_tokens, sum(generated), cached)
 
 
-def list_models(service: Service) -> Document:
+async def list_models(service: Service, request: Request, document: Document) -> Response:
     """``GET /v1/models``."""
-    return {"object": "list", "data": [_model(service)]}
+    return JSONResponse({"object": "list", "data": [_model(service)]})
 
 
-def get_model(service: Service, name: str) -> Document:
+async def get_model(service: Service, request: Request, document: Document) -> Response:
     """``GET /v1/models/NAME``; 404 for any other name."""
+    name = request.path_params["name"]
     if name != service.served.name:
         raise Problem(
-            404, f"the model {name!r} does not exist here", param="model", code="model_not_found"
+            404,
+            f"the model {name[:100]!r} does not exist here",
+            param="model",
+            code="model_not_found",
         )
-    return _model(service)
+    return JSONResponse(_model(service))
 
 
 def _model(service: Service) -> Document:

@@ -1,15 +1,14 @@
-"""The OpenAPI document, made from the same models that read the bodies."""
+"""The OpenAPI document, made from the routes and the models that read their bodies."""
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from llama_hub import __version__
-from llama_hub.inference.service import schemas
+from llama_hub.inference.service.route import JSON, Route
 
 REFERENCE = "#/components/schemas/{model}"
 _ERROR = {
@@ -34,46 +33,17 @@ _FLAT_ERROR = {
     "properties": {"error": {"type": "string"}, "error_type": {"type": "string"}},
 }
 
-POSTS: tuple[tuple[str, str, type[BaseModel] | None], ...] = (
-    ("/v1/chat/completions", "Answer a conversation (OpenAI).", schemas.ChatBody),
-    ("/v1/completions", "Continue prompts (OpenAI).", schemas.CompletionBody),
-    ("/tokenize", "Token ids of a text or a conversation.", schemas.TokenizeBody),
-    ("/detokenize", "Text of token ids.", schemas.DetokenizeBody),
-    ("/invocations", "Any of the generating bodies (SageMaker).", None),
-    ("/score", "Any of the generating bodies (Azure ML).", None),
-    ("/", "Continue texts; the answer in a list (Hugging Face).", schemas.GenerateBody),
-    ("/generate", "Continue a text (Hugging Face).", schemas.GenerateBody),
-    ("/generate_stream", "Continue a text, streamed (Hugging Face).", schemas.GenerateBody),
-)
-GETS: tuple[tuple[str, str, str], ...] = (
-    ("/", "The chat page.", "text/html"),
-    ("/v1/models", "The model that is served.", "application/json"),
-    ("/manifest", "Which weights run, under which licence.", "application/json"),
-    ("/metrics", "Prometheus metrics.", "text/plain"),
-    ("/version", "This server's version.", "application/json"),
-    ("/health", "200 when ready, 503 until then.", "application/json"),
-    ("/health/live", "200 while the process answers (liveness).", "application/json"),
-    ("/health/ready", "200 when ready, 503 until then (readiness).", "application/json"),
-    ("/ping", "200 when ready, 503 until then (SageMaker).", ""),
-)
-_DISPATCHED = (schemas.ChatBody, schemas.CompletionBody, schemas.GenerateBody)
 
-
-@cache
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1, whole."""
-    models: list[type[BaseModel]] = [body for _, _, body in POSTS if body is not None]
-    models.append(schemas.ScoreBody)
+def document(routes: Sequence[Route]) -> dict[str, Any]:
+    """OpenAPI 3.1 of those of ``routes`` that have a summary."""
+    described = [route for route in routes if route.summary]
+    models = dict.fromkeys(body for route in described for body in route.bodies)
     _, definitions = models_json_schema(
-        [(model, "validation") for model in dict.fromkeys(models)], ref_template=REFERENCE
+        [(model, "validation") for model in models], ref_template=REFERENCE
     )
-    components = definitions["$defs"] | {"Error": _ERROR, "FlatError": _FLAT_ERROR}
     paths: dict[str, dict[str, Any]] = {}
-    for path, summary, body in POSTS:
-        paths.setdefault(path, {})["post"] = _post(path, summary, body)
-    for path, summary, kind in GETS:
-        paths.setdefault(path, {})["get"] = _get(path, summary, kind)
-    paths["/ping"]["post"] = paths["/ping"]["get"] | {"operationId": "post_ping"}
+    for route in described:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -84,32 +54,34 @@ def document() -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": definitions["$defs"] | {"Error": _ERROR, "FlatError": _FLAT_ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
     }
 
 
-def _post(path: str, summary: str, body: type[BaseModel] | None) -> dict[str, Any]:
-    if body is not None:
-        schema: dict[str, Any] = _reference(body.__name__)
-    else:
-        kinds = (*_DISPATCHED, schemas.ScoreBody) if path == "/score" else _DISPATCHED
-        schema = {"anyOf": [_reference(kind.__name__) for kind in kinds]}
-    error = "FlatError" if body is schemas.GenerateBody else "Error"
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": route.method.lower() + route.path.replace("/", "_"),
+    }
+    if route.open:
+        operation["security"] = []
+    return operation | (_with_body(route) if route.bodies else _without_body(route))
+
+
+def _with_body(route: Route) -> dict[str, Any]:
+    references = [_reference(body.__name__) for body in route.bodies]
+    schema = references[0] if len(references) == 1 else {"anyOf": references}
+    error = "FlatError" if route.shape == "huggingface" else "Error"
     return {
-        "summary": summary,
-        "operationId": "post" + path.replace("/", "_"),
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": schema}},
-        },
+        "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
         "responses": {
             "200": {
                 "description": "The answer; events if a stream was asked for.",
                 "content": {
-                    "application/json": {"schema": {"type": ["object", "array"]}},
+                    route.answers: {"schema": {"type": ["object", "array"]}},
                     "text/event-stream": {"schema": {}},
                     "application/jsonlines": {"schema": {}},
                 },
@@ -120,23 +92,16 @@ def _post(path: str, summary: str, body: type[BaseModel] | None) -> dict[str, An
     }
 
 
-def _get(path: str, summary: str, kind: str) -> dict[str, Any]:
-    content: dict[str, Any] = {"content": {kind: {"schema": {}}}} if kind else {}
-    responses: dict[str, Any] = {"200": {"description": summary} | content}
-    if path in ("/health", "/health/ready", "/ping", "/v1/models"):
+def _without_body(route: Route) -> dict[str, Any]:
+    content: dict[str, Any] = {"content": {route.answers: {"schema": {}}}} if route.answers else {}
+    responses: dict[str, Any] = {"200": {"description": route.summary} | content}
+    if route.needs_model or route.reports_readiness:
         responses["503"] = {"description": "Not ready yet, or shutting down."}
-    return {
-        "summary": summary,
-        "operationId": "get" + path.replace("/", "_"),
-        "responses": responses,
-    }
+    return {"responses": responses}
 
 
 def _failure(description: str, error: str) -> dict[str, Any]:
-    return {
-        "description": description,
-        "content": {"application/json": {"schema": _reference(error)}},
-    }
+    return {"description": description, "content": {JSON: {"schema": _reference(error)}}}
 
 
 def _reference(name: str) -> dict[str, Any]:

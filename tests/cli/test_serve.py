@@ -261,7 +261,7 @@ def test_a_damaged_folder_exits_5(filled: Path, tmp_path: Path) -> None:
 
 def test_an_address_that_is_not_ours() -> None:
     from llama_hub.errors import UsageError
-    from llama_hub.inference.service.run import bind, url_of
+    from llama_hub.inference.service.server import bind, url_of
 
     with pytest.raises(UsageError):
         bind("192.0.2.1", 0)

@@ -15,9 +15,9 @@ import uvicorn
 
 from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.app import create_app
-from llama_hub.inference.service.run import bind, make_server, url_of
-from llama_hub.inference.service.service import Service
+from llama_hub.inference.service.server import bind, make_server, url_of
 from llama_hub.inference.service.settings import ServedModel, ServiceSettings
+from llama_hub.inference.service.state import Service
 from llama_hub.inference.tokenizer import Tokenizer
 from tests.support.echo_engine import EchoEngine
 

@@ -15,7 +15,7 @@ import pytest
 
 from llama_hub.hub.catalog import load
 from llama_hub.inference.config import EngineOptions
-from llama_hub.inference.service import source
+from llama_hub.inference.service import served_model
 from llama_hub.inference.service.settings import ServiceSettings
 from llama_hub.inference.tokenizer import Tokenizer
 from llama_hub.inference.torch_engine import TorchEngine
@@ -97,7 +97,7 @@ def test_lm_eval_scores_the_same_here_and_in_transformers(tmp_path: Path) -> Non
     tasks = tmp_path / "tasks"
     write_tasks(tasks)
     options = EngineOptions(device="cpu", dtype="float32", context=TOKENS + 1, threads=1)
-    what = source.mounted(folder, load())
+    what = served_model.mounted(folder, load())
     with serving(
         TorchEngine(folder, options),
         ServiceSettings(),

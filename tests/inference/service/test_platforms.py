@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import InferenceClient
 
 from llama_hub.errors import LicenseError, NotFoundError, UsageError
-from llama_hub.inference.service import platform
+from llama_hub.inference.service.platforms import container
 from tests.support.serving import Running, echo_engine, serving
 
 USER = [{"role": "user", "content": "tell me a story"}]
@@ -223,7 +223,7 @@ def model_at(folder: Path) -> Path:
 
 def test_azure_mounts_at_any_depth(tmp_path: Path) -> None:
     folder = model_at(tmp_path / "azureml-models" / "llama" / "3" / "hf")
-    found = platform.detect({"AZUREML_MODEL_DIR": str(tmp_path)})
+    found = container.detect({"AZUREML_MODEL_DIR": str(tmp_path)})
     assert found is not None
     assert (found.name, found.folder, found.port) == ("azureml", folder, 8080)
     assert found.guarded
@@ -232,54 +232,54 @@ def test_azure_mounts_at_any_depth(tmp_path: Path) -> None:
 def test_sagemaker_and_hugging_face_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sagemaker", "huggingface"):
         folder = model_at(tmp_path / name)
-        monkeypatch.setattr(platform, "MOUNTS", {name: str(folder)})
-        found = platform.detect({})
+        monkeypatch.setattr(container, "MOUNTS", {name: str(folder)})
+        found = container.detect({})
         assert found is not None
         assert (found.name, found.folder) == (name, folder)
-    found = platform.detect({"SAGEMAKER_BIND_TO_PORT": "9000"})
+    found = container.detect({"SAGEMAKER_BIND_TO_PORT": "9000"})
     assert found is not None
     assert found.port == 9000
 
 
 def test_a_container_of_ones_own_is_not_guarded(tmp_path: Path) -> None:
     folder = model_at(tmp_path / "model")
-    found = platform.detect({"LLAMA_HUB_MODEL_DIR": str(folder), "LLAMA_HUB_PORT": "81"})
+    found = container.detect({"LLAMA_HUB_MODEL_DIR": str(folder), "LLAMA_HUB_PORT": "81"})
     assert found is not None
     assert (found.name, found.port, found.guarded) == (None, 81, False)
     named = {"LLAMA_HUB_MODEL_DIR": str(folder), "LLAMA_HUB_PLATFORM": "sagemaker"}
-    guarded = platform.detect(named)
+    guarded = container.detect(named)
     assert guarded is not None
     assert guarded.guarded
 
 
 def test_no_platform_no_answer() -> None:
-    assert platform.detect({}) is None
+    assert container.detect({}) is None
 
 
 def test_mounts_without_a_model_are_named(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"")
     with pytest.raises(NotFoundError, match=r"weights\.bin"):
-        platform.detect({"AZUREML_MODEL_DIR": str(tmp_path)})
+        container.detect({"AZUREML_MODEL_DIR": str(tmp_path)})
     with pytest.raises(NotFoundError, match="nothing"):
-        platform.detect({"AZUREML_MODEL_DIR": str(tmp_path / "absent")})
+        container.detect({"AZUREML_MODEL_DIR": str(tmp_path / "absent")})
     model_at(tmp_path / "a")
     model_at(tmp_path / "b")
     with pytest.raises(UsageError, match="a, b"):
-        platform.detect({"AZUREML_MODEL_DIR": str(tmp_path)})
+        container.detect({"AZUREML_MODEL_DIR": str(tmp_path)})
     for wrong in ({"LLAMA_HUB_PLATFORM": "gcp"}, {"LLAMA_HUB_PORT": "99999"}):
         with pytest.raises(UsageError):
-            platform.detect({"LLAMA_HUB_MODEL_DIR": str(tmp_path / "a"), **wrong})
+            container.detect({"LLAMA_HUB_MODEL_DIR": str(tmp_path / "a"), **wrong})
 
 
 def test_a_gated_mount_must_carry_its_receipt(tmp_path: Path) -> None:
     from llama_hub.hub.catalog import load
     from llama_hub.hub.manifest import Manifest
-    from llama_hub.inference.service import source
+    from llama_hub.inference.service import served_model
 
     Manifest("llama-2-7b-chat", "hf", "llama-2-community", ()).write(tmp_path)
     with pytest.raises(LicenseError, match="receipt"):
-        source.mounted(tmp_path, load())
+        served_model.mounted(tmp_path, load())
     Manifest("llama-2-7b-chat", "hf", "llama-2-community", (), receipt="r-1").write(tmp_path)
-    found = source.mounted(tmp_path, load())
+    found = served_model.mounted(tmp_path, load())
     assert "Llama 2 is licensed" in found.served.notice
     assert found.served.chat

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from llama_hub.hub.catalog import load
 from llama_hub.inference.config import EngineOptions
-from llama_hub.inference.service import source
+from llama_hub.inference.service import served_model
 from llama_hub.inference.service.settings import ServiceSettings
 from llama_hub.inference.tokenizer import Tokenizer
 from llama_hub.inference.torch_engine import TorchEngine
@@ -28,7 +28,7 @@ QUESTION = [{"role": "user", "content": "Who are you?"}]
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     stored = demo_folder(tmp_path_factory.mktemp("home"))
-    what = source.mounted(stored.path, load())
+    what = served_model.mounted(stored.path, load())
     options = EngineOptions(
         device="cpu", dtype="float32", max_batch=32, max_queue=1024, context=256, threads=1
     )

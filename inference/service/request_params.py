@@ -17,7 +17,7 @@ from llama_hub.inference.service.schemas import (
     Sampling,
     TextPart,
 )
-from llama_hub.inference.service.service import Service
+from llama_hub.inference.service.state import Service
 
 INLINE = 4096  # characters up to which text is tokenised on the event loop
 INLINE_TURNS = 64  # the same for a conversation

@@ -12,40 +12,37 @@ import uuid
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llama_hub.inference.service.asking import conversation, encode_conversation, room
 from llama_hub.inference.service.auth import sees_details
-from llama_hub.inference.service.dispatch import by_body
 from llama_hub.inference.service.generation import Ask, answers
-from llama_hub.inference.service.huggingface import (
+from llama_hub.inference.service.platforms.huggingface import (
     DEFAULT_MAX_TOKENS,
     DEFAULTS,
     asks_of,
     sampling_of,
 )
-from llama_hub.inference.service.replies import Document
+from llama_hub.inference.service.request_params import conversation, encode_conversation, room
 from llama_hub.inference.service.schemas import ChatMessage, GenerateParameters, ScoreBody, read
-from llama_hub.inference.service.service import Service
+from llama_hub.inference.service.state import Service
+from llama_hub.inference.service.streaming import Document
 
 
-def live() -> Response:
+async def live(service: Service, request: Request, document: Document) -> Response:
     """200 as long as the process answers at all."""
     return JSONResponse({"status": "live"})
 
 
-def ready(service: Service, request: Request) -> Response:
+async def ready(service: Service, request: Request, document: Document) -> Response:
     """200 when requests will be answered, else 503; the reason is for who has the key."""
     if service.trouble() is None:
         return JSONResponse({"status": "ready"})
-    document = {"status": "unavailable"}
+    answer = {"status": "unavailable"}
     if sees_details(service.settings, request.headers):
-        document["reason"] = service.trouble_in_full()
-    return JSONResponse(document, 503)
+        answer["reason"] = service.trouble_in_full()
+    return JSONResponse(answer, 503)
 
 
 async def score(service: Service, request: Request, document: Document) -> Response:
-    """``POST /score``."""
-    if "input_data" not in document:
-        return await by_body(document)(service, request, document)
+    """``POST /score`` with ``input_data``."""
     body = read(ScoreBody, document).input_data
     parameters = body.parameters or DEFAULTS
     given = body.input_string

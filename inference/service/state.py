@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llama_hub._version import __version__
 from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.body import Bodies
 from llama_hub.inference.service.limits import Admission, Turnstile
@@ -110,9 +112,26 @@ class Service:
         """Digest of what is served; empty without a manifest."""
         return self.served.manifest.digest if self.served.manifest else ""
 
+    def statement(self) -> dict[str, Any]:
+        """Which weights are served, under which licence, by what: what ``attest`` reads."""
+        served = self.served
+        info = None if self.loading or self.failure else self.engine.info
+        return {
+            "model": served.name,
+            "manifest": self.manifest_digest or None,
+            "license": {
+                "id": served.license,
+                "name": served.license_name,
+                "notice": served.notice,
+            },
+            "receipt": served.manifest.receipt if served.manifest else None,
+            "engine": None if info is None else dataclasses.asdict(info),
+            "version": __version__,
+            "document": self._manifest_document,
+        }
+
     @cached_property
-    def manifest_document(self) -> dict[str, Any] | None:
-        """The whole manifest, for who asks what is served."""
+    def _manifest_document(self) -> dict[str, Any] | None:
         return self.served.manifest.to_json() if self.served.manifest else None
 
     @cached_property

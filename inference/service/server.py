@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.errors import LlamaHubError, MissingExtraError, UsageError
-from llama_hub.inference.service.service import Service
+from llama_hub.inference.service.state import Service
 
 if TYPE_CHECKING:
     import uvicorn

@@ -16,19 +16,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llama_hub.inference.engine import SamplingParams, TokenLogprob
-from llama_hub.inference.service.asking import check_model, encode, room, schema_text
-from llama_hub.inference.service.documents import finite
 from llama_hub.inference.service.generation import Answer, Ask, answers, pieces
 from llama_hub.inference.service.problems import invalid
-from llama_hub.inference.service.replies import (
+from llama_hub.inference.service.request_params import check_model, encode, room, schema_text
+from llama_hub.inference.service.responses import finite
+from llama_hub.inference.service.schemas import GenerateBody, GenerateParameters, read
+from llama_hub.inference.service.state import Service
+from llama_hub.inference.service.streaming import (
     Document,
     StreamReply,
     document_response,
     started,
     wants_lines,
 )
-from llama_hub.inference.service.schemas import GenerateBody, GenerateParameters, read
-from llama_hub.inference.service.service import Service
 
 DEFAULT_MAX_TOKENS = 100  # as text-generation-inference has it
 DEFAULTS = GenerateParameters()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_hub.inference.engine import Delta, TokenLogprob
-from llama_hub.inference.service.writer import Piece, Writer
+from llama_hub.inference.service.text_stream import Piece, Writer
 from llama_hub.inference.tokenizer import Detokenizer
 from tests.support.serving import demo_tokenizer
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from llama_hub.inference.engine import TokenLogprob
 from llama_hub.inference.service.generation import Answer
-from llama_hub.inference.service.replies import Document
-from llama_hub.inference.service.service import Service
-from llama_hub.inference.service.writer import Piece
+from llama_hub.inference.service.state import Service
+from llama_hub.inference.service.streaming import Document
+from llama_hub.inference.service.text_stream import Piece
 from llama_hub.inference.tokenizer import Detokenizer
 
 

@@ -1,0 +1,1 @@
+"""The contracts of the platforms that run our container."""
