@@ -13,7 +13,7 @@ from llama_hub.deploy.journal import Journal, journals
 from llama_hub.deploy.spec import DeploymentSpec, is_name
 from llama_hub.errors import LlamaHubError, NotFoundError, UsageError
 
-Place = tuple[str, Mapping[str, Any]]  # a backend's name and its constructor's arguments
+Location = tuple[str, Mapping[str, Any]]  # a backend's name and its constructor's arguments
 
 
 def deployer_for(spec: DeploymentSpec, artifacts: Artifacts = artifact.find) -> Deployer:
@@ -58,9 +58,9 @@ def every(only: str | None = None) -> tuple[list[Deployed], list[dict[str, str]]
     return list(found.values()), errors
 
 
-def places(only: str | None = None) -> list[Place]:
+def places(only: str | None = None) -> list[Location]:
     """Where to look: each backend as it is set up here, and where journals say we deployed to."""
-    known: list[Place] = [(name, {}) for name, _ in registry.every(only)]
+    known: list[Location] = [(name, {}) for name, _ in registry.every(only)]
     for journal in journals():
         place = _place(journal)
         if only in (None, journal.backend) and place[1] and place not in known:
@@ -68,7 +68,7 @@ def places(only: str | None = None) -> list[Place]:
     return known
 
 
-def _place(journal: Journal) -> Place:
+def _place(journal: Journal) -> Location:
     return journal.backend, dict(journal.history().location)
 
 
@@ -78,8 +78,8 @@ def _journals(name: str, backend: str | None) -> list[Journal]:
     return [one for one in mine if one.history().exists]
 
 
-def _asked(name: str, only: str | None) -> list[Place]:
-    found: list[Place] = []
+def _asked(name: str, only: str | None) -> list[Location]:
+    found: list[Location] = []
     for known, backend in registry.every(only):
         if isinstance(backend, Exception):
             if only:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llama_hub.hub.download import Downloaded
     from llama_hub.hub.manifest import FileEntry, Format
     from llama_hub.hub.sources.base import FetchPlan, Source
-    from llama_hub.hub.sources.resolve import Wanted
+    from llama_hub.hub.sources.resolve import SourceRequest
 
 app = typer.Typer(add_completion=False)
 
@@ -88,7 +88,7 @@ def download(
     report(out, done)
 
 
-def _choose(model: Model, given: Wanted) -> tuple[Source, Format]:
+def _choose(model: Model, given: SourceRequest) -> tuple[Source, Format]:
     """The source that was named; without one, that of what is in the store already."""
     from llama_hub.hub.catalog import SOURCES
     from llama_hub.hub.manifest import FORMATS

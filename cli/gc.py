@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-Found = list[tuple["Deployer", "Leftover"]]
+Leftovers = list[tuple["Deployer", "Leftover"]]
 
 
 @app.command()
@@ -52,12 +52,12 @@ def gc(
         raise typer.Exit(int(ExitCode.CHANGES_PENDING))
 
 
-def _find(only: str | None) -> tuple[Found, list[dict[str, str]]]:
+def _find(only: str | None) -> tuple[Leftovers, list[dict[str, str]]]:
     """Leftovers with the deployer that can remove them, and the backends that did not answer."""
     from llama_hub.backends import lookup
     from llama_hub.deploy.gc import find
 
-    found: Found = []
+    found: Leftovers = []
     errors: list[dict[str, str]] = []
     for name, location in lookup.places(only):
         try:
@@ -68,13 +68,13 @@ def _find(only: str | None) -> tuple[Found, list[dict[str, str]]]:
     return _distinct(found), errors
 
 
-def _distinct(found: Found) -> Found:
+def _distinct(found: Leftovers) -> Leftovers:
     """Each once, although two places of a backend may be the same one."""
     known = {json_format.dumps(left.to_json()): (deployer, left) for deployer, left in found}
     return list(known.values())
 
 
-def _remove(out: Output, found: Found, timeout: float) -> list[dict[str, Any]]:
+def _remove(out: Output, found: Leftovers, timeout: float) -> list[dict[str, Any]]:
     from llama_hub.deploy.gc import remove
 
     errors = []
@@ -88,7 +88,7 @@ def _remove(out: Output, found: Found, timeout: float) -> list[dict[str, Any]]:
     return errors
 
 
-def _text(found: Found, removed: bool) -> str:
+def _text(found: Leftovers, removed: bool) -> str:
     from llama_hub.cli.plan_view import columns
 
     if not found:

@@ -21,7 +21,7 @@ from llama_hub.hub.transfer.bounded_httpx import bounded
 from llama_hub.progress import Progress
 
 if TYPE_CHECKING:
-    from llama_hub.hub.store import Stored
+    from llama_hub.hub.store import StoredModel
 
 app = typer.Typer(add_completion=False)
 
@@ -93,7 +93,7 @@ def quickstart(
     out.result(document, f"\n  you    {prompt}\n  model  {reply}\n\n{NEXT_STEPS}")
 
 
-def _fetch(journey: Journey, progress: Progress) -> Stored:
+def _fetch(journey: Journey, progress: Progress) -> StoredModel:
     from llama_hub.hub import catalog
     from llama_hub.hub.download import Job, download
     from llama_hub.hub.sources.builtin import builtin
@@ -105,7 +105,7 @@ def _fetch(journey: Journey, progress: Progress) -> Stored:
     return got
 
 
-def _verify(journey: Journey, stored: Stored, progress: Progress) -> None:
+def _verify(journey: Journey, stored: StoredModel, progress: Progress) -> None:
     from llama_hub.hub.verify import verify
 
     with journey.stage("verify") as facts:
@@ -119,7 +119,7 @@ def _verify(journey: Journey, stored: Stored, progress: Progress) -> None:
         facts.update(bytes=stored.manifest.bytes, detail=f"{len(found.files)} files, SHA-256")
 
 
-def _convert(journey: Journey, stored: Stored, progress: Progress) -> Stored:
+def _convert(journey: Journey, stored: StoredModel, progress: Progress) -> StoredModel:
     from llama_hub.hub.conversion.convert import served
     from llama_hub.hub.store import Store
 

@@ -12,7 +12,7 @@ from llama_hub.cli.output import Output
 from llama_hub.errors import UsageError
 from llama_hub.hub.catalog import SOURCES
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.sources.resolve import FORMATS, Wanted
+from llama_hub.hub.sources.resolve import FORMATS, SourceRequest
 
 PANEL = "Where from"
 
@@ -80,12 +80,12 @@ def wanted(
     token: str | None,
     revision: str | None,
     allow_hosts: list[str] | None,
-) -> Wanted:
+) -> SourceRequest:
     """What the options, the environment and the person say about the source."""
     if source is not None and source not in SOURCES:
         raise UsageError(f"there is no source {source!r}", hint=f"--source {' | '.join(SOURCES)}")
     from_environment = "LLAMA_HUB_META_URL" if source in (None, "meta") else ""
-    return Wanted(
+    return SourceRequest(
         source=source,
         format=stored_format(format),
         url=secret(url, from_environment) if url or from_environment else None,

@@ -22,7 +22,7 @@ from llama_hub.cli.output import output, size_text
 from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
-    from llama_hub.hub.store import Partial, Stored, Variant
+    from llama_hub.hub.store import Partial, StoredModel, Variant
 
 list_app = typer.Typer(add_completion=False)
 path_app = typer.Typer(add_completion=False)
@@ -109,7 +109,7 @@ def remove(
     )
 
 
-def _check_unused(models: list[Stored]) -> None:
+def _check_unused(models: list[StoredModel]) -> None:
     """``InUseError`` if one of ``models`` is deployed, here or by this machine elsewhere."""
     from llama_hub.backends import registry
     from llama_hub.deploy import usage
@@ -172,7 +172,7 @@ def stored_format(name: str | None) -> Variant | None:
     raise UsageError(f"there is no format {name!r}", hint=f"--format {' | '.join(VARIANTS)}")
 
 
-def _model(one: Stored) -> dict[str, Any]:
+def _model(one: StoredModel) -> dict[str, Any]:
     return {
         "id": one.id,
         "format": one.manifest.format,
@@ -187,7 +187,7 @@ def _partial(one: Partial) -> dict[str, Any]:
     return {"id": one.model, "format": one.format, "path": str(one.path), "bytes": one.bytes}
 
 
-def _table(models: list[Stored], partials: list[Partial]) -> Any:
+def _table(models: list[StoredModel], partials: list[Partial]) -> Any:
     from rich.table import Table
 
     if not models and not partials:

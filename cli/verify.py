@@ -14,7 +14,7 @@ from llama_hub.errors import IntegrityError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llama_hub.hub.sources.resolve import Wanted
+    from llama_hub.hub.sources.resolve import SourceRequest
     from llama_hub.hub.verify import FileCheck, Verification
     from llama_hub.progress import Progress
 
@@ -65,7 +65,9 @@ def verify(
         )
 
 
-def _repair(found: Verification, given: Wanted, catalog: Path | None, progress: Progress) -> int:
+def _repair(
+    found: Verification, given: SourceRequest, catalog: Path | None, progress: Progress
+) -> int:
     from llama_hub.hub.catalog import load
     from llama_hub.hub.repair import repair
     from llama_hub.hub.sources.resolve import recorded

@@ -7,7 +7,7 @@ from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub.architecture import DTYPE_BYTES, Architecture
 from llama_hub.hub.model_config import read_config
-from llama_hub.hub.store import Store, Stored, Variant, variant
+from llama_hub.hub.store import Store, StoredModel, Variant, variant
 from llama_hub.licenses.gate import Gate
 from llama_hub.progress import NO_PROGRESS, Progress
 
@@ -43,7 +43,7 @@ def prepare(spec: DeploymentSpec, progress: Progress = NO_PROGRESS) -> Artifact:
     return find(spec)
 
 
-def _plain(store: Store, model: str) -> Stored:
+def _plain(store: Store, model: str) -> StoredModel:
     """The served folder in the model's own type; says so if only the download is there."""
     try:
         here = store.find(model, "hf")
@@ -60,7 +60,7 @@ def _plain(store: Store, model: str) -> Stored:
     return made
 
 
-def _quantised(store: Store, spec: DeploymentSpec) -> Stored:
+def _quantised(store: Store, spec: DeploymentSpec) -> StoredModel:
     """The quantised variant in the store, or the folder that is named if it is quantised itself."""
     source = store.find(spec.model)
     if source.manifest.quantization == spec.quantization:
@@ -74,13 +74,13 @@ def _quantised(store: Store, spec: DeploymentSpec) -> Stored:
     return made
 
 
-def _made_from(store: Store, source: Stored, place: Variant) -> Stored | None:
+def _made_from(store: Store, source: StoredModel, place: Variant) -> StoredModel | None:
     """What the store has in that place, if it is made of this model."""
     made = store.complete(source.id, place)
     return made if made and made.is_of(source) else None
 
 
-def _licensed(stored: Stored) -> Artifact:
+def _licensed(stored: StoredModel) -> Artifact:
     gate = Gate()
     receipt = gate.require(stored.manifest.license)
     return Artifact(stored.path, stored.manifest, receipt.id, gate.ledger.head)

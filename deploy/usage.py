@@ -12,7 +12,7 @@ from typing import Any
 
 from llama_hub.deploy.journal import History, Journal, journals
 from llama_hub.errors import InUseError, LlamaHubError
-from llama_hub.hub.store import Stored, variant
+from llama_hub.hub.store import StoredModel, variant
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Use:
     model: str = ""  # as its spec calls it
     variant: str = "hf"  # what of that model it serves
 
-    def needs(self, stored: Stored) -> bool:
+    def needs(self, stored: StoredModel) -> bool:
         """Whether it serves these bytes, or would be made again from this place of the store."""
         named = self.model == stored.id and self.variant == stored.path.name
         return named or self.manifest == stored.manifest.digest
@@ -40,7 +40,7 @@ def uses(root: Path | None = None) -> Iterator[Use]:
             continue
 
 
-def check_unused(models: Sequence[Stored], served: Iterable[Use]) -> None:
+def check_unused(models: Sequence[StoredModel], served: Iterable[Use]) -> None:
     """``InUseError`` names the deployments that need one of ``models``."""
     needed = {f"{use.name} ({use.backend})": use for use in served if any(map(use.needs, models))}
     if needed:

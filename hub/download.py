@@ -20,7 +20,7 @@ from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import Hashed, hash_file
 from llama_hub.hub.manifest import FileEntry, Format, Manifest
 from llama_hub.hub.sources.base import FetchPlan, Source
-from llama_hub.hub.store import Store, Stored
+from llama_hub.hub.store import Store, StoredModel
 from llama_hub.hub.transfer.fetch import JOURNALS, Fetched
 from llama_hub.hub.transfer.fetch_all import fetch_all
 from llama_hub.hub.transfer.remote_file import RemoteFile
@@ -36,7 +36,7 @@ REFERENCES = {  # what Meta's download has as code and guide, and where ours is
 
 
 @dataclass(frozen=True)
-class Downloaded(Stored):
+class Downloaded(StoredModel):
     """A model that is in the store now."""
 
     receipt: str
@@ -106,7 +106,7 @@ def complete(job: Job, bring: Bring, folder: Path | None = None) -> Downloaded:
 
 
 def _downloaded(
-    stored: Stored, receipt: str, received: int, begun: float, *, reused: bool
+    stored: StoredModel, receipt: str, received: int, begun: float, *, reused: bool
 ) -> Downloaded:
     lacks = tuple(stored.manifest.source.get("lacks", ()))
     seconds = time.monotonic() - begun
@@ -127,7 +127,7 @@ def _alone(job: Job) -> Iterator[None]:
         yield
 
 
-def _present(store: Store, model_id: str, fmt: Format) -> Stored | None:
+def _present(store: Store, model_id: str, fmt: Format) -> StoredModel | None:
     """The model, if its folder is complete by name and size."""
     stored = store.complete(model_id, fmt)
     if stored is None:
@@ -139,7 +139,7 @@ def _present(store: Store, model_id: str, fmt: Format) -> Stored | None:
     return stored
 
 
-def _stored_texts(stored: Stored) -> gates.Texts:
+def _stored_texts(stored: StoredModel) -> gates.Texts:
     """The texts that came with a model that is here already."""
 
     def text(name: str) -> str | None:

@@ -24,7 +24,7 @@ from llama_hub.hub.download import Downloaded, Job, complete
 from llama_hub.hub.manifest import Format
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan
-from llama_hub.hub.sources.mirror import FolderPlace
+from llama_hub.hub.sources.mirror import FolderTree
 from llama_hub.hub.store import path_of
 from llama_hub.hub.transfer.fetch import Fetched
 from llama_hub.hub.transfer.remote_file import FolderRequest, RemoteFile, Request
@@ -44,7 +44,7 @@ class ImportedFolder:
     kind = "import"
 
     def __init__(self, folder: Path, fmt: Format) -> None:
-        self._place = _Place(folder)
+        self._place = _FolderTree(folder)
         self._fmt = fmt
         self._record = {"kind": self.kind, "folder": folder.name}
         self.about = f"from {folder}"
@@ -67,7 +67,7 @@ class ImportedFolder:
         return made
 
 
-class _Place(FolderPlace):
+class _FolderTree(FolderTree):
     """A folder whose shared files may lie one level up, as Meta's script leaves them."""
 
     def request(self, path: str) -> Request:

@@ -30,14 +30,14 @@ Work = Literal["conversion", "import"]
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredModel:
     """One complete model folder."""
 
     path: Path
     manifest: Manifest
     id: ModelId  # its name in the store, or the one that it would get there
 
-    def is_of(self, original: Stored) -> bool:
+    def is_of(self, original: StoredModel) -> bool:
         """Whether it was made from that folder, or from the one that that folder was made from."""
         return self.manifest.parent in (original.manifest.digest, original.manifest.parent or "")
 
@@ -94,7 +94,7 @@ class Store:
             self._put_back(model, variant)
             yield
 
-    def find(self, name: str, variant: str | None = None) -> Stored:
+    def find(self, name: str, variant: str | None = None) -> StoredModel:
         """The model with the id ``name``, or the folder that the path ``name`` leads to.
 
         A word alone is an id first; a folder of that name in the present one comes second. Without
@@ -104,7 +104,7 @@ class Store:
         found = None if is_path(name) else self._named(name, variant)
         return found or self._at(path_of(name)) or _nothing(name, variant)
 
-    def complete(self, model: str, variant: str) -> Stored | None:
+    def complete(self, model: str, variant: str) -> StoredModel | None:
         """What has the final place of that model, if anything; no other folder counts."""
         folder = self.folder(model, variant)
         if not folder.exists() and self._set_aside(model, variant).exists():
@@ -118,9 +118,9 @@ class Store:
                 f"{folder} holds a model in the format {manifest.format}",
                 hint=f"llama-hub remove {model} --format {variant}",
             )
-        return Stored(folder, manifest, model_id(model))
+        return StoredModel(folder, manifest, model_id(model))
 
-    def _named(self, name: str, variant: str | None) -> Stored | None:
+    def _named(self, name: str, variant: str | None) -> StoredModel | None:
         """What the store has under that id; ``None`` for any other text."""
         try:
             model = ModelId(name)
@@ -132,7 +132,7 @@ class Store:
                 return found
         return None
 
-    def _at(self, path: Path) -> Stored | None:
+    def _at(self, path: Path) -> StoredModel | None:
         """The folder at ``path``; one of the store's own has its name there."""
         if not (path / MANIFEST_NAME).is_file():
             return None
@@ -140,29 +140,31 @@ class Store:
         manifest = read(path)
         place = path.resolve()
         if self.owns(path) and place.name in VARIANTS:
-            return Stored(path, manifest, model_id(place.parent.name, str(path), IntegrityError))
-        return Stored(path, manifest, ModelId(manifest.model).foreign(manifest.digest))
+            return StoredModel(
+                path, manifest, model_id(place.parent.name, str(path), IntegrityError)
+            )
+        return StoredModel(path, manifest, ModelId(manifest.model).foreign(manifest.digest))
 
     def owns(self, folder: Path) -> bool:
         """Whether a folder is one of the store's own."""
         return (self.root / "models").resolve() in folder.resolve().parents
 
-    def present(self, model: str, variant: str | None = None) -> list[Stored]:
+    def present(self, model: str, variant: str | None = None) -> list[StoredModel]:
         """Everything of a model that ``remove`` would delete, damaged or not."""
         name = model_id(model)
         folders = [(known, self.root / "models" / name / known) for known in VARIANTS]
         return [
-            Stored(folder, _manifest_or_empty(name, known, folder), name)
+            StoredModel(folder, _manifest_or_empty(name, known, folder), name)
             for known, folder in folders
             if variant in (None, known) and (folder.is_symlink() or folder.is_dir())
         ]
 
-    def all(self) -> list[Stored]:
+    def all(self) -> list[StoredModel]:
         """Every complete model, by id and variant; a damaged manifest is an ``IntegrityError``."""
         found = [self.complete(*place) for place in _places(self.root / "models")]
         return [one for one in found if one is not None]
 
-    def publish(self, model: str, variant: str, made: Path | None = None) -> Stored:
+    def publish(self, model: str, variant: str, made: Path | None = None) -> StoredModel:
         """Give the folder ``made`` (a download's by default) its final name, in one step.
 
         What was there is deleted afterwards. The caller has verified the files and written the
@@ -179,7 +181,7 @@ class Store:
             made.rename(final)
         fsync_folder(final.parent)
         _remove_if_empty(made.parent)
-        return Stored(final, manifest, model_id(model))
+        return StoredModel(final, manifest, model_id(model))
 
     def _replace(self, made: Path, final: Path, aside: Path) -> None:
         """Swap the two; where the file system cannot, a crash in between is put right later."""
@@ -207,7 +209,7 @@ class Store:
         elif aside.exists():
             delete(aside)
 
-    def remove(self, model: str, variant: str | None = None) -> list[Stored]:
+    def remove(self, model: str, variant: str | None = None) -> list[StoredModel]:
         """Delete a model in one variant or in all; ``NotFoundError`` if there is none.
 
         A link that somebody put in its place is deleted, what it leads to is not touched.
@@ -223,13 +225,13 @@ class Store:
         _remove_if_empty(place)
         return removed
 
-    def _remove(self, name: ModelId, variant: Variant) -> Stored | None:
+    def _remove(self, name: ModelId, variant: Variant) -> StoredModel | None:
         folder = _without_links(self.root / "models", name) / variant
         if folder.is_symlink():
             return _unlinked(folder, name, variant)
         if not folder.is_dir():
             return None
-        gone = Stored(folder, _manifest_or_empty(name, variant, folder), name)
+        gone = StoredModel(folder, _manifest_or_empty(name, variant, folder), name)
         try:
             with self.lock(name, variant, blocking=False):
                 _delete(folder, self._set_aside(name, variant).with_name(f".{variant}.removed"))
@@ -320,10 +322,10 @@ def _nothing(name: str, variant: str | None) -> NoReturn:
     )
 
 
-def _unlinked(link: Path, model: ModelId, variant: Variant) -> Stored:
+def _unlinked(link: Path, model: ModelId, variant: Variant) -> StoredModel:
     """Delete a link; what it leads to is none of the store's."""
     link.unlink()
-    return Stored(link, _unknown(model, variant), model)
+    return StoredModel(link, _unknown(model, variant), model)
 
 
 def _manifest_or_empty(model: ModelId, variant: Variant, folder: Path) -> Manifest:

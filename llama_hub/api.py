@@ -72,10 +72,10 @@ def download(
     from llama_hub.hub import catalog as catalogs
     from llama_hub.hub.download import Job
     from llama_hub.hub.download import download as run
-    from llama_hub.hub.sources.resolve import Wanted, choose
+    from llama_hub.hub.sources.resolve import SourceRequest, choose
 
     entry = catalogs.load(catalog).get(model)
-    asked = Wanted(source=source, format=format, url=url, token=token, revision=revision)
+    asked = SourceRequest(source=source, format=format, url=url, token=token, revision=revision)
     chosen, fmt = choose(entry, asked)
     with closing(chosen):
         stated = None if accept is None else lambda _license, _texts: accept

@@ -34,7 +34,7 @@ from llama_hub.errors import (
     NotFoundError,
 )
 
-_Place = tuple[Any, Any]  # (place of the parent or None, key or index)
+_Node = tuple[Any, Any]  # (place of the parent or None, key or index)
 
 # Whole numbers beyond this are nobody's; Hugging Face writes 10^30 for "no limit".
 MAX_MAGNITUDE = 1 << 128
@@ -234,7 +234,7 @@ def checked(document: Any, where: object, kind: FileKind) -> Any:
     numbers below ``MAX_MAGNITUDE``, true, false and null.
     """
     count = 0
-    waiting: list[tuple[Any, int, _Place | None]] = [(document, 0, None)]
+    waiting: list[tuple[Any, int, _Node | None]] = [(document, 0, None)]
     while waiting:
         value, depth, place = waiting.pop()
         count += 1
@@ -288,7 +288,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _dotted(place: _Place | None) -> str:
+def _dotted(place: _Node | None) -> str:
     parts: list[str] = []
     while place is not None:
         place, key = place

@@ -34,7 +34,7 @@ from llama_hub.backends.local.upstream import Upstream
 PERIOD = 0.1  # seconds between two looks at what is wanted
 FILES = 8192  # that the process may have open, where the system allows it
 
-Place = tuple[str, int]  # generation and number of a replica
+ReplicaId = tuple[str, int]  # generation and number of a replica
 
 
 class Supervisor:
@@ -45,7 +45,7 @@ class Supervisor:
         self._lock = lock
         self._desired = DesiredState("127.0.0.1", 0, api_key=False)
         self._key: str | None = None
-        self._replicas: dict[Place, Replica] = {}
+        self._replicas: dict[ReplicaId, Replica] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._proved: set[str] = set()
         self._serving = ""
@@ -140,7 +140,7 @@ class Supervisor:
         if active != self._serving and (self._ready(active) or not self._ready(self._serving)):
             self._serving = active
 
-    def _wanted(self) -> dict[Place, ReplicaBody]:
+    def _wanted(self) -> dict[ReplicaId, ReplicaBody]:
         """What is to run, by generation and number, as far as a replica depends on it."""
         return {
             (generation, number): ReplicaBody(
@@ -155,7 +155,7 @@ class Supervisor:
             for number in range(revision.replicas if revision.run else 0)
         }
 
-    def _start(self, place: Place, body: ReplicaBody) -> Replica:
+    def _start(self, place: ReplicaId, body: ReplicaBody) -> Replica:
         generation, number = place
         replica = Replica(
             f"{generation}.{number}",

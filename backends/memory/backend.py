@@ -100,7 +100,7 @@ class MemoryBackend:
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """Upload, endpoint, new revision, traffic to it, stop the old one, drop older ones."""
-        wanted = _Wanted(target)
+        wanted = _DesiredState(target)
         endpoint = observed.find("endpoint", target.spec.name)
         active = str(endpoint.body.get("active", "")) if endpoint else ""
         previous = active
@@ -235,7 +235,7 @@ def _core() -> Answer:
     return answer
 
 
-class _Wanted:
+class _DesiredState:
     """The steps for what a target needs, each create, update, replace or noop."""
 
     def __init__(self, target: Target) -> None:
@@ -327,7 +327,7 @@ class _Wanted:
         return {key: value for key, value in self._target.tags.items() if key != TAG_SPEC}
 
 
-def _retire(observed: Observed, wanted: _Wanted, previous: str) -> list[Step]:
+def _retire(observed: Observed, wanted: _DesiredState, previous: str) -> list[Step]:
     """Stop the revision before; delete older ones and the uploads that only they used."""
     keep = {wanted.revision_name, previous}
     after = (f"traffic/{wanted._spec.name}",)

@@ -25,7 +25,7 @@ def as_it_is(block: Bits) -> Sequence[npt.NDArray[Any]]:
 
 
 @dataclass(frozen=True)
-class Place:
+class Extent:
     """Rows of fixed width in a file; ``file`` is an index into ``Blueprint.files``."""
 
     file: int
@@ -41,7 +41,7 @@ class Portion:
 
     first: int
     rows: int
-    places: tuple[Place, ...]
+    places: tuple[Extent, ...]
     encode: Encoder = as_it_is
 
 
@@ -61,7 +61,7 @@ class TensorPlan:
     error: Callable[[], float] | None = None  # relative error, once all rows are encoded
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[Extent]:
         """Every place, in the order of portions."""
         return [place for portion in self.portions for place in portion.places]
 

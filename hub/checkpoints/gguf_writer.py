@@ -15,8 +15,8 @@ from llama_hub.hub.checkpoints import ggml_quants, gguf, gguf_keys, layout, nume
 from llama_hub.hub.checkpoints.blueprint import (
     Blueprint,
     Encoder,
+    Extent,
     FilePlan,
-    Place,
     Portion,
     TensorPlan,
     as_it_is,
@@ -44,7 +44,7 @@ def plan(source: Checkpoint, wanted: str | None, subject: Subject) -> Blueprint:
     head = _header(pairs, tensors, len(factors) // 4)
     plans, at = [], len(head)
     for one in tensors:
-        place = Place(0, at, one.size // one.spec.rows)
+        place = Extent(0, at, one.size // one.spec.rows)
         stored = (
             ()
             if one.kind in _FLOATS.values()

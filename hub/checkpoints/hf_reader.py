@@ -51,7 +51,7 @@ def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
     return Checkpoint(folder, "hf", architecture, locations, stored=runs)
 
 
-def _take_quantised(folder: Path, segments: dict[str, Found]) -> list[tuple[str, StoredRun]]:
+def _take_quantised(folder: Path, segments: dict[str, NamedSegment]) -> list[tuple[str, StoredRun]]:
     """Take quantised tensors out of ``segments``: (canonical name of the weight, stored bytes)."""
     found = []
     for name in [name for name in segments if name.endswith(_QUANTISED)]:
@@ -68,11 +68,11 @@ def _take_quantised(folder: Path, segments: dict[str, Found]) -> list[tuple[str,
     return found
 
 
-Found = tuple[str, tuple[int, ...], Segment]  # dtype, shape, where
+NamedSegment = tuple[str, tuple[int, ...], Segment]  # dtype, shape, where
 
 
-def _segments(folder: Path) -> dict[str, Found]:
-    found: dict[str, Found] = {}
+def _segments(folder: Path) -> dict[str, NamedSegment]:
+    found: dict[str, NamedSegment] = {}
     for path in _weight_files(folder):
         for name, one in _file_segments(path).items():
             if name in found:
@@ -81,7 +81,7 @@ def _segments(folder: Path) -> dict[str, Found]:
     return found
 
 
-def _file_segments(path: Path) -> dict[str, Found]:
+def _file_segments(path: Path) -> dict[str, NamedSegment]:
     if path.suffix == ".safetensors":
         return {
             name: (entry.dtype, entry.shape, _segment(entry))
@@ -134,7 +134,7 @@ def _check_names(folder: Path, found: set[str], specs: Sequence[layout.TensorSpe
         raise IntegrityError(f"{folder} does not fit its config.json: {odd} is {state}")
 
 
-def _location(folder: Path, spec: layout.TensorSpec, found: Found) -> Location:
+def _location(folder: Path, spec: layout.TensorSpec, found: NamedSegment) -> Location:
     dtype, shape, where = found
     if shape != spec.shape:
         raise IntegrityError(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_hub.hub.checkpoints import layout, numeric, weight_index
-from llama_hub.hub.checkpoints.blueprint import Blueprint, FilePlan, Place, Portion, TensorPlan
+from llama_hub.hub.checkpoints.blueprint import Blueprint, Extent, FilePlan, Portion, TensorPlan
 from llama_hub.hub.checkpoints.safetensors import ITEM_BYTES, NAMES, header
 
 
 @dataclass(frozen=True)
-class Stored:
+class OutputTensor:
     """One tensor as it will stand in a file: which place of its ``TensorPlan`` fills it, if any."""
 
     name: str
@@ -37,7 +37,7 @@ class Form:
 
     spec: layout.TensorSpec
     dtype: str
-    stored: tuple[Stored, ...]
+    stored: tuple[OutputTensor, ...]
     encode: Callable[[numeric.Bits], Sequence[Any]]
     quantised: bool = False
     error: Callable[[], float] | None = None  # of a quantised tensor, see ``TensorPlan``
@@ -45,7 +45,7 @@ class Form:
 
 def plain_form(spec: layout.TensorSpec, dtype: str, head_dim: int) -> Form:
     """A tensor as it is, with Hugging Face's name and row order."""
-    stored = (Stored(layout.hf_name(spec.name), dtype, spec.shape),)
+    stored = (OutputTensor(layout.hf_name(spec.name), dtype, spec.shape),)
     if spec.rotary_rows:
         return Form(spec, dtype, stored, lambda b: (numeric.hf_rows(b, head_dim),))
     return Form(spec, dtype, stored, lambda block: (block,))
@@ -96,10 +96,10 @@ def _plan_file(number: int, name: str, group: list[Form]) -> tuple[FilePlan, lis
     plans: list[TensorPlan] = []
     at = len(head)
     for form in group:
-        places: list[Place] = []
+        places: list[Extent] = []
         for one in form.stored:
             if one.content is None:
-                places.append(Place(number, at, one.bytes // form.spec.rows))
+                places.append(Extent(number, at, one.bytes // form.spec.rows))
             else:
                 fixed.append((at, one.content))
             at += one.bytes

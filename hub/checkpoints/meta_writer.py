@@ -15,8 +15,8 @@ from llama_hub.hub.checkpoints import layout, numeric, torch_zip
 from llama_hub.hub.checkpoints.blueprint import (
     Blueprint,
     Encoder,
+    Extent,
     FilePlan,
-    Place,
     Portion,
     TensorPlan,
     as_it_is,
@@ -102,7 +102,7 @@ def _portions(spec: TensorSpec, dtype: str, archive: _Archive, shards: int) -> t
     member = archive.records[spec.name]
     shape = layout.shard_shape(spec, shards)
     row_bytes = shape[-1] * numeric.item_bytes(dtype)
-    places = [Place(number, member.data_at, row_bytes, member.seal) for number in range(shards)]
+    places = [Extent(number, member.data_at, row_bytes, member.seal) for number in range(shards)]
     if spec.axis == ROWS:
         rows = shape[0]
         return tuple(Portion(rank * rows, rows, (place,)) for rank, place in enumerate(places))

@@ -18,7 +18,7 @@ from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK, open_own, write_at
-from llama_hub.hub.checkpoints.blueprint import Blueprint, FilePlan, Place
+from llama_hub.hub.checkpoints.blueprint import Blueprint, Extent, FilePlan
 
 FLUSH_SECONDS = 0.5  # between two flushes while the files are being written
 
@@ -85,7 +85,7 @@ def reserve(descriptor: int, size: int) -> None:
             raise
 
 
-def seal(place: Place, crc: int, outputs: Outputs) -> None:
+def seal(place: Extent, crc: int, outputs: Outputs) -> None:
     """Write what depends on the checksum of a place."""
     if place.seal is not None:
         offset, content = place.seal(crc)
@@ -109,7 +109,7 @@ class Sum:
     pages that never reached the disk), and the CRC-32 where the file format wants one.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Extent) -> None:
         self.total = 0
         self.crc = 0
         self._seal = place.seal is not None
@@ -133,7 +133,7 @@ class _Span:
     tensor: str
 
 
-class Follower:
+class FileHasher:
     """Hashes one output file from front to end.
 
     What is written right at its position is hashed from memory on the way; the rest from the
@@ -154,7 +154,7 @@ class Follower:
         self._at = 0
         self._lock = threading.Lock()
 
-    def offer(self, place: Place, offset: int, data: memoryview) -> None:
+    def offer(self, place: Extent, offset: int, data: memoryview) -> None:
         """``data`` was written at ``offset``: hash it if the file is hashed up to there.
 
         Not where a checksum that comes later is written before the data.

@@ -20,10 +20,10 @@ import numpy as np
 from llama_hub.errors import IntegrityError
 from llama_hub.files import CHUNK, write_at
 from llama_hub.hub.checkpoints import numeric
-from llama_hub.hub.checkpoints.blueprint import Blueprint, Place, Portion, TensorPlan
+from llama_hub.hub.checkpoints.blueprint import Blueprint, Extent, Portion, TensorPlan
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.numeric import Bits
-from llama_hub.hub.checkpoints.outputs import Follower, Outputs, Sum, read_at, seal
+from llama_hub.hub.checkpoints.outputs import FileHasher, Outputs, Sum, read_at, seal
 from llama_hub.hub.checkpoints.parallel import in_parallel, worker_count
 from llama_hub.hub.checkpoints.source import Checkpoint
 from llama_hub.hub.checkpoints.work_journal import Done, WorkJournal
@@ -94,7 +94,7 @@ class _Job:
         self._busy = [0] * len(blueprint.files)  # workers at each file
         self._lock = threading.Lock()
         self._followers = [
-            Follower(blueprint, number, outputs, self.is_done)
+            FileHasher(blueprint, number, outputs, self.is_done)
             for number in range(len(blueprint.files))
         ]
 
@@ -190,7 +190,7 @@ def source_bytes(source: Checkpoint, spec: TensorSpec) -> int:
 class _TensorWriter:
     """Takes one tensor's blocks from first row to last."""
 
-    def __init__(self, plan: TensorPlan, outputs: Outputs, followers: Sequence[Follower]) -> None:
+    def __init__(self, plan: TensorPlan, outputs: Outputs, followers: Sequence[FileHasher]) -> None:
         self.plan = plan
         self.outputs = outputs
         self.followers = followers
@@ -283,7 +283,7 @@ class _Checks:
             seal(place, crc, self._outputs)
         return True
 
-    def _sum(self, place: Place, rows: int) -> int:
+    def _sum(self, place: Extent, rows: int) -> int:
         found = Sum(replace(place, seal=None))
         at_once = max(1, CHUNK // place.row_bytes)
         for start in range(0, rows, at_once):

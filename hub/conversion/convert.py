@@ -16,10 +16,10 @@ from llama_hub.files import fsync_folder
 from llama_hub.hub import manifest
 from llama_hub.hub.conversion import run as conversion_run
 from llama_hub.hub.conversion.origin import check_destination, origin_of
-from llama_hub.hub.conversion.plan import MAX_SHARD_SIZE, Wanted
+from llama_hub.hub.conversion.plan import MAX_SHARD_SIZE, ConversionRequest
 from llama_hub.hub.conversion.run import Conversion, Task
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.store import Store, Stored, Variant, variant
+from llama_hub.hub.store import Store, StoredModel, Variant, variant
 from llama_hub.hub.verify import verify as verify_folder
 from llama_hub.licenses.gate import Gate
 from llama_hub.progress import NO_PROGRESS, Progress
@@ -55,7 +55,7 @@ def convert(
     ``LicenseError`` without a receipt, ``UsageError`` if the destination is not empty,
     ``DiskFullError`` before anything is written, ``IntegrityError`` if the source is unsound.
     """
-    wanted = Wanted(
+    wanted = ConversionRequest(
         to, dtype, quantize, group_size, max_shard_size, model_parallel, allow_non_finite
     )
     wanted.check()
@@ -84,7 +84,7 @@ def convert(
 
 def into_store(
     store: Store,
-    original: Stored,
+    original: StoredModel,
     *,
     to: Format,
     quantize: str | None = None,
@@ -99,7 +99,7 @@ def into_store(
     was made from another is replaced only when the new one is whole; a conversion that fails
     leaves it alone. A folder outside the store is verified first, and has a name of its own there.
     """
-    wanted = Wanted(to, quantize=quantize, max_shard_size=max_shard_size)
+    wanted = ConversionRequest(to, quantize=quantize, max_shard_size=max_shard_size)
     wanted.check()
     if original.manifest.format == to and quantize is None:
         raise UsageError(f"{original.id} is in the format {to} already")
@@ -120,7 +120,7 @@ def into_store(
     return replace(made, path=stored.path)
 
 
-def _check_foreign(original: Stored, progress: Progress) -> None:
+def _check_foreign(original: StoredModel, progress: Progress) -> None:
     """What is made of a folder from elsewhere bears its digest: it must have those very bytes."""
     wrong = verify_folder(original.path, progress=progress).damaged
     if wrong:
@@ -131,7 +131,7 @@ def _check_foreign(original: Stored, progress: Progress) -> None:
         )
 
 
-def _made_before(store: Store, original: Stored, place: Variant) -> Conversion | None:
+def _made_before(store: Store, original: StoredModel, place: Variant) -> Conversion | None:
     known = store.complete(original.id, place)
     if known is None or not known.is_of(original):
         return None
@@ -140,7 +140,7 @@ def _made_before(store: Store, original: Stored, place: Variant) -> Conversion |
     return Conversion(known.manifest, known.path, sizes, known.manifest.bytes, free)
 
 
-def served(store: Store, name: str, *, progress: Progress = NO_PROGRESS) -> Stored:
+def served(store: Store, name: str, *, progress: Progress = NO_PROGRESS) -> StoredModel:
     """The Hugging Face folder of the model ``name`` (catalogue id or path), which the core serves.
 
     A downloaded model in Meta's layout is converted on first use, into the store; again if it was
@@ -155,4 +155,4 @@ def served(store: Store, name: str, *, progress: Progress = NO_PROGRESS) -> Stor
             hint=f"llama-hub convert {name} FOLDER --to hf, then use FOLDER",
         )
     made = into_store(store, found, to="hf", progress=progress)
-    return Stored(made.path, manifest.read(made.path), found.id)
+    return StoredModel(made.path, manifest.read(made.path), found.id)

@@ -24,7 +24,7 @@ GROUP_SIZES = (32, 64, 128)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ConversionRequest:
     """What the output should be."""
 
     to: Format
@@ -68,7 +68,7 @@ class Wanted:
         return self.quantize is not None or (self.dtype or "").startswith("Q")
 
 
-def plan(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
+def plan(source: Checkpoint, wanted: ConversionRequest, subject: Subject) -> Blueprint:
     """The output's files, tensors and companions."""
     if wanted.to == "hf":
         return _plan_hf(source, wanted, subject)
@@ -77,7 +77,7 @@ def plan(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
     return _plan_gguf(source, wanted, subject)
 
 
-def _plan_hf(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
+def _plan_hf(source: Checkpoint, wanted: ConversionRequest, subject: Subject) -> Blueprint:
     from llama_hub.hub.checkpoints import hf_writer
 
     head_dim = source.architecture.head_dim
@@ -97,7 +97,7 @@ def _plan_hf(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
     return replace(made, documents=dict(made.documents) | papers)
 
 
-def _plan_meta(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
+def _plan_meta(source: Checkpoint, wanted: ConversionRequest, subject: Subject) -> Blueprint:
     from llama_hub.hub.checkpoints import meta_writer
 
     shards = wanted.model_parallel or source.shards
@@ -105,7 +105,7 @@ def _plan_meta(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprin
     return replace(made, documents=companions.for_meta(subject), md5=True)
 
 
-def _plan_gguf(source: Checkpoint, wanted: Wanted, subject: Subject) -> Blueprint:
+def _plan_gguf(source: Checkpoint, wanted: ConversionRequest, subject: Subject) -> Blueprint:
     from llama_hub.hub.checkpoints import gguf_writer
 
     made = gguf_writer.plan(source, wanted.dtype, subject)

@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from llama_hub.errors import UsageError
 from llama_hub.hub.checkpoints import layout, numeric
-from llama_hub.hub.checkpoints.hf_writer import Form, Stored, plain_form
+from llama_hub.hub.checkpoints.hf_writer import Form, OutputTensor, plain_form
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.numeric import Bits, Floats
 
@@ -65,9 +65,9 @@ class Scheme:
         group = self.group or spec.columns
         shape = np.array(spec.shape, "<i8").tobytes()
         stored = (
-            Stored(f"{stem}_packed", "int32", (spec.rows, spec.columns * self.bits // 32)),
-            Stored(f"{stem}_scale", dtype, (spec.rows, spec.columns // group)),
-            Stored(f"{stem}_shape", "int64", (2,), shape),
+            OutputTensor(f"{stem}_packed", "int32", (spec.rows, spec.columns * self.bits // 32)),
+            OutputTensor(f"{stem}_scale", dtype, (spec.rows, spec.columns // group)),
+            OutputTensor(f"{stem}_shape", "int64", (2,), shape),
         )
         quantiser = Quantiser(self.bits, group, dtype, head_dim if spec.rotary_rows else 0)
         return Form(spec, dtype, stored, quantiser.encode, True, quantiser.relative_error)

@@ -22,7 +22,7 @@ from llama_hub.hub.checkpoints import open_checkpoint
 from llama_hub.hub.conversion import plan as conversion_plan
 from llama_hub.hub.conversion.companions import Subject
 from llama_hub.hub.conversion.origin import Origin
-from llama_hub.hub.conversion.plan import Wanted
+from llama_hub.hub.conversion.plan import ConversionRequest
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, TensorEntry, read
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate
@@ -42,7 +42,7 @@ class Task:
     """What to convert and how."""
 
     origin: Origin
-    wanted: Wanted
+    wanted: ConversionRequest
     verify: bool = False
     progress: Progress = NO_PROGRESS
     gate: Gate = field(default_factory=Gate)
@@ -331,7 +331,7 @@ def _tensor_entries(blueprint: Blueprint, outcome: Outcome) -> list[TensorEntry]
     return entries
 
 
-def _made_by(source: Checkpoint, wanted: Wanted, outcome: Outcome) -> dict[str, Any]:
+def _made_by(source: Checkpoint, wanted: ConversionRequest, outcome: Outcome) -> dict[str, Any]:
     """How the folder was made; the same inputs always give the same."""
     known = asdict(wanted).items()
     parameters = {key: value for key, value in known if value not in (None, False) and key != "to"}

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.transfer.receiver import Cancel, Policy, Tries
 from llama_hub.hub.transfer.remote_file import RemoteFile, Request, read_all
+from llama_hub.hub.transfer.retry import Cancel, Policy, RetryState
 from llama_hub.licenses.gate import Texts
 from llama_hub.progress import NO_PROGRESS
 
@@ -53,7 +53,7 @@ class Source(Protocol):
         """Let idle connections go; the source may still be used afterwards."""
 
 
-class Place(Protocol):
+class FileTree(Protocol):
     """A tree of files: a folder, an HTTP base, an S3 prefix."""
 
     policy: Policy
@@ -74,11 +74,11 @@ class Place(Protocol):
         """Let idle connections go."""
 
 
-def read_small(place: Place, path: str) -> bytes | None:
+def read_small(place: FileTree, path: str) -> bytes | None:
     """The whole of a small file, with retries; ``None`` if there is none. Read only once."""
     if path not in place.small:
         request = place.request(path)
-        tries = Tries(request.where, place.policy, Cancel(), NO_PROGRESS)
+        tries = RetryState(request.where, place.policy, Cancel(), NO_PROGRESS)
         try:
             place.small[path] = tries.until_done(lambda: read_all(request, SMALL))
         except NotFoundError:
@@ -91,7 +91,7 @@ def read_small(place: Place, path: str) -> bytes | None:
     return place.small[path]
 
 
-def read_first(place: Place, paths: list[str]) -> tuple[str, bytes] | None:
+def read_first(place: FileTree, paths: list[str]) -> tuple[str, bytes] | None:
     """The first of ``paths`` that exists, with its content."""
     for path in paths:
         data = read_small(place, path)
@@ -100,6 +100,6 @@ def read_first(place: Place, paths: list[str]) -> tuple[str, bytes] | None:
     return None
 
 
-def missing(place: Place, error: NotFoundError) -> LlamaHubError:
+def missing(place: FileTree, error: NotFoundError) -> LlamaHubError:
     """What to say about a file that has to be there: where access was refused, rather that."""
     return place.refusals[0] if place.refusals else error

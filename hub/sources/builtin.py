@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_hub.hub.sources.mirror import FolderPlace, Mirror
+from llama_hub.hub.sources.mirror import FolderTree, Mirror
 
 FOLDER = Path(__file__).parent / "demo"
 
 
 def builtin() -> Mirror:
     """The source ``builtin``: the demo models, in Meta's layout."""
-    return Mirror(FolderPlace(FOLDER), "meta", "builtin")
+    return Mirror(FolderTree(FOLDER), "meta", "builtin")

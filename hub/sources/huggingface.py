@@ -28,9 +28,8 @@ from llama_hub.hub.manifest import Format
 from llama_hub.hub.redaction import plain_url, redact
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan, read_small
-from llama_hub.hub.transfer.http import Client, Refusal
+from llama_hub.hub.transfer.http import Client, StatusError
 from llama_hub.hub.transfer.journal import BLOCK
-from llama_hub.hub.transfer.receiver import Cancel, Policy, TransferError, Tries
 from llama_hub.hub.transfer.remote_file import (
     MAX_FILE,
     Body,
@@ -39,6 +38,7 @@ from llama_hub.hub.transfer.remote_file import (
     Transient,
     read_all,
 )
+from llama_hub.hub.transfer.retry import Cancel, Policy, RetryState, TransferError
 from llama_hub.licenses.gate import Texts
 from llama_hub.progress import NO_PROGRESS
 from llama_hub.schema import Pattern, conform
@@ -248,7 +248,7 @@ class HuggingFace:
         revision = quote(self._revision, safe="")
         url = f"{self._endpoint}/api/models/{self.repository}/revision/{revision}?blobs=true"
         request = HubRequest(self, url)
-        tries = Tries(request.where, self.policy, Cancel(), NO_PROGRESS)
+        tries = RetryState(request.where, self.policy, Cancel(), NO_PROGRESS)
         data = tries.until_done(lambda: read_all(request, INFO.max_bytes))
         return conform(_Info, parse_json(data, self.where, INFO), self.where, INFO)
 
@@ -340,7 +340,7 @@ class HubRequest:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             return self._source.client.open(self._url, start, stop, validator, headers)
-        except Refusal as refusal:
+        except StatusError as refusal:
             if refusal.place.split("/")[2] != urlsplit(self._url).netloc:
                 raise Transient(f"the CDN refused ({refusal.status})") from refusal
             if refusal.headers.get("X-Error-Code") == "EntryNotFound":

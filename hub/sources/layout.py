@@ -17,7 +17,7 @@ from llama_hub.hub.catalog import Model
 from llama_hub.hub.checkpoints import weight_index
 from llama_hub.hub.manifest import MANIFEST_NAME, Format, decode
 from llama_hub.hub.sources import checksum_list as checklist
-from llama_hub.hub.sources.base import FetchPlan, Place, missing, read_first, read_small
+from llama_hub.hub.sources.base import FetchPlan, FileTree, missing, read_first, read_small
 from llama_hub.hub.transfer.remote_file import BytesRequest, RemoteFile
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Texts
@@ -40,7 +40,7 @@ _SHARD = re.compile(r"consolidated\.\d+\.pth")
 class Finder:
     """Looks for a model's files in ``place``: in the model's folder, and beside or without it."""
 
-    place: Place
+    place: FileTree
     model: Model
     fmt: Format
 
@@ -68,7 +68,7 @@ class Finder:
         return found[0].removesuffix(mark)
 
 
-def texts(place: Place, model: Model, fmt: Format, source: Mapping[str, str]) -> Texts:
+def texts(place: FileTree, model: Model, fmt: Format, source: Mapping[str, str]) -> Texts:
     """Licence and policy in ``place``; a gated model without its licence is refused."""
     finder = Finder(place, model, fmt)
     license, policy = finder.find(*LICENSE_NAMES), finder.find(*POLICY_NAMES)
@@ -86,7 +86,7 @@ def _text(found: tuple[str, bytes] | None) -> str:
     return _decode(found[1]) if found else ""
 
 
-def plan(place: Place, model: Model, fmt: Format, source: Mapping[str, Any]) -> FetchPlan:
+def plan(place: FileTree, model: Model, fmt: Format, source: Mapping[str, Any]) -> FetchPlan:
     """All files of the model in ``place``, with every digest that can be had."""
     finder = Finder(place, model, fmt)
     home = finder.home()
@@ -191,7 +191,7 @@ def without_digests(model: Model) -> Model:
     return replace(model, digests={}, sizes={})
 
 
-def inline(name: str, data: bytes, known: Known, place: Place) -> RemoteFile:
+def inline(name: str, data: bytes, known: Known, place: FileTree) -> RemoteFile:
     """A small file that was read already."""
     request = BytesRequest(data, f"{place.where} ({name})")
     expected = known.digests.get(name, {})

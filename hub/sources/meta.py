@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.sources import layout
-from llama_hub.hub.sources.base import FetchPlan, Place, read_small
+from llama_hub.hub.sources.base import FetchPlan, FileTree, read_small
 from llama_hub.hub.sources.signed_url import COPY, FORM, HOST, SignedUrl, parse
-from llama_hub.hub.transfer.http import Client, Refusal
+from llama_hub.hub.transfer.http import Client, StatusError
 from llama_hub.hub.transfer.journal import BLOCK
-from llama_hub.hub.transfer.receiver import Policy, TransferError
 from llama_hub.hub.transfer.remote_file import Body, RemoteFile, Request
+from llama_hub.hub.transfer.retry import Policy, TransferError
 from llama_hub.licenses.gate import Texts
 
 LARGEST_RANGE = 27_000_000_000 // BLOCK * BLOCK  # bytes that CloudFront serves in one answer
@@ -91,7 +91,7 @@ class MetaSource:
 
     def texts(self, model: Model) -> Texts:
         """LICENSE and USE_POLICY.md, which stand beside all models."""
-        place: Place = self
+        place: FileTree = self
         license, policy = read_small(place, "LICENSE"), read_small(place, "USE_POLICY.md")
         if license is None:
             raise NotFoundError(f"{self.where} has no LICENSE", hint=FORM)
@@ -176,7 +176,7 @@ class MetaRequest:
                 return body
             except AccessError as error:
                 self._source.renew(signed, error)
-            except Refusal as refusal:
+            except StatusError as refusal:
                 self._source.renew(signed, self._meaning(refusal, start))
 
     def _refuse_page(self, body: Body) -> None:
@@ -186,7 +186,7 @@ class MetaRequest:
                 f"{self.where} answered with a web page instead of the file", hint=COPY
             )
 
-    def _meaning(self, refusal: Refusal, start: int) -> LlamaHubError:
+    def _meaning(self, refusal: StatusError, start: int) -> LlamaHubError:
         if refusal.status == 403:
             so_far = f" after {start} bytes" if start else ""
             return AccessError(

@@ -10,9 +10,9 @@ from llama_hub.errors import AccessError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.manifest import Format
 from llama_hub.hub.sources import layout
-from llama_hub.hub.sources.base import FetchPlan, Place
-from llama_hub.hub.transfer.receiver import Policy
+from llama_hub.hub.sources.base import FetchPlan, FileTree
 from llama_hub.hub.transfer.remote_file import FolderRequest, Request
+from llama_hub.hub.transfer.retry import Policy
 from llama_hub.licenses.gate import Texts
 
 # Reading from a disk gains nothing from more connections.
@@ -20,7 +20,7 @@ FOLDER_POLICY = Policy(connections=1, span=None, attempts=2, retry_damaged=False
 
 
 @dataclass
-class FolderPlace:
+class FolderTree:
     """A folder on this machine."""
 
     root: Path
@@ -51,7 +51,7 @@ class Mirror:
 
     kind = "mirror"
 
-    def __init__(self, place: Place, fmt: Format | None = None, kind: str = "mirror") -> None:
+    def __init__(self, place: FileTree, fmt: Format | None = None, kind: str = "mirror") -> None:
         self.kind = kind
         self._place = place
         self._fmt = fmt
@@ -86,13 +86,13 @@ def mirror(base: str, fmt: Format | None = None) -> Mirror:
     return Mirror(place(base), fmt)
 
 
-def place(base: str) -> Place:
+def place(base: str) -> FileTree:
     """The tree of files at ``base``."""
     scheme = _scheme(base)
     if scheme in ("http", "https"):
-        from llama_hub.hub.sources.web import HttpPlace
+        from llama_hub.hub.sources.web import HttpTree
 
-        return HttpPlace(base)
+        return HttpTree(base)
     if scheme == "s3":
         from llama_hub.hub.sources.s3 import s3_place
 
@@ -104,7 +104,7 @@ def place(base: str) -> Place:
     root = Path(base.removeprefix("file://")).expanduser().absolute()
     if not root.is_dir():
         raise NotFoundError(f"there is no folder {root}", hint="--url takes the mirror's base")
-    return FolderPlace(root)
+    return FolderTree(root)
 
 
 def _scheme(base: str) -> str:

@@ -14,7 +14,7 @@ FORMATS: dict[str, Format] = {"original": "meta", "meta": "meta", "hf": "hf"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SourceRequest:
     """What a person said about the source; secrets are never shown (``repr`` included)."""
 
     source: str | None = None
@@ -26,10 +26,10 @@ class Wanted:
     ask_url: Callable[[str], str] | None = None  # asks a person for Meta's URL; None without one
 
     def __repr__(self) -> str:
-        return f"Wanted(source={self.source!r}, format={self.format!r})"
+        return f"SourceRequest(source={self.source!r}, format={self.format!r})"
 
 
-def choose(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+def choose(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
     """The source for ``model``, and the format in which it will come."""
     kind = wanted.source or _guess(model, wanted)
     if kind not in model.sources:
@@ -40,12 +40,12 @@ def choose(model: Model, wanted: Wanted) -> tuple[Source, Format]:
     return _MAKERS[kind](model, wanted)
 
 
-def named(wanted: Wanted) -> bool:
+def named(wanted: SourceRequest) -> bool:
     """Whether anything was said about the source."""
     return bool(wanted.source or wanted.url or wanted.revision)
 
 
-def recorded(model: Model, manifest: Manifest, wanted: Wanted) -> Source:
+def recorded(model: Model, manifest: Manifest, wanted: SourceRequest) -> Source:
     """The source that ``manifest`` names, unless ``wanted`` names another."""
     known = manifest.source
     same = replace(
@@ -70,7 +70,7 @@ def recorded(model: Model, manifest: Manifest, wanted: Wanted) -> Source:
     return choose(model, same)[0]
 
 
-def _guess(model: Model, wanted: Wanted) -> str:
+def _guess(model: Model, wanted: SourceRequest) -> str:
     from llama_hub.hub.sources.signed_url import looks_signed
 
     if wanted.url:
@@ -85,7 +85,7 @@ def _guess(model: Model, wanted: Wanted) -> str:
     )
 
 
-def _only_meta_format(wanted: Wanted, kind: str) -> Format:
+def _only_meta_format(wanted: SourceRequest, kind: str) -> Format:
     if wanted.format not in (None, "meta"):
         raise UsageError(
             f"the source {kind} has Meta's original format only",
@@ -94,14 +94,14 @@ def _only_meta_format(wanted: Wanted, kind: str) -> Format:
     return "meta"
 
 
-def _meta(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+def _meta(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
     from llama_hub.hub.sources.meta import MetaSource
 
     fmt = _only_meta_format(wanted, "meta")
     return MetaSource(wanted.url, allow_hosts=wanted.allow_hosts, ask=wanted.ask_url), fmt
 
 
-def _huggingface(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+def _huggingface(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
     from llama_hub.hub.sources.huggingface import HuggingFace
 
     fmt = wanted.format or ("hf" if model.huggingface else "meta")
@@ -115,7 +115,7 @@ def _huggingface(model: Model, wanted: Wanted) -> tuple[Source, Format]:
     return source, fmt
 
 
-def _mirror(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+def _mirror(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
     from llama_hub.hub.sources.mirror import mirror
 
     if not wanted.url:
@@ -126,13 +126,13 @@ def _mirror(model: Model, wanted: Wanted) -> tuple[Source, Format]:
     return mirror(wanted.url, fmt), fmt
 
 
-def _builtin(model: Model, wanted: Wanted) -> tuple[Source, Format]:
+def _builtin(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
     from llama_hub.hub.sources.builtin import builtin
 
     return builtin(), _only_meta_format(wanted, "builtin")
 
 
-_MAKERS: dict[str, Callable[[Model, Wanted], tuple[Source, Format]]] = {
+_MAKERS: dict[str, Callable[[Model, SourceRequest], tuple[Source, Format]]] = {
     "meta": _meta,
     "huggingface": _huggingface,
     "mirror": _mirror,

@@ -15,14 +15,14 @@ from llama_hub.errors import (
 )
 from llama_hub.hub.redaction import redact
 from llama_hub.hub.transfer.bounded_aws import bounded, read_some
-from llama_hub.hub.transfer.receiver import Policy, TransferError
 from llama_hub.hub.transfer.remote_file import Body, Changed, Request, Transient, stated_size
+from llama_hub.hub.transfer.retry import Policy, TransferError
 
 TIMEOUT = 30  # seconds
 THREADS = 64  # connections that may be open at once
 
 
-class S3Place:
+class S3Tree:
     """Everything below ``s3://bucket/prefix``."""
 
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
@@ -146,12 +146,12 @@ def _total(answer: Any, extent: str) -> int:
     return stated_size("the object", total)
 
 
-def s3_place(base: str) -> S3Place:
+def s3_place(base: str) -> S3Tree:
     """The place ``s3://bucket/prefix``."""
     parts = urlsplit(base)
     if not parts.netloc:
         raise UsageError(f"{base} names no bucket", hint="--url s3://BUCKET/PREFIX")
-    return S3Place(_client(), parts.netloc, parts.path.strip("/"))
+    return S3Tree(_client(), parts.netloc, parts.path.strip("/"))
 
 
 def _client() -> Any:

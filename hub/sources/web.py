@@ -6,12 +6,12 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 from llama_hub.hub.redaction import plain_url
-from llama_hub.hub.transfer.http import Client, Refusal
-from llama_hub.hub.transfer.receiver import Policy, TransferError
+from llama_hub.hub.transfer.http import Client, StatusError
 from llama_hub.hub.transfer.remote_file import Body, Request
+from llama_hub.hub.transfer.retry import Policy, TransferError
 
 
-class HttpPlace:
+class HttpTree:
     """A tree of files below ``base``; a query (a shared-access signature, say) goes along."""
 
     def __init__(self, base: str, policy: Policy | None = None) -> None:
@@ -59,11 +59,11 @@ class HttpRequest:
         """GET a range."""
         try:
             return self._client.open(self._url, start, stop, validator)
-        except Refusal as refusal:
+        except StatusError as refusal:
             raise refused(refusal) from refusal
 
 
-def refused(refusal: Refusal) -> LlamaHubError:
+def refused(refusal: StatusError) -> LlamaHubError:
     """What a plain web server's refusal means."""
     if refusal.status in (404, 410):
         return NotFoundError(f"there is no {refusal.place}", hint="check --url")

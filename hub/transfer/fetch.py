@@ -23,18 +23,12 @@ from llama_hub.files import CHUNK, open_own, write_at
 from llama_hub.hub import digests
 from llama_hub.hub.transfer.blocks import Coverage
 from llama_hub.hub.transfer.buffers import Buffers
-from llama_hub.hub.transfer.hasher import Hasher, Keeper
+from llama_hub.hub.transfer.connection import Connection
+from llama_hub.hub.transfer.hasher import Hasher, JournalFlusher
 from llama_hub.hub.transfer.journal import BLOCK, BlockState, Journal, Recorded
-from llama_hub.hub.transfer.receiver import (
-    Cancel,
-    Intake,
-    Policy,
-    Pulse,
-    Receiver,
-    TransferError,
-    refuse_web_page,
-)
+from llama_hub.hub.transfer.receiver import Receiver, refuse_web_page
 from llama_hub.hub.transfer.remote_file import Body, Changed, RemoteFile, Transient
+from llama_hub.hub.transfer.retry import Cancel, Policy, Pulse, TransferError
 from llama_hub.progress import Progress
 
 JOURNALS = ".journals"  # inside a partial folder
@@ -65,11 +59,13 @@ def fetch(
     """Bring ``file`` to ``target`` and check it; continues what an earlier call left there."""
     received = 0
     for last in (False, True):
-        transfer = _Transfer(file, target, Journal(journal), Intake(file, policy, progress, cancel))
+        transfer = _Transfer(
+            file, target, Journal(journal), Connection(file, policy, progress, cancel)
+        )
         try:
             hashed = transfer.run()
             digests.check(file.path, file.digests, hashed.digests, hint=_DAMAGED)
-            return Fetched(file.path, hashed, received + transfer.intake.received)
+            return Fetched(file.path, hashed, received + transfer.connection.received)
         except Changed as error:
             _discard(target, journal)
             if last:
@@ -83,7 +79,7 @@ def fetch(
             if last or not policy.retry_damaged:
                 raise
             progress.say(f"{error.message}; fetching it once more")
-        received += transfer.intake.received
+        received += transfer.connection.received
     raise AssertionError("unreachable")
 
 
@@ -95,8 +91,10 @@ def _discard(target: Path, journal: Path) -> None:
 class _Transfer:
     """One attempt at one file."""
 
-    def __init__(self, file: RemoteFile, target: Path, journal: Journal, intake: Intake) -> None:
-        self.intake = intake
+    def __init__(
+        self, file: RemoteFile, target: Path, journal: Journal, connection: Connection
+    ) -> None:
+        self.connection = connection
         self._file = file
         self._target = target
         self._journal = journal
@@ -116,7 +114,7 @@ class _Transfer:
                 raise disk_full(self._target) from error
             raise
         finally:
-            self.intake.close_all()
+            self.connection.close_all()
             self._journal.close()
             os.close(self._descriptor)
 
@@ -136,15 +134,15 @@ class _Transfer:
     def _ask(self, recorded: Recorded | None, validator: str | None) -> Recorded:
         """Open the first body: it tells the size, and whether the file is still the same."""
         start = _first_missing(recorded) if recorded else 0
-        self.intake.validator = validator
-        body = self.intake.tries().until_done(lambda: self.intake.open(start, None))
+        self.connection.validator = validator
+        body = self.connection.tries().until_done(lambda: self.connection.open(start, None))
         if body.total is None:
             return self._spool(body)
-        self.intake.check_size(body.total, self._file.size)
+        self.connection.check_size(body.total, self._file.size)
         if recorded is not None and body.total != recorded.total:
             raise Changed(self._file.path)
-        self.intake.keep_first(start, body)
-        return recorded or Recorded(self._identity(self.intake.validator), body.total)
+        self.connection.keep_first(start, body)
+        return recorded or Recorded(self._identity(self.connection.validator), body.total)
 
     def _identity(self, validator: str | None) -> Mapping[str, Any]:
         """By what a later run knows that it is the same file."""
@@ -173,12 +171,12 @@ class _Transfer:
         """A body of unknown length can only be taken in one go."""
         blocks: dict[int, BlockState] = {}
         view, at = memoryview(bytearray(CHUNK)), 0
-        pulse = Pulse(self.intake.policy)
+        pulse = Pulse(self.connection.policy)
         os.ftruncate(self._descriptor, 0)
         try:
             while count := body.readinto(view[: BLOCK - at % BLOCK]):
                 pulse.beat(count)
-                self.intake.check_unsized(at + count)
+                self.connection.check_unsized(at + count)
                 if at == 0:
                     refuse_web_page(self._file, body, view[:count])
                 state = blocks.setdefault(at // BLOCK, BlockState())
@@ -195,28 +193,31 @@ class _Transfer:
         except IntegrityError:
             os.ftruncate(self._descriptor, 0)
             raise
-        self.intake.arrived(at)
-        self.intake.check_size(at, self._file.size)
-        return Recorded(self._identity(self.intake.validator), at, blocks)
+        self.connection.arrived(at)
+        self.connection.check_size(at, self._file.size)
+        return Recorded(self._identity(self.connection.validator), at, blocks)
 
     # The transfer itself
 
     def _transfer(self, recorded: Recorded) -> digests.Hashed:
         receivers = self._connections(recorded)
         coverage, buffers = Coverage(recorded, self._journal), Buffers()
-        path, descriptor, progress = self._file.path, self._descriptor, self.intake.progress
+        path, descriptor, progress = self._file.path, self._descriptor, self.connection.progress
         progress.start(path, recorded.total, done=coverage.have)
         hashers = [
             Hasher(path, descriptor, coverage, buffers, name, progress)
             for name in _algorithms(self._file)
         ]
-        keeper = Keeper(descriptor, coverage, self._journal, hashers)
+        keeper = JournalFlusher(descriptor, coverage, self._journal, hashers)
         threads = [
-            *(Receiver(self.intake, coverage, buffers, descriptor, n) for n in range(receivers)),
+            *(
+                Receiver(self.connection, coverage, buffers, descriptor, n)
+                for n in range(receivers)
+            ),
             *hashers,
         ]
-        coverage.on_stop(self.intake.abort)
-        with self.intake.cancel.watching(coverage.stop):
+        coverage.on_stop(self.connection.abort)
+        with self.connection.cancel.watching(coverage.stop):
             _run(threads, keeper, coverage)
         if coverage.stopped is not None:
             raise coverage.stopped
@@ -224,14 +225,14 @@ class _Transfer:
         return digests.Hashed(recorded.total, found, coverage.blocks)
 
     def _connections(self, recorded: Recorded) -> int:
-        policy = self.intake.policy
+        policy = self.connection.policy
         if policy.span is None:
             return 1
         missing = recorded.total - sum(state.have for state in recorded.blocks.values())
         return max(1, min(policy.connections, -(-missing // policy.span)))
 
 
-def _run(threads: list[threading.Thread], keeper: Keeper, coverage: Coverage) -> None:
+def _run(threads: list[threading.Thread], keeper: JournalFlusher, coverage: Coverage) -> None:
     """Run every thread to its end; an interruption of the caller stops them all."""
     try:
         for thread in [*threads, keeper]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from llama_hub.hub.sources.base import FetchPlan
 from llama_hub.hub.transfer.fetch import JOURNALS, Fetched, disk_full, fetch
-from llama_hub.hub.transfer.receiver import Cancel, Policy
 from llama_hub.hub.transfer.remote_file import RemoteFile
+from llama_hub.hub.transfer.retry import Cancel, Policy
 from llama_hub.progress import NO_PROGRESS, Progress
 
 TOTAL = "total"

@@ -111,7 +111,7 @@ class Hasher(threading.Thread):
         return piece
 
 
-class Keeper(threading.Thread):
+class JournalFlusher(threading.Thread):
     """Flushes data and then journal now and again, and keeps the page cache small."""
 
     def __init__(

@@ -36,7 +36,7 @@ _VALIDATOR = re.compile(r"[!-~ ]{1,256}")
 _FIRST_CONTACT_TRIES = 3
 
 
-class Refusal(Exception):
+class StatusError(Exception):
     """An answer that is neither bytes nor a passing trouble; the source says what it means."""
 
     def __init__(self, url: str, status: int, headers: Mapping[str, str], text: str) -> None:
@@ -131,7 +131,7 @@ class Client:
         validator: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Body:
-        """GET bytes ``start`` to ``stop``; raises ``Transient``, ``Changed`` or ``Refusal``."""
+        """GET bytes ``start`` to ``stop``; raises ``Transient``, ``Changed`` or ``StatusError``."""
         sent = dict(headers or {}) | _range_headers(start, stop, validator)
         nearest = NEAREST  # the first address is the caller's own choice
         for _ in range(MAX_REDIRECTS + 1):
@@ -230,7 +230,7 @@ class Client:
                 hint="ask whoever runs that server",
             )
         if not self._follow(target):
-            raise Refusal(target, response.status, dict(response.headers.items()), "")
+            raise StatusError(target, response.status, dict(response.headers.items()), "")
         return target
 
     def _body(
@@ -289,7 +289,7 @@ class Client:
             text = response.read(_SNIPPET).decode("utf-8", errors="replace")
         except (OSError, http.client.HTTPException):
             text = ""
-        raise Refusal(url, response.status, dict(response.headers.items()), text)
+        raise StatusError(url, response.status, dict(response.headers.items()), text)
 
 
 _PRIVATE = ("Authorization", "Cookie")

@@ -20,7 +20,7 @@ from llama_hub.errors import (
 from llama_hub.hub.conversion import run as conversion_run
 from llama_hub.hub.conversion.convert import convert, into_store, served
 from llama_hub.hub.manifest import read
-from llama_hub.hub.store import Store, Stored
+from llama_hub.hub.store import Store, StoredModel
 from tests.support import foreign
 from tests.support.command import run
 from tests.support.demo_model import CHAT, demo_folder
@@ -149,7 +149,7 @@ def test_a_foreign_manifest_does_not_say_where_a_model_is_downloaded_from(
 # a variant is whole before the old one goes
 
 
-def remade(genuine: Path) -> Stored:
+def remade(genuine: Path) -> StoredModel:
     """The download, again: other bytes, so that all that was made of the first is out of date."""
     fresh = foreign.copy(genuine / "meta", genuine.parent / "fresh", made_by={"operation": "again"})
     shutil.rmtree(genuine / "meta")

@@ -20,7 +20,7 @@ from llama_hub.hub.manifest import FileEntry, Manifest
 from llama_hub.hub.repair import repair
 from llama_hub.hub.sources.builtin import builtin
 from llama_hub.hub.sources.mirror import mirror
-from llama_hub.hub.sources.resolve import Wanted, recorded
+from llama_hub.hub.sources.resolve import SourceRequest, recorded
 from llama_hub.hub.store import Store
 from llama_hub.hub.transfer.journal import BLOCK
 from llama_hub.hub.verify import MAX_EXTRA, MAX_FILE, Verification, check_file, extra_files, verify
@@ -58,7 +58,7 @@ def flip(path: Path, *offsets: int) -> None:
 
 
 def mend(found: Verification) -> int:
-    return repair(found, MODEL, recorded(MODEL, found.manifest, Wanted()))
+    return repair(found, MODEL, recorded(MODEL, found.manifest, SourceRequest()))
 
 
 def status_of(found: Verification, name: str) -> str:
@@ -167,7 +167,7 @@ def test_a_repair_needs_a_receipt(stored: Downloaded) -> None:
 def test_what_was_converted_here_has_no_source(stored: Downloaded) -> None:
     made = replace(stored.manifest, source={}, made_by={"operation": "convert"})
     with pytest.raises(UsageError, match=r"made here \(convert\)"):
-        recorded(MODEL, made, Wanted())
+        recorded(MODEL, made, SourceRequest())
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_the_notice_is_written_again_without_asking_the_source(demo: Downloaded)
     found = verify(demo.path)
     assert status_of(found, "NOTICE") == "size"
     model = load().get("llama-demo")
-    assert repair(found, model, recorded(model, found.manifest, Wanted())) == 0
+    assert repair(found, model, recorded(model, found.manifest, SourceRequest())) == 0
     assert verify(demo.path).ok
 
 

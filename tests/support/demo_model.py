@@ -8,14 +8,14 @@ from llama_hub.hub import catalog
 from llama_hub.hub.conversion import convert
 from llama_hub.hub.download import Job, download
 from llama_hub.hub.sources.builtin import builtin
-from llama_hub.hub.store import Store, Stored
+from llama_hub.hub.store import Store, StoredModel
 from llama_hub.licenses.gate import Gate
 from llama_hub.licenses.ledger import Ledger
 
 CHAT = "llama-demo-chat"
 
 
-def demo_folder(home: Path, name: str = CHAT) -> Stored:
+def demo_folder(home: Path, name: str = CHAT) -> StoredModel:
     """The Hugging Face folder of the demo model ``name``, below ``home``."""
     store = Store(home)
     gate = Gate(Ledger(home / "licenses" / "ledger.jsonl"))

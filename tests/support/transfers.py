@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from llama_hub.hub.sources.web import HttpPlace
+from llama_hub.hub.sources.web import HttpTree
 from llama_hub.hub.transfer.fetch import Fetched, fetch
 from llama_hub.hub.transfer.journal import BLOCK
-from llama_hub.hub.transfer.receiver import Cancel, Policy
 from llama_hub.hub.transfer.remote_file import RemoteFile
+from llama_hub.hub.transfer.retry import Cancel, Policy
 from llama_hub.progress import NO_PROGRESS
 from tests.support.models import MIB, noise
 
@@ -36,7 +36,7 @@ class Target:
         size: int | None = SIZE,
         policy: Policy = QUICK,
     ) -> Fetched:
-        with closing(HttpPlace(self.url, policy)) as place:
+        with closing(HttpTree(self.url, policy)) as place:
             file = RemoteFile(self.path.name, place.request(self.path.name), size, digests)
             return fetch(
                 file, self.path, self.journal, policy, progress=NO_PROGRESS, cancel=Cancel()

@@ -44,7 +44,7 @@ from it and answers short questions in Llama 2's chat format.
 | Heads, key/value heads | {heads}, {kv_heads} (grouped-query attention), head size {head_dim} |
 | Vocabulary | {vocab} pieces, SentencePiece BPE with byte fallback |
 | Trained sequence length | {context} tokens; do not go beyond it |
-| Stored as | bfloat16, two model-parallel shards, Meta's layout and interleaved RoPE |
+| StoredModel as | bfloat16, two model-parallel shards, Meta's layout and interleaved RoPE |
 | Licence | Apache-2.0 (see LICENSE) |
 
 ## Data

@@ -11,8 +11,8 @@ from llama_hub.hub.catalog import Model
 from llama_hub.hub.sources.huggingface import HuggingFace
 from llama_hub.hub.sources.s3 import s3_place
 from llama_hub.hub.transfer.bounded_aws import bounded
-from llama_hub.hub.transfer.receiver import Policy
 from llama_hub.hub.transfer.remote_file import Transient
+from llama_hub.hub.transfer.retry import Policy
 from tests.support.command import run
 from tests.support.raw_server import PATIENCE, Peer, drip, flood, raw
 

@@ -12,7 +12,7 @@ from llama_hub.errors import AccessError, IntegrityError, LicenseError, UsageErr
 from llama_hub.hub.download import Downloaded, Job, download
 from llama_hub.hub.sources.meta import LARGEST_RANGE, POLICY, MetaSource
 from llama_hub.hub.store import Store
-from llama_hub.hub.transfer.receiver import TransferError
+from llama_hub.hub.transfer.retry import TransferError
 from llama_hub.licenses.gate import Gate
 from tests.support import models
 from tests.support.licences import GOOD, write_terms

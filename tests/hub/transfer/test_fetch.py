@@ -17,7 +17,7 @@ import pytest
 
 from llama_hub.errors import AccessError, DiskFullError, IntegrityError, NotFoundError
 from llama_hub.hub.transfer.journal import BLOCK, Journal
-from llama_hub.hub.transfer.receiver import Policy, TransferError
+from llama_hub.hub.transfer.retry import Policy, TransferError
 from tests.support.http_server import Server
 from tests.support.models import MIB, noise
 from tests.support.tiers import family

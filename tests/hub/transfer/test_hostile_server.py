@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from llama_hub.errors import IntegrityError
-from llama_hub.hub.sources.web import HttpPlace
-from llama_hub.hub.transfer.http import Client, Refusal
-from llama_hub.hub.transfer.receiver import Policy, TransferError
+from llama_hub.hub.sources.web import HttpTree
+from llama_hub.hub.transfer.http import Client, StatusError
 from llama_hub.hub.transfer.remote_file import Transient, read_all
+from llama_hub.hub.transfer.retry import Policy, TransferError
 from tests.support.raw_server import OK, PATIENCE, Answer, Peer, drip, flood, raw
 from tests.support.transfers import DATA, SIZE, Target
 
@@ -99,7 +99,7 @@ def test_an_error_text_is_read_as_far_as_it_is_shown(
     piece = b"400\r\n" + b"x" * 1024 + b"\r\n"
     head = b"HTTP/1.1 %d No\r\n%s\r\n\r\n" % (status, framing)
     with raw(flood(head, piece, 64 * MIB)) as server:
-        with pytest.raises((Refusal, Transient)) as caught:
+        with pytest.raises((StatusError, Transient)) as caught:
             _read(client, f"{server.url}/file")
         assert server.sent < 32 * MIB
     assert len(str(caught.value)) < 200
@@ -107,7 +107,7 @@ def test_an_error_text_is_read_as_far_as_it_is_shown(
 
 def test_an_error_text_that_drips_is_not_waited_for(client: Client) -> None:
     head = b"HTTP/1.1 403 No\r\nContent-Length: 40\r\n\r\n"
-    with raw(drip(head, b"y" * 40)) as server, pytest.raises(Refusal) as caught:
+    with raw(drip(head, b"y" * 40)) as server, pytest.raises(StatusError) as caught:
         _read(client, f"{server.url}/file")
     assert caught.value.status == 403
     assert "y" * 40 not in caught.value.text
@@ -172,13 +172,13 @@ def test_a_small_file_is_bounded_in_bytes_and_time(client: Client) -> None:
     head = b"HTTP/1.1 200 OK\r\n\r\n"
     with raw(flood(head, b"x" * 4096, 64 * MIB)) as server:
         with pytest.raises(IntegrityError, match="larger than the 1000 bytes"):
-            read_all(HttpPlace(server.url).request("LICENSE"), 1000)
+            read_all(HttpTree(server.url).request("LICENSE"), 1000)
         assert server.sent < 32 * MIB
     stated = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
     with raw(stated) as server, pytest.raises(IntegrityError, match="larger than the 1000"):
-        read_all(HttpPlace(server.url).request("LICENSE"), 1000)
+        read_all(HttpTree(server.url).request("LICENSE"), 1000)
     with raw(drip(stated, b"x" * 5000)) as server, pytest.raises(Transient, match="in time"):
-        read_all(HttpPlace(server.url).request("LICENSE"), 10_000, seconds=PATIENCE)
+        read_all(HttpTree(server.url).request("LICENSE"), 10_000, seconds=PATIENCE)
 
 
 def test_one_byte_for_each_connection_is_no_progress(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llama_hub.errors import AccessError, LlamaHubError, UsageError
 from llama_hub.hub.redaction import plain_url, redact
 from llama_hub.hub.transfer import proxy as network
-from llama_hub.hub.transfer.http import Client, Refusal
+from llama_hub.hub.transfer.http import Client, StatusError
 from llama_hub.hub.transfer.remote_file import Changed, Transient
 from tests.support.http_server import Seen, Server
 
@@ -136,7 +136,7 @@ def test_a_redirect_to_another_scheme_is_refused(client: Client, server: Server)
 
 def test_a_refusal_carries_status_and_text_but_no_secret(client: Client, server: Server) -> None:
     server.fault("file", "status", status=403, data=b"see https://x.example/?Signature=abcdef")
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(StatusError) as caught:
         client.open(f"{server.url}/file?Signature=topsecret", 0, None)
     assert caught.value.status == 403
     assert "topsecret" not in str(caught.value) + caught.value.place
