@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_hub.deploy.backend import Observed, Step
+from llama_hub.deploy.backend import Step
 from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.sizing import HOURS_PER_MONTH
 from llama_hub.errors import ProvisioningError
@@ -157,8 +157,3 @@ def ordered(steps: Sequence[Step]) -> tuple[Step, ...]:
             raise ProvisioningError(f"the backend's plan goes in a circle: {sorted(waiting)}")
         done.append(waiting.pop(ready.id))
     return tuple(done)
-
-
-def without(observed: Observed, ids: Sequence[str]) -> Observed:
-    """What was observed, less the resources named."""
-    return Observed(tuple(found for found in observed.resources if found.id not in ids))

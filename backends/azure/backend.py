@@ -33,6 +33,7 @@ from llama_hub.deploy.backend import (
     Target,
 )
 from llama_hub.deploy.offer import Offer
+from llama_hub.deploy.status import unfinished
 from llama_hub.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class AzureBackend:
         parts = self.observe(name).resources
         if not parts:
             raise NotFoundError(f"there is no deployment {name!r} in azure", hint="llama-hub ps")
-        return status.unfinished(name, parts)
+        return unfinished(self.name, name, parts)
 
     def list(self) -> Iterator[Deployed]:
         """Every endpoint of the workspace that carries our tags."""

@@ -7,7 +7,7 @@ except where it makes them meaningless.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -16,6 +16,7 @@ from llama_hub.backends.azure import machines
 from llama_hub.backends.azure.client import MANAGEMENT_SCOPE, Client
 from llama_hub.backends.azure.errors import BLOB_ROLE, ROLE
 from llama_hub.deploy.backend import Check
+from llama_hub.deploy.checks import line
 from llama_hub.errors import LlamaHubError
 
 PROVIDERS = ("Microsoft.MachineLearningServices", "Microsoft.Insights")
@@ -33,26 +34,19 @@ def checks(client: Client) -> Iterator[Check]:
     yield from _tools()
     if find_spec("azure.ai") is None:
         return
-    login = _line("credential", lambda: _credential(client))
+    login = line("credential", lambda: _credential(client))
     yield login
     if not login.ok:
         return
-    yield _line("subscription", lambda: _subscription(client))
+    yield line("subscription", lambda: _subscription(client))
     for provider in PROVIDERS:
-        yield _line(f"provider {provider}", partial(_provider, client, provider))
-    workspace = _line("workspace", lambda: _workspace(client))
+        yield line(f"provider {provider}", partial(_provider, client, provider))
+    workspace = line("workspace", lambda: _workspace(client))
     yield workspace
     if workspace.ok:
-        yield _line("role", lambda: _role(client))
-        yield _line("storage role", lambda: _storage_role(client))
+        yield line("role", lambda: _role(client))
+        yield line("storage role", lambda: _storage_role(client))
         yield from _capacity(client)
-
-
-def _line(name: str, look: Callable[[], Check]) -> Check:
-    try:
-        return look()
-    except LlamaHubError as error:
-        return Check(name, False, error.message, error.hint)
 
 
 def _tools() -> Iterator[Check]:

@@ -39,24 +39,6 @@ def deployed(
     )
 
 
-def unfinished(name: str, parts: Sequence[Resource]) -> Deployed:
-    """A deployment of which only models or environments are there yet (or still)."""
-    tags = parts[0].tags
-    return Deployed(
-        name=name,
-        backend="azure",
-        status="pending",
-        url=None,
-        manifest=tags.get(TAG_MANIFEST),
-        model=tags.get(TAG_MODEL),
-        created=None,
-        cost_per_hour=0.0,
-        generation=tags.get(TAG_SPEC),
-        detail=f"there is no endpoint, only {', '.join(part.id for part in parts)}",
-        tags=tags,
-    )
-
-
 def _live(endpoint: Resource, deployments: Sequence[Resource]) -> Resource | None:
     """The deployment with the most traffic; without traffic, the newest."""
     traffic = endpoint.body["properties"].get("traffic") or {}

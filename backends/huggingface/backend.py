@@ -7,24 +7,20 @@ endpoint beside the running one and switches over when the new one is healthy.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.huggingface import bodies, doctor, machines, planning
+from llama_hub.backends.huggingface import bodies, doctor, invoke, machines, planning, status
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.backends.huggingface.options import Options, read
-from llama_hub.backends.huggingface.runner import FAILED, StepRunner, extra_files
+from llama_hub.backends.huggingface.runner import StepRunner, extra_files
 from llama_hub.backends.huggingface.storage import check, check_weights, tree
-from llama_hub.deploy import client, sizing, waiting
+from llama_hub.deploy import sizing, waiting
 from llama_hub.deploy.backend import (
-    TAG_MANIFEST,
-    TAG_MODEL,
-    TAG_SPEC,
     Check,
     Context,
     Deployed,
@@ -32,11 +28,11 @@ from llama_hub.deploy.backend import (
     Observed,
     Proof,
     Resource,
-    Status,
     Step,
     Target,
 )
 from llama_hub.deploy.offer import Offer
+from llama_hub.deploy.status import unfinished
 from llama_hub.errors import LlamaHubError, NotFoundError
 
 if TYPE_CHECKING:
@@ -45,17 +41,6 @@ if TYPE_CHECKING:
     from llama_hub.hub.manifest import Manifest
 
 TAIL = 1000  # lines of the log that are asked for at least
-
-STATES: Mapping[str, Status] = {
-    "pending": "pending",
-    "initializing": "pending",
-    "updating": "updating",
-    "updateFailed": "failed",
-    "running": "ready",
-    "scaledToZero": "ready",
-    "paused": "stopped",
-    "failed": "failed",
-}
 
 
 class HuggingFaceBackend:
@@ -137,23 +122,10 @@ class HuggingFaceBackend:
         found = self.inventory.endpoint(name)
         if found is not None:
             return self._deployed(found)
-        weights = self.inventory.observe(name).find("repository")
-        if weights is None:
-            return self._deployed(self._found(name))
-        return self._begun(name, weights)
-
-    def _begun(self, name: str, weights: Resource) -> Deployed:
-        return Deployed(
-            name=name,
-            backend=self.name,
-            status="pending",
-            url=None,
-            manifest=weights.tags.get(TAG_MANIFEST),
-            model=weights.tags.get(TAG_MODEL),
-            created=None,
-            detail=f"only its weights are there: {weights.name} is {weights.state}",
-            tags=dict(weights.tags),
-        )
+        weights = self.inventory.observe(name).all("repository")
+        if weights:
+            return unfinished(self.name, name, weights)
+        return self._deployed(self._found(name))
 
     def list(self) -> Iterator[Deployed]:
         """Every endpoint with our tags."""
@@ -161,28 +133,7 @@ class HuggingFaceBackend:
             yield self._deployed(one)
 
     def _deployed(self, found: Resource) -> Deployed:
-        body, status = found.body, found.body["status"]
-        compute = body["compute"]
-        replicas = status.get("readyReplica")
-        count = replicas if replicas is not None else compute["scaling"]["minReplica"]
-        vendor = str((body.get("provider") or {}).get("vendor", ""))
-        price = machines.price(self._hardware, compute, vendor)
-        asleep = found.state == "scaledToZero"
-        return Deployed(
-            name=found.name,
-            backend=self.name,
-            status=STATES.get(found.state, "pending"),
-            url=status.get("url"),
-            manifest=found.tags.get(TAG_MANIFEST),
-            model=found.tags.get(TAG_MODEL),
-            created=status.get("createdAt"),
-            cost_per_hour=None if price is None else price * (0 if asleep else count),
-            generation=found.tags.get(TAG_SPEC),
-            detail=_detail(found),
-            tags=dict(found.tags),
-            instance=f"{compute['instanceType']}-{compute['instanceSize']}",
-            replicas=count,
-        )
+        return status.deployed(found, self._hardware)
 
     @cached_property
     def _hardware(self) -> Mapping[str, Any]:
@@ -209,14 +160,8 @@ class HuggingFaceBackend:
         return Endpoint(url, {"Authorization": f"Bearer {self.inventory.client.token}"})
 
     def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
-        """An OpenAI chat body; the stock image takes it as ``inputs`` and cannot stream."""
-        at = self.endpoint(name)
-        if not self._is_stock(name):
-            yield from client.post(at, client.CHAT, {**body, "stream": stream})
-            return
-        asked = {**body, "stream": False}
-        whole = b"".join(client.post(at, "/", {"inputs": asked}))
-        yield from _as_events(whole) if stream else [whole]
+        """Send an OpenAI-style body."""
+        return invoke.call(self.endpoint(name), self._is_stock(name), body, stream=stream)
 
     def _is_stock(self, name: str) -> bool:
         return "huggingface" in self._found(name).body["model"]["image"]
@@ -227,12 +172,7 @@ class HuggingFaceBackend:
         return [self._served(name, manifest), self._stored(model, manifest)]
 
     def _served(self, name: str, manifest: Manifest) -> Proof:
-        at = self.endpoint(name)
-        if self._is_stock(name):
-            said = json.loads(b"".join(client.post(at, "/", {"inputs": {"manifest": True}})))
-            served = str(said.get("manifest"))
-        else:
-            served = str(client.get(at, "/manifest").get("manifest"))
+        served = invoke.manifest(self.endpoint(name), self._is_stock(name))
         return Proof("manifest", served == manifest.digest, served)
 
     def _stored(self, model: Mapping[str, Any], manifest: Manifest) -> Proof:
@@ -261,21 +201,3 @@ class HuggingFaceBackend:
     def orphans(self) -> Iterator[Resource]:
         """Marked repositories that no endpoint uses."""
         return self.inventory.orphans()
-
-
-def _detail(found: Resource) -> str:
-    if found.state == "scaledToZero":
-        return "scaled to zero; the first request wakes it"
-    return str(found.body["status"].get("message") or "") if found.state in FAILED else ""
-
-
-def _as_events(answer: bytes) -> Iterator[bytes]:
-    """A whole completion as the one event of a stream."""
-    whole = json.loads(answer)
-    choices = [
-        {"index": 0, "delta": choice["message"], "finish_reason": choice["finish_reason"]}
-        for choice in whole["choices"]
-    ]
-    event = {**whole, "object": "chat.completion.chunk", "choices": choices}
-    yield b"data: " + json.dumps(event).encode() + b"\n\n"
-    yield b"data: [DONE]\n\n"

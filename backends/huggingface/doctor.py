@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llama_hub.backends.huggingface import machines
@@ -10,6 +10,7 @@ from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.errors import LOGIN
 from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.deploy.backend import Check
+from llama_hub.deploy.checks import line
 from llama_hub.errors import LlamaHubError
 
 TOKENS = "https://huggingface.co/settings/tokens"
@@ -19,22 +20,15 @@ NEEDED = ("inference.endpoints.write", "repo.write")
 
 def checks(inventory: Inventory, vendor: str = "aws") -> Iterator[Check]:
     """Login, namespace, scopes, gate of the base model, machines and quota, endpoints."""
-    login = _line("login", lambda: _login(inventory.client))
+    login = line("login", lambda: _login(inventory.client), LOGIN)
     yield login
     if not login.ok:
         return
-    yield _line("namespace", lambda: _namespace(inventory))
-    yield _line("token", lambda: _scopes(inventory))
-    yield _line("gate of Llama 2", lambda: _gate(inventory.client))
-    yield _line("machines", lambda: _machines(inventory, vendor))
-    yield _line("endpoints", lambda: _endpoints(inventory))
-
-
-def _line(name: str, look: Callable[[], Check]) -> Check:
-    try:
-        return look()
-    except LlamaHubError as error:
-        return Check(name, False, error.message, error.hint or LOGIN)
+    yield line("namespace", lambda: _namespace(inventory), LOGIN)
+    yield line("token", lambda: _scopes(inventory), LOGIN)
+    yield line("gate of Llama 2", lambda: _gate(inventory.client), LOGIN)
+    yield line("machines", lambda: _machines(inventory, vendor), LOGIN)
+    yield line("endpoints", lambda: _endpoints(inventory), LOGIN)
 
 
 def _login(client: Client) -> Check:

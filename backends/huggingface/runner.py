@@ -10,6 +10,7 @@ from llama_hub.backends.huggingface import bodies, handler
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.backends.huggingface.options import Options, read
+from llama_hub.backends.huggingface.status import FAILED, UP
 from llama_hub.backends.huggingface.storage import Upload, check_weights, read_marker, tree
 from llama_hub.deploy.backend import Context, Step, Target
 from llama_hub.deploy.client import get
@@ -17,8 +18,6 @@ from llama_hub.deploy.waiting import until_gone, wait_for
 from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError, UsageError
 
 POLL = 5.0  # seconds between two looks at an endpoint
-FAILED = ("failed", "updateFailed")
-UP = ("running", "scaledToZero")
 LAST_LINES = 20
 PASSWORD = "LLAMA_HUB_REGISTRY_PASSWORD"
 

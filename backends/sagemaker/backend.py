@@ -42,6 +42,7 @@ from llama_hub.deploy.backend import (
     Target,
 )
 from llama_hub.deploy.offer import Offer
+from llama_hub.deploy.status import unfinished
 from llama_hub.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -170,7 +171,9 @@ class SageMakerBackend:
         if found is not None:
             return self._deployed(found)
         pieces = self.inventory.observe(name).resources
-        return status.begun(pieces) if pieces else self._deployed(self._endpoint(name))
+        if pieces:
+            return unfinished(self.name, name, pieces)
+        return self._deployed(self._endpoint(name))
 
     def _deployed(self, endpoint: Resource) -> Deployed:
         components = self.inventory.components(endpoint.name)

@@ -6,7 +6,7 @@ after it, except where it makes them meaningless.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 
@@ -15,7 +15,8 @@ from llama_hub.backends.sagemaker.bodies import ROLE_PATH, ROOT, marker_prefix
 from llama_hub.backends.sagemaker.errors import LOGIN, quota_hint
 from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.deploy.backend import Check
-from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
+from llama_hub.deploy.checks import line
+from llama_hub.errors import AccessError, NotFoundError
 
 READS: Mapping[str, tuple[str, str, dict[str, object]]] = {
     "SageMaker endpoints": ("sagemaker", "list_endpoints", {"MaxResults": 1}),
@@ -40,27 +41,20 @@ def checks(inventory: Inventory) -> Iterator[Check]:
     yield Check("boto3", found, "installed" if found else "not installed", _extra(found))
     if not found:
         return
-    who = _line("identity", lambda: _identity(inventory))
+    who = line("identity", lambda: _identity(inventory))
     yield who
     if not who.ok:
         return
     for name in READS:
-        yield _line(f"may read {name}", partial(_read, inventory, name))
-    yield _line("bucket", lambda: _bucket(inventory))
-    yield _line("execution roles", lambda: _roles(inventory))
-    yield _line("quota", lambda: _quota(inventory))
-    yield _line("prices", lambda: _prices(inventory))
+        yield line(f"may read {name}", partial(_read, inventory, name))
+    yield line("bucket", lambda: _bucket(inventory))
+    yield line("execution roles", lambda: _roles(inventory))
+    yield line("quota", lambda: _quota(inventory))
+    yield line("prices", lambda: _prices(inventory))
 
 
 def _extra(found: bool) -> str:
     return "" if found else "pip install 'llama-hub[sagemaker]'"
-
-
-def _line(name: str, look: Callable[[], Check]) -> Check:
-    try:
-        return look()
-    except LlamaHubError as error:
-        return Check(name, False, error.message, error.hint)
 
 
 def _identity(inventory: Inventory) -> Check:

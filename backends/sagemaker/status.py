@@ -8,7 +8,6 @@ from typing import Any
 
 from llama_hub.backends.sagemaker.planning import desired_count, types_of
 from llama_hub.deploy.backend import (
-    TAG_DEPLOYMENT,
     TAG_MANIFEST,
     TAG_MODEL,
     TAG_SPEC,
@@ -56,22 +55,6 @@ def deployed(
         tags=endpoint.tags,
         instance=instance,
         replicas=desired_count(endpoint),
-    )
-
-
-def begun(pieces: Sequence[Resource]) -> Deployed:
-    """A deployment of which there are pieces only."""
-    tags = pieces[0].tags
-    return Deployed(
-        name=tags[TAG_DEPLOYMENT],
-        backend="sagemaker",
-        status="pending",
-        url=None,
-        manifest=tags.get(TAG_MANIFEST),
-        model=tags.get(TAG_MODEL),
-        created=None,
-        detail=f"no endpoint yet; there are {', '.join(one.id for one in pieces)}",
-        tags=tags,
     )
 
 
