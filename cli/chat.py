@@ -102,39 +102,46 @@ def bearer(key: str | None) -> dict[str, str]:
 def _here_or_deployed(
     out: Output, target: str, options: EngineOptions, catalog: Path | None, key: str | None
 ) -> Speaker:
-    """A model of this machine, else a deployment of that name."""
+    """A model of the store, else a deployment of that name, else a folder that it leads to."""
     from llama_hub.hub.catalog import load
+    from llama_hub.hub.model_id import is_path
     from llama_hub.hub.store import Store
     from llama_hub.inference.service import served_model
 
     known = load(catalog)
-    try:
-        Store().find(target)
-    except NotFoundError as missing:
-        if target in known or "/" in target:
-            raise
-        return _deployed(target, key, missing)
+    if not is_path(target) and target not in known and Store().named(target) is None:
+        deployed = _deployed(target, key)
+        if deployed is not None:
+            return deployed
     with out.progress() as progress:
         what = served_model.stored(target, known, progress=progress)
     out.status(f"loading {what.served.name} …")
     return LocalSpeaker(what, make_engine("torch", what.folder, options))
 
 
-def _deployed(name: str, key: str | None, missing: NotFoundError) -> Speaker:
+def _deployed(name: str, key: str | None) -> Speaker | None:
     from llama_hub.backends.lookup import find
     from llama_hub.deploy.backend import Invoker
 
     try:
         backend = find(name).backend
     except NotFoundError:
+        if _is_folder(name):
+            return None
         raise NotFoundError(
             f"{name} is neither a model of this machine nor a deployment",
             hint="llama-hub list, llama-hub ps, or llama-hub models for what can be downloaded",
-        ) from missing
+        ) from None
     if isinstance(backend, Invoker):
         return InvokedSpeaker(name, backend, backend.status(name).model or name)
     endpoint = backend.endpoint(name)
     return RemoteSpeaker(endpoint.url, {**endpoint.headers, **bearer(key)})
+
+
+def _is_folder(name: str) -> bool:
+    from llama_hub.hub.store import path_of
+
+    return path_of(name).is_dir()
 
 
 def _once(out: Output, conversation: Conversation, question: str) -> None:

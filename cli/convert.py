@@ -160,8 +160,7 @@ def _folder(source: str) -> Path:
     """A folder as it is, with or without manifest; anything else must be in the store."""
     from llama_hub.hub.store import Store
 
-    path = Path(source).expanduser()
-    return path if path.is_dir() else Store().find(source).path
+    return Store().source(source)
 
 
 def _into_store(source: str, options: dict[str, Any]) -> Conversion:

@@ -56,8 +56,9 @@ def _begins(history: History) -> Iterator[Mapping[str, Any]]:
     """The runs that say what is or may be there."""
     if history.good:
         yield history.good[-1]
-    if history.open is not None and history.open.kind != "delete":
-        yield history.open.begin
+    last = history.runs[-1] if history.runs else None
+    if last is not None and last.result in (None, "kept") and last.kind != "delete":
+        yield last.begin
 
 
 def _use(journal: Journal, begin: Mapping[str, Any]) -> Use:

@@ -101,7 +101,7 @@ class Store:
         ``variant`` the first of meta, hf, gguf that is there. ``UsageError`` for what can be
         neither.
         """
-        found = None if is_path(name) else self._named(name, variant)
+        found = None if is_path(name) else self.named(name, variant)
         return found or self._at(path_of(name)) or _nothing(name, variant)
 
     def complete(self, model: str, variant: str) -> StoredModel | None:
@@ -110,9 +110,10 @@ class Store:
         if not folder.exists() and self._set_aside(model, variant).exists():
             with self.lock(model, variant):  # which puts it back
                 pass
-        if not (folder / MANIFEST_NAME).is_file():
+        try:
+            manifest = read(folder)
+        except NotFoundError:
             return None
-        manifest = read(folder)
         if manifest.format != variant.partition("-")[0]:
             raise IntegrityError(
                 f"{folder} holds a model in the format {manifest.format}",
@@ -120,7 +121,7 @@ class Store:
             )
         return StoredModel(folder, manifest, model_id(model))
 
-    def _named(self, name: str, variant: str | None) -> StoredModel | None:
+    def named(self, name: str, variant: str | None = None) -> StoredModel | None:
         """What the store has under that id; ``None`` for any other text."""
         try:
             model = ModelId(name)
@@ -131,6 +132,12 @@ class Store:
             if found is not None:
                 return found
         return None
+
+    def source(self, name: str) -> Path:
+        """The folder to convert: as ``find``, or one without manifest that ``name`` leads to."""
+        stored = None if is_path(name) else self.named(name)
+        folder = path_of(name)
+        return folder if stored is None and folder.is_dir() else self.find(name).path
 
     def _at(self, path: Path) -> StoredModel | None:
         """The folder at ``path``; one of the store's own has its name there."""

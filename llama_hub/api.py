@@ -122,9 +122,9 @@ def convert(
     if destination is None:
         stored = store.find(str(source))
         return conversion.into_store(store, stored, to=to, progress=progress, **options)
-    folder = Path(source).expanduser()
-    path = folder if folder.is_dir() else store.find(str(source)).path
-    return conversion.convert(path, destination, to=to, progress=progress, **options)
+    return conversion.convert(
+        store.source(str(source)), destination, to=to, progress=progress, **options
+    )
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ downloaded or quantised again gets new files in the store, and one that is remov
 there; neither changes these. A replica that is started again, and a revision that is rolled back
 to, therefore serve exactly what was deployed. The folder goes when no revision needs it.
 
-What a hard link does not stop: somebody who writes *into* a file of the store. ``llama-hub verify``
-finds that, and llama-hub itself never does it.
+What a hard link does not stop is somebody who writes *into* a file of the store, which llama-hub
+itself never does. The files are verified when they are taken, and a service that starts looks
+whether they were written since (``hub.unchanged``): it ends rather than serve other bytes.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llama_hub.deploy.backend import Artifact
-from llama_hub.errors import DiskFullError, IntegrityError
-from llama_hub.files import delete, fsync_folder, private_folder, write_atomic
+from llama_hub.errors import DiskFullError, IntegrityError, NotFoundError
+from llama_hub.files import PRIVATE, delete, fsync_folder, private_folder, write_atomic
 from llama_hub.hub.importing import FICLONE
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, read
-from llama_hub.hub.store import Store
-from llama_hub.hub.verify import verify
+from llama_hub.hub.unchanged import NAME as NOTE
+from llama_hub.hub.unchanged import check, verify_and_note
 from llama_hub.progress import NO_PROGRESS, Progress
 
 
@@ -38,25 +39,38 @@ def place(service: Path, digest: str) -> Path:
 
 
 def hold(artifact: Artifact, folder: Path, progress: Progress = NO_PROGRESS) -> None:
-    """Make ``folder`` hold what ``artifact`` is; nothing is done if it does already.
+    """Make ``folder`` hold what ``artifact`` is, verified; nothing is done if it does already.
 
-    A folder from outside the store is verified. ``IntegrityError`` if the files are not the
-    manifest's, or were replaced meanwhile.
+    ``IntegrityError`` if the files are not the manifest's, or were replaced meanwhile.
     """
-    if (folder / MANIFEST_NAME).is_file() and read(folder).digest == artifact.manifest.digest:
+    if _holds(folder, artifact, progress):
         return
     aside = folder.with_name(f".{folder.name}.partial")
     for left in (aside, folder):
         delete(left)
     private_folder(aside, folder.parent)
-    with _opened(artifact.folder) as source:
-        for entry in artifact.manifest.files:
-            _take(source, entry, aside, aside / entry.path)
-    write_atomic(aside / MANIFEST_NAME, artifact.manifest.to_text().encode(), mode=0o600)
-    if not Store().owns(artifact.folder):
-        _verify(artifact, aside, progress)
+    try:
+        with _opened(artifact.folder) as source:
+            for entry in artifact.manifest.files:
+                _take(source, entry, aside, aside / entry.path)
+        write_atomic(aside / MANIFEST_NAME, artifact.manifest.to_text().encode(), mode=PRIVATE)
+        verify_and_note(aside, artifact.manifest, progress)
+    except BaseException:
+        delete(aside)
+        raise
     aside.rename(folder)
     fsync_folder(folder.parent)
+
+
+def _holds(folder: Path, artifact: Artifact, progress: Progress) -> bool:
+    """Whether it is all there, and nobody wrote into it since."""
+    try:
+        if read(folder).digest != artifact.manifest.digest or not (folder / NOTE).is_file():
+            return False
+        check(folder, artifact.manifest, progress)
+    except (IntegrityError, NotFoundError):
+        return False
+    return True
 
 
 def release(service: Path, needed: Collection[str]) -> None:
@@ -140,17 +154,6 @@ def _copy(descriptor: int, entry: FileEntry, target: Path) -> None:
             f"needs {entry.size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {target.parent}",
             hint="LLAMA_HUB_HOME=… on the model's file system shares the files instead",
         ) from error
-
-
-def _verify(artifact: Artifact, held: Path, progress: Progress) -> None:
-    wrong = verify(held, progress=progress).damaged
-    if wrong:
-        delete(held)
-        raise IntegrityError(
-            f"{artifact.folder} is not what its manifest says: {wrong[0].path} is "
-            f"{wrong[0].status}; nothing was deployed",
-            hint=f"llama-hub verify {artifact.folder}",
-        )
 
 
 def _changed(entry: FileEntry, why: str) -> IntegrityError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -150,6 +151,9 @@ def exclusive(partial: Path, *, own: bool = False) -> Iterator[None]:
             partial.rmdir()
 
 
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+
+
 def _locked_folder(partial: Path) -> int:
     """An open descriptor of the folder, which holds its lock."""
     while True:
@@ -158,10 +162,13 @@ def _locked_folder(partial: Path) -> int:
             descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:  # another process has just given it its final name
             continue
-        except (FileExistsError, NotADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in _NO_FOLDER:
+                raise
             raise UsageError(
-                f"{partial}, where the output is put together, is not a folder",
-                hint="remove it, or give another destination",
+                f"{partial}, where the output is put together, cannot be a folder: "
+                f"{error.strerror}",
+                hint="give another destination, or rename what is there",
             ) from error
         if _lock(descriptor, partial):
             return descriptor

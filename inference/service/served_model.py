@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError, LicenseError
+from llama_hub.hub import unchanged
 from llama_hub.hub.catalog import Catalog
 from llama_hub.hub.manifest import Manifest, read
 from llama_hub.hub.store import Store
@@ -61,6 +62,7 @@ def mounted(folder: Path, catalog: Catalog) -> Servable:
 
 def _servable(folder: Path, manifest: Manifest, catalog: Catalog) -> Servable:
     check_sizes(folder, manifest)
+    unchanged.check(folder, manifest)
     license = terms.load(manifest.license)
     served = ServedModel(
         name=manifest.model,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llama_hub.backends.huggingface.storage import FileInfo, _holds, git_digest
+from llama_hub.backends.memory import backend as memory
 from llama_hub.deploy import artifact
 from llama_hub.deploy.backend import Deployed
 from llama_hub.errors import (
@@ -24,7 +27,7 @@ from llama_hub.hub.store import Store, StoredModel
 from tests.support import foreign
 from tests.support.command import run
 from tests.support.demo_model import CHAT, demo_folder
-from tests.support.deployments import make_folder, spec
+from tests.support.deployments import echo, make_folder, spec
 
 
 @pytest.fixture(scope="module")
@@ -321,3 +324,48 @@ def test_a_deployment_remembers_a_path_that_means_the_same_everywhere(
     status = run("status", "x", "--json").json
     assert status["drift"] == []
     assert status["model"] == "llama-demo"
+
+
+def test_a_folder_named_like_a_deployment_does_not_answer_for_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def answer(folder: Path, body: Any, stream: bool) -> Iterator[bytes]:
+        asked.append(folder)
+        choice = {"index": 0, "delta": {"content": "genuine"}, "finish_reason": "stop"}
+        yield f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n".encode()
+
+    monkeypatch.setattr(memory, "_core", lambda: answer)
+    genuine = make_folder(home / "models" / "llama-demo" / "hf")
+    deploy("llama-demo")
+    make_folder(tmp_path / "work" / "x", "evil")
+    monkeypatch.chdir(tmp_path / "work")
+    assert run("chat", "x", "--once", "Who are you?", "--json").json["reply"] == "genuine"
+    assert asked == [genuine]
+
+
+def test_the_memory_platform_does_not_answer_from_another_model(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_core", lambda: echo)
+    folder = make_folder(home / "models" / "llama-demo" / "hf")
+    deploy("llama-demo")
+    assert run("invoke", "x", "hello").stdout.strip() == "hello"
+    make_folder(folder, "other bytes")
+    refused = run("invoke", "x", "hello", "--json")
+    assert refused.code == 8
+    assert "was replaced by another" in refused.json["error"]["message"]
+
+
+def test_a_failed_deployment_that_was_kept_keeps_its_model(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(home / "models" / "llama-demo" / "hf")
+    monkeypatch.setenv("LLAMA_HUB_MEMORY_FAIL", "revision/*")
+    words = ["deploy", "memory", "llama-demo", "--name", "x", "--context", "256", "--yes"]
+    assert run(*words, "--on-failure", "keep", "--json").code == 8
+    monkeypatch.delenv("LLAMA_HUB_MEMORY_FAIL")
+    assert run("remove", "llama-demo", "--yes", "--json").code == 2
+    assert run("delete", "x", "--json").code == 0
+    assert run("remove", "llama-demo", "--yes", "--json").code == 0

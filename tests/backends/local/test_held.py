@@ -21,7 +21,10 @@ from llama_hub.backends.local.processes import identity
 from llama_hub.backends.local.state import Folder
 from llama_hub.deploy.backend import Artifact
 from llama_hub.errors import DiskFullError, IntegrityError
+from llama_hub.hub import unchanged
+from llama_hub.hub.catalog import load
 from llama_hub.hub.manifest import read
+from llama_hub.inference.service import source
 from tests.support import foreign
 from tests.support.command import run
 from tests.support.deployments import artifact, make_folder
@@ -204,6 +207,51 @@ def test_a_folder_that_is_replaced_while_it_is_taken_gives_no_mixture(
     with pytest.raises(IntegrityError):
         held.hold(wanted, tmp_path / "held" / "x")
     monkeypatch.undo()
+
+
+def write_into(path: Path, content: str) -> None:
+    """Other bytes in the same file, which a hard link shares."""
+    with path.open("r+") as file:
+        file.write(content)
+
+
+def test_bytes_that_were_written_into_are_not_served_and_are_taken_anew(
+    store: Path, tmp_path: Path
+) -> None:
+    target = take(store, tmp_path / "held" / "x")
+    manifest = read(store)
+    unchanged.check(target, manifest)
+    write_into(target / "model.safetensors", "FIRST")
+    with pytest.raises(IntegrityError, match="not what its manifest says"):
+        unchanged.check(target, manifest)
+    with pytest.raises(IntegrityError, match="not what its manifest says"):
+        source.mounted(target, load())
+    shutil.rmtree(store)
+    make_folder(store, "first")
+    take(store, target)
+    unchanged.check(target, manifest)
+    assert (target / "model.safetensors").read_text() == "first"
+
+
+def test_a_damaged_model_is_not_deployed(store: Path) -> None:
+    write_into(store / "model.safetensors", "FIRST")
+    refused = deploy()
+    assert refused.code == 5
+    assert "not what its manifest says" in refused.json["error"]["message"]
+
+
+@pytest.mark.parametrize("note", ["garbage", "{}", "[]", None])
+def test_a_note_that_says_nothing_means_that_all_is_read(
+    note: str | None, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = take(store, tmp_path / "held" / "x")
+    path = target / unchanged.NAME
+    path.unlink()
+    if note is not None:
+        path.write_text(note)
+        unchanged.check(target, read(store))
+        monkeypatch.setattr(unchanged, "verify", None)  # nothing is read a second time
+    unchanged.check(target, read(store))
 
 
 def test_what_a_killed_run_left_is_made_anew(store: Path, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from llama_hub.errors import IntegrityError, UsageError
+from llama_hub.errors import IntegrityError, NotFoundError, UsageError
 from llama_hub.hub.conversion.convert import convert
 from llama_hub.hub.conversion.run import exclusive
 from llama_hub.hub.manifest import read
+from llama_hub.hub.store import Store
 from llama_hub.hub.verify import verify
 from tests.support import foreign
 from tests.support.command import run
@@ -58,7 +59,7 @@ def test_the_place_where_the_output_is_put_together_may_be_anothers(
     assert foreign.tree(theirs) == before
     shutil.rmtree(theirs)
     theirs.write_text("a file")
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="cannot be a folder"):
         make(source, tmp_path / "out")
     assert theirs.read_text() == "a file"
 
@@ -113,6 +114,28 @@ def test_the_stores_own_folders_are_no_destination(source: Path, home: Path) -> 
         with pytest.raises(UsageError, match="lies in the store"):
             make(source, home / place)
     assert not home.exists()
+
+
+def test_names_that_no_folder_can_have(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / ("x" * 250), tmp_path / "file" / "new", Path("a\0b")):
+        with pytest.raises(UsageError):
+            make(source, path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == ["file"]
+
+
+def test_a_word_means_the_stores_model_also_as_a_source(
+    source: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = demo_folder(home).path.parent
+    shutil.copytree(source, tmp_path / "work" / CHAT)
+    (tmp_path / "work" / "bare").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert Store().source(CHAT) == genuine / "meta"
+    assert Store().source(f"./{CHAT}") == Path(CHAT)
+    assert Store().source("bare") == Path("bare")
+    with pytest.raises(NotFoundError):
+        Store().source("nothing")
 
 
 def test_two_at_once_and_one_gets_it(source: Path, tmp_path: Path) -> None:
