@@ -24,7 +24,7 @@ from llama_hub.errors import DiskFullError, IntegrityError
 from llama_hub.hub import unchanged
 from llama_hub.hub.catalog import load
 from llama_hub.hub.manifest import read
-from llama_hub.inference.service import source
+from llama_hub.inference.service import served_model
 from tests.support import foreign
 from tests.support.command import run
 from tests.support.deployments import artifact, make_folder
@@ -225,7 +225,7 @@ def test_bytes_that_were_written_into_are_not_served_and_are_taken_anew(
     with pytest.raises(IntegrityError, match="not what its manifest says"):
         unchanged.check(target, manifest)
     with pytest.raises(IntegrityError, match="not what its manifest says"):
-        source.mounted(target, load())
+        served_model.mounted(target, load())
     shutil.rmtree(store)
     make_folder(store, "first")
     take(store, target)
