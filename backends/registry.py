@@ -119,6 +119,8 @@ def every(only: str | None = None) -> Iterator[tuple[str, Backend | Exception]]:
     from llama_hub.deploy import config
 
     known = names()
+    if only and only not in known:
+        raise _unknown(only)
     config.require_known("backends", config.read().backends, known)
     for name in [only] if only else known:
         try:

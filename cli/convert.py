@@ -179,7 +179,7 @@ def _into_store(source: str, options: dict[str, Any]) -> Conversion:
 
 def parse_size(text: str) -> int:
     """``5GB``, ``500M`` or ``2GiB`` in bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMG]I?)?B?", text.strip().upper())
     if match is None:
         raise UsageError(f"{text!r} is no size", hint="write it as 5GB, 500MB or 2GiB")
     return int(float(match[1]) * _UNITS[match[2] or ""])

@@ -49,7 +49,7 @@ def doctor(
 
 
 def _machine() -> list[Check]:
-    return [_python(), _home(), _disk(), _ledger(), _gpu(), *_extras()]
+    return [_python(), _home(), _disk(), _ledger(), _settings(), _gpu(), *_extras()]
 
 
 def _python() -> Check:
@@ -89,6 +89,20 @@ def _disk() -> Check:
     if free < LITTLE_DISK:
         return Check("disk", True, f"{detail}; a 7B model takes 13 GiB, twice while converting")
     return Check("disk", True, detail)
+
+
+def _settings() -> Check:
+    from llama_hub.deploy import config
+    from llama_hub.deploy.backend import Check
+    from llama_hub.errors import LlamaHubError
+
+    try:
+        stated = config.read()
+    except LlamaHubError as error:
+        return Check("settings", False, error.message, error.hint)
+    tables = ["deploy"] if stated.deploy else []
+    tables += [f"backends.{name}" for name in stated.backends]
+    return Check("settings", True, f"config.toml: {', '.join(tables) or 'nothing set'}")
 
 
 def _ledger() -> Check:

@@ -109,7 +109,17 @@ def _operating_system(error: Exception) -> LlamaHubError | None:
     return reason.error(f"{reason.message}: {error.strerror}{where}", hint=reason.hint)
 
 
+def _encoding(error: Exception) -> LlamaHubError | None:
+    """Bytes of an argument that are no text reach us as surrogates, which nothing can encode."""
+    if not isinstance(error, UnicodeEncodeError) or error.reason != "surrogates not allowed":
+        return None
+    shown = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+    return UsageError(f"{shown} is not text in UTF-8", hint="check the arguments and the locale")
+
+
 def _network(error: Exception) -> LlamaHubError | None:
+    if type(error).__name__ in ("InvalidURL", "UnsupportedProtocol"):  # httpx's
+        return UsageError(f"that address cannot be used: {error}", hint="https://HOST[:PORT]")
     module = type(error).__module__.split(".")[0]
     known = {"httpx", "httpcore", "httpx2", "httpcore2", "socket"}  # socket: no such host
     if module in known or isinstance(error, ConnectionError | TimeoutError):
@@ -122,6 +132,7 @@ def _network(error: Exception) -> LlamaHubError | None:
 
 _TABLE: tuple[Callable[[Exception], LlamaHubError | None], ...] = (
     _missing_module,
+    _encoding,
     _network,
     _operating_system,
 )

@@ -174,6 +174,8 @@ _ParserError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line ``arguments`` and return the exit code; never raises."""
     output(as_json="--json" in arguments)
+    if any("\0" in argument for argument in arguments):  # no shell can pass one; a program can
+        return failures.report(failures.usage("an argument contains a NUL character"))
     try:
         code = _run(list(arguments))
         sys.stdout.flush()

@@ -58,11 +58,11 @@ def _piped(path: Path) -> bytes:
     data = b""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0) as pipe:
         while len(data) <= SECRET.max_bytes:
-            ready = select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]
-            if not ready:
-                raise SECRET.invalid(path, f"nothing came through it for {PIPE_SECONDS} seconds")
             piece = pipe.read(4096)
-            if not piece:
+            if piece == b"":  # nobody writes any more
                 break
-            data += piece
+            data += piece or b""
+            left = max(0.0, end - time.monotonic())
+            if piece is None and not select.select([pipe], [], [], left)[0]:
+                raise SECRET.invalid(path, f"nothing came through it for {PIPE_SECONDS} seconds")
     return data

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_hub.errors import IntegrityError
+from llama_hub.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -62,8 +62,24 @@ def private_folder(path: Path, top: Path | None = None) -> None:
             folder.chmod(PRIVATE_FOLDER)
 
 
+def _require_replaceable(path: Path) -> None:
+    """Root's rename would put a file in the place of ``/dev/null`` or ``/dev/stdout``."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    top, below = (*path.absolute().parts[1:3], "", "")[:2]
+    system = top in ("proc", "sys") or (top == "dev" and below != "shm")
+    if system or stat.S_ISDIR(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise UsageError(f"{path} is a folder or a device", hint="name a file")
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Give ``path`` the content ``data``, whole or not at all; ``mode`` is before the umask."""
+    """Give ``path`` the content ``data``, whole or not at all; ``mode`` is before the umask.
+
+    ``UsageError`` for a folder or a device.
+    """
+    _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import run
 from tests.support.fuzz.driver import endings, problem
 from tests.support.fuzz.kinds import KINDS
 
@@ -40,3 +41,29 @@ def test_thousands(kind: str, tmp_path: Path) -> None:
 
 def test_there_are_enough_of_them() -> None:
     assert MANY * len(KINDS) >= 20_000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("models", "--catalog", "\0"),
+        ("convert", "llama-demo", "out", "--to", "gguf", "--max-shard-size", "9" * 400),
+        ("license", "export", "--output", "/"),
+        ("license", "export", "--output", "\0"),
+        ("deploy", "-f", "\0", "--plan"),
+        ("models", "show", "\udcff"),
+        ("license", "show", "\udcff" * 5000),
+        ("verify", "\udcff"),
+        ("deploy", "memory", "\udcff", "--plan"),
+        ("chat", "http://[::1", "--once", "hi"),
+        ("invoke", "../../x", "hi"),
+        ("status", "a" * 5000),
+        ("ps", "--backend", "\x1b[2J"),
+        ("download", "llama-2-7b", "--source", "mirror", "--url", "\udcff"),
+    ],
+    ids=lambda words: ascii(words)[:60],
+)
+def test_arguments_of_any_content_are_wrong_usage(words: tuple[str, ...]) -> None:
+    done = run(*words, "--json")
+    assert done.code in (2, 6)
+    assert done.json["error"]["message"]

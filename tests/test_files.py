@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llama_hub.child_environment import child_environment, is_allowed
+from llama_hub.errors import UsageError
 from llama_hub.files import PRIVATE, locked, private_folder, write_atomic
 
 NEEDED = """
@@ -73,3 +74,13 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.parametrize("name", ["folder", "link", "/", "/dev/null", "/dev/stdout", "/dev/fd/1"])
+def test_no_folder_and_no_device_is_ever_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("/dev/null")
+    with pytest.raises(UsageError, match="is a folder or a device"):
+        write_atomic(tmp_path / name, b"x")
+    assert Path("/dev/null").is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]

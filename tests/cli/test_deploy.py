@@ -287,6 +287,10 @@ def test_doctor_looks_at_the_machine_and_a_backend(home: Path) -> None:
     names = [one["name"] for one in found]
     assert names[:4] == ["python", "home", "disk", "ledger"]
     assert names[-1] == "memory: memory"
+    (home / "config.toml").write_text("[depoly]")
+    (wrong,) = [one for one in run("doctor", "--json").json["checks"] if not one["ok"]]
+    assert (wrong["name"], "did you mean 'deploy'" in wrong["detail"]) == ("settings", True)
+    (home / "config.toml").unlink()
     (home / "licenses").mkdir(exist_ok=True)
     (home / "licenses" / "ledger.jsonl").write_text("garbage\n")
     broken = run("doctor", "--json")
