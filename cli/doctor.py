@@ -118,12 +118,23 @@ def _ledger() -> Check:
 
 
 def _gpu() -> Check:
-    from llama_hub.backends.local.host import gpus
+    """The devices; a card that torch cannot use is a fault: everything would run on the CPU."""
+    from llama_hub.backends.local.gpus import gpus
     from llama_hub.deploy.backend import Check
     from llama_hub.deploy.sizing import gib
 
-    found = [f"{name} ({gib(memory)})" for _, name, memory in gpus()]
-    return Check("gpu", True, ", ".join(found) or "none; models run on the CPU")
+    cards = gpus()
+    found = [f"{one.name} ({gib(one.memory_bytes)}, {one.used:.0%} in use)" for one in cards]
+    if not cards or not _importable("torch"):
+        return Check("gpu", True, ", ".join(found) or "none; models run on the CPU")
+    from llama_hub.inference.devices import driver_version, operations, why_no_cuda
+
+    ways = operations()
+    if not ways:
+        hint = "install a torch build for this driver, or a newer driver"
+        return Check("gpu", False, f"{', '.join(found)}; torch sees none: {why_no_cuda()}", hint)
+    about = f"driver {driver_version()}, steps by {' or '.join(ways)}"
+    return Check("gpu", True, f"{', '.join(found)}; {about}")
 
 
 def _extras() -> list[Check]:

@@ -98,19 +98,33 @@ def _proofs(backend: Backend, name: str, manifest: Manifest | None) -> Sequence[
         except LlamaHubError as error:
             found.append(Proof("platform", False, error.message))
     if not isinstance(backend, Invoker) and not any(one.what == "manifest" for one in found):
-        found.append(_asked(backend, name))
+        found += _asked(backend, name)
     return found
 
 
-def _asked(backend: Backend, name: str) -> Proof:
-    """The service's own word, at ``/manifest``."""
+def _asked(backend: Backend, name: str) -> Sequence[Proof]:
+    """The service's own word, at ``/manifest``: what it serves, and how it computes."""
     import httpx
 
     try:
-        stated = client.get(backend.endpoint(name), "/manifest")["manifest"]
+        answer = client.get(backend.endpoint(name), "/manifest")
+        stated = answer["manifest"]
     except (LlamaHubError, httpx.HTTPError, KeyError, TypeError, ValueError) as error:
-        return Proof("service", False, f"/manifest: {getattr(error, 'message', error)}")
-    return Proof("manifest", stated is not None, str(stated))
+        return [Proof("service", False, f"/manifest: {getattr(error, 'message', error)}")]
+    proofs = [Proof("manifest", stated is not None, str(stated))]
+    engine = answer.get("engine")
+    return [*proofs, Proof("engine", True, _described(engine))] if engine else proofs
+
+
+def _described(engine: Any) -> str:
+    """Device, type, and how each kind of step is computed: a slow way is no secret."""
+    try:
+        about = f"{engine['engine']} on {engine['device']}, "
+        about += str(engine["quantization"] or engine["dtype"])
+        modes = dict(engine.get("step_modes") or {})
+    except (KeyError, TypeError, ValueError):
+        return "what the service says of its engine cannot be read"
+    return "; ".join([about, *(f"{step}: {mode}" for step, mode in modes.items())])
 
 
 def _license(deployed: Deployed) -> Proof:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -54,6 +55,13 @@ def _cuda_available() -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.cuda.is_available()
+
+
+def operations() -> list[str]:
+    """How steps could be computed on the CUDA device, the best first; empty without one."""
+    if not _cuda_available():
+        return []
+    return ["triton", "torch"] if find_spec("triton") is not None else ["torch"]
 
 
 def why_no_cuda() -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 from llama_hub.backends.local import plan as planning
 from llama_hub.backends.local import view
-from llama_hub.backends.local.host import gpus, host_memory
+from llama_hub.backends.local.gpus import Claim, claims, gpus
+from llama_hub.backends.local.host import host_memory
 from llama_hub.backends.local.logs import follow as follow_lines
 from llama_hub.backends.local.logs import last_lines
 from llama_hub.backends.local.options import LocalOptions
@@ -68,7 +69,7 @@ class LocalBackend:
         missing = [one for one in ("torch", "uvicorn", "sentencepiece") if find_spec(one) is None]
         return [
             Check("memory", True, f"{gib(host_memory())} of host memory"),
-            Check("accelerators", True, ", ".join(name for _, name, _ in devices) or "none"),
+            Check("accelerators", True, ", ".join(one.name for one in devices) or "none"),
             Check(
                 "service",
                 not missing,
@@ -82,17 +83,19 @@ class LocalBackend:
         devices = gpus()
         if not devices or spec.instance == "cpu":
             return [Offer("cpu", "here", 0, host_memory(), None)]
+        # CUDA computes on one MIG instance at a time.
+        most = 1 if any(one.uuid.startswith("MIG-") for one in devices) else len(devices)
         return [
             Offer(
                 instance=f"gpu-{count}",
                 region="here",
                 accelerators=count,
-                memory_bytes=min(memory for _, _, memory in devices[:count]),
+                memory_bytes=min(one.memory_bytes for one in devices),
                 price_per_hour=None,
-                note=devices[0][1],
-                bfloat16=all(has_bfloat16(name) for _, name, _ in devices[:count]),
+                note=devices[0].name,
+                bfloat16=all(has_bfloat16(one.name) for one in devices),
             )
-            for count in range(1, len(devices) + 1)
+            for count in range(1, most + 1)
         ]
 
     def observe(self, name: str) -> Observed:
@@ -107,9 +110,19 @@ class LocalBackend:
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """Address, new revision, traffic, stop the old one, drop older ones."""
-        return planning.plan(
-            target, observed, self._command, self._steps.folder(target.spec.name).path
-        )
+        folder = self._steps.folder(target.spec.name).path
+        if target.offer.accelerators == 0:
+            return planning.plan(target, observed, self._command, folder)
+        return planning.plan(target, observed, self._command, folder, gpus(), self._claims())
+
+    def _claims(self) -> Sequence[Claim]:
+        """What the running revisions of all deployments hold of this machine's devices."""
+        found: list[Claim] = []
+        for path in sorted(self._root.glob("*/service")):
+            desired = Folder(path).read_desired()
+            if desired is not None and not desired.deleted:
+                found += claims(path.parent.name, desired.revisions.values())
+        return found
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Revisions first, then the address."""

@@ -14,7 +14,9 @@ class LocalOptions(BaseModel):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens it to others.")
     port: int = Field(0, ge=0, le=65535, description="Port; 0 takes a free one and keeps it.")
-    gpus: list[int] | None = Field(None, description="Devices to use; none: the first that fit.")
+    gpus: list[int | str] | None = Field(
+        None, description="Devices to use, by number or UUID; none: those with most room."
+    )
     engine: Literal["torch", "vllm"] = Field("torch", description="Inference engine.")
     dtype: str = Field("auto", description="Type of the weights; auto is the folder's.")
     api_key: bool | None = Field(

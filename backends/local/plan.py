@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.backends.local import held
+from llama_hub.backends.local.gpus import Assignment, Claim, Gpu
 from llama_hub.backends.local.options import LocalOptions
 from llama_hub.backends.local.view import DAMAGED
 from llama_hub.deploy.backend import Observed, Resource, Step, Target
@@ -17,11 +18,17 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def plan(
-    target: Target, observed: Observed, command: Sequence[str], service_folder: Path
+    target: Target,
+    observed: Observed,
+    command: Sequence[str],
+    service_folder: Path,
+    devices: Sequence[Gpu] = (),
+    taken: Sequence[Claim] = (),
 ) -> Sequence[Step]:
     """Address, revision, traffic, and what is no longer needed.
 
-    ``service_folder``: of this deployment; what it serves is held there.
+    ``service_folder``: of this deployment; what it serves is held there. ``devices``: the
+    accelerators of this machine; ``taken``: what running revisions hold of them.
     """
     options = LocalOptions(**target.spec.options)
     _refuse(target)
@@ -32,9 +39,10 @@ def plan(
     previous = active
     if service and active == generation:
         previous = str(service.body.get("previous", ""))
+    dealt = _devices(target, options, observed, devices, taken)
     steps = [
         _service(target, options, service),
-        _revision(target, observed, _body(target, options, command, model)),
+        _revision(target, observed, _body(target, options, command, model, dealt)),
         _traffic(target, active, previous),
     ]
     return [*steps, *_retire(name, observed, generation, previous)]
@@ -117,13 +125,17 @@ def _revision(target: Target, observed: Observed, body: dict[str, Any]) -> Step:
 
 
 def _body(
-    target: Target, options: LocalOptions, command: Sequence[str], model: Path
+    target: Target,
+    options: LocalOptions,
+    command: Sequence[str],
+    model: Path,
+    devices: dict[str, dict[str, str]],
 ) -> dict[str, Any]:
     spec = target.spec
     return {
         "argv": _argv(target, options, [*command, str(model)]),
         "environment": dict(spec.environment),
-        "devices": _devices(target, options),
+        "devices": devices,
         "folder": str(model),
         "instance": target.offer.instance,
         "replicas": spec.replicas_min,
@@ -151,23 +163,21 @@ def _dtype(target: Target, options: LocalOptions) -> str:
     return options.dtype if options.dtype != "auto" else dtype(target) or "auto"
 
 
-def _devices(target: Target, options: LocalOptions) -> dict[str, dict[str, str]]:
-    """Which accelerators each replica sees, by its number."""
-    each = target.offer.accelerators
+def _devices(
+    target: Target,
+    options: LocalOptions,
+    observed: Observed,
+    devices: Sequence[Gpu],
+    taken: Sequence[Claim],
+) -> dict[str, dict[str, str]]:
+    """Which accelerators each replica sees, by its number, and which share of them it takes."""
+    spec, each = target.spec, target.offer.accelerators
     if each == 0:
         return {}
-    known = options.gpus or list(range(each * target.spec.replicas_min))
-    if len(known) < each * target.spec.replicas_min:
-        raise UsageError(
-            f"{target.spec.replicas_min} replicas of {each} devices need "
-            f"{each * target.spec.replicas_min} devices, options.gpus names {len(known)}"
-        )
-    return {
-        str(number): {
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, known[number * each : (number + 1) * each]))
-        }
-        for number in range(target.spec.replicas_min)
-    }
+    there = observed.find("revision", f"{spec.name}-{target.generation}")
+    kept = there.body.get("devices") if there is not None and there.body.get("run") else None
+    assignment = Assignment(devices, taken, spec.name, kept)
+    return assignment.deal(spec.replicas_min, each, target.need, options.gpus)
 
 
 def _traffic(target: Target, active: str, previous: str) -> Step:

@@ -45,11 +45,11 @@ PAGES = 40
 
 
 def loaded(
-    folder: Path, bits: int | None = None, collective: Collective | None = None
+    folder: Path, bits: int | None = None, collective: Collective | None = None, rank: int = 0
 ) -> tuple[Llama, KVCache]:
     """The plain model in float32, with dense or plainly quantised weights, and its cache."""
     architecture = read_config(folder).architecture
-    partition = Partition(architecture)
+    partition = Partition(architecture, rank, collective.size if collective else 1, grain=64)
     heads = heads_of(partition)
     target = Target(torch.float32, CPU, for_kernels, bits)
     with TensorFiles(folder) as files:
@@ -209,42 +209,89 @@ class Together:
 
     def __init__(self) -> None:
         self.barrier = threading.Barrier(2, timeout=20)
-        self.numbers: dict[int, int] = {}
+        self.said: dict[int, Any] = {}
+
+    def exchange(self, rank: int, mine: Any) -> list[Any]:
+        self.said[rank] = mine
+        self.barrier.wait()
+        found = [self.said[0], self.said[1]]
+        self.barrier.wait()
+        return found
 
     def member(self, rank: int) -> Collective:
         together = self
 
-        class Member(Alone):
+        class Member:
+            size = 2
+
+            def sum(self, partial: Tensor) -> Tensor:
+                return torch.stack(together.exchange(rank, partial.clone())).sum(0)
+
+            def gather(self, part: Tensor) -> Tensor:
+                return torch.cat(together.exchange(rank, part.clone()), dim=-1)
+
             def least(self, number: int) -> int:
-                together.numbers[rank] = number
-                together.barrier.wait()
-                found = min(together.numbers.values())
-                together.barrier.wait()
-                return found
+                return int(min(together.exchange(rank, number)))
 
         return Member()
+
+    def run(self, work: Callable[[int], Any]) -> list[Any]:
+        """What ``work`` gives for both ranks."""
+        found: dict[int, Any] = {}
+
+        def one(rank: int) -> None:
+            with torch.inference_mode():
+                found[rank] = work(rank)
+
+        threads = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [found[0], found[1]]
 
 
 def test_one_process_that_cannot_compile_takes_the_others_along(model: Model) -> None:
     """Otherwise one replays graphs and the other waits in sums that never come."""
-    together, found = Together(), {}
+    together = Together()
 
-    def run(rank: int) -> None:
-        llama, cache = loaded(model(), collective=together.member(rank))
+    def work(rank: int) -> dict[str, str]:
+        llama, cache = loaded(model(), None, together.member(rank), rank)
         first = Broken() if rank else TorchOperations()
-        with torch.inference_mode():
-            forward = forward_of(llama, cache, operations=[first, TorchOperations()])
-            first.name = "first"
-            forward.prepare()
-        found[rank] = forward.modes
+        forward = forward_of(llama, cache, operations=[first, TorchOperations()])
+        first.name = "first"
+        forward.prepare()
+        return forward.modes
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = together.run(work)
     assert found[0] == found[1]
     assert found[0]["mixed"] == "torch"
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_two_processes_replay_what_one_computes(model: Model, bits: int | None) -> None:
+    """Sums and gathers are part of the recorded step; quantised weights take it too."""
+    together = Together()
+    batches = [
+        build([Piece(prompt(30), 0, (0, 1), prompt=30), Piece(prompt(17, 2), 0, (2, 3), 1, 17)]),
+        build([Piece((9,), 30, (0, 1)), Piece((11,), 17, (2, 3), prompt=1)]),
+        build([Piece((12,), 31, (0, 1)), Piece(prompt(7, 3), 0, (4,), 2, 7)]),
+    ]
+    alone, cache = loaded(model("grouped"), bits)
+    with torch.inference_mode():
+        expected = [alone.forward(batch, cache) for batch in batches]
+
+    def work(rank: int) -> tuple[dict[str, str], list[Tensor]]:
+        llama, own = loaded(model("grouped"), bits, together.member(rank), rank)
+        forward = forward_of(llama, own)
+        forward.prepare()
+        return forward.modes, [forward(batch) for batch in batches]
+
+    for modes, answers in together.run(work):
+        assert modes["decode 2"] == "graph, torch"
+        for answer, right in zip(answers, expected, strict=True):
+            difference = (answer - right).square().mean().sqrt()
+            assert difference <= (1e-4 if bits is None else 0.15) * right.std()
 
 
 class Counted(TorchDispatchMode):

@@ -7,6 +7,7 @@ import re
 import httpx
 import pytest
 
+from llama_hub.inference.engine import EngineInfo, EngineStats
 from llama_hub.inference.service.metrics import Histogram, Metrics
 from tests.support.serving import serving
 
@@ -81,3 +82,13 @@ def test_unknown_routes_are_one_series() -> None:
         samples = scrape(running.url)
     assert samples['llama_hub_http_requests_total{route="unknown",status="404"}'] == 2
     assert not any("secret" in name for name in samples)
+
+
+def test_how_each_kind_of_step_is_computed() -> None:
+    info = EngineInfo(
+        "torch", "cuda:0", "bfloat16", None, 128, 300, 4,
+        {"decode 4": "graph, triton", "mixed": "plain"},
+    )  # fmt: skip
+    page = Metrics().exposition(info, EngineStats(0, 0, 0.0, 0, 0, 0, 0, 0, 0), "m", "sha256:1")
+    assert 'llama_hub_step_mode{model_name="m",step="decode 4",mode="graph, triton"} 1' in page
+    assert 'llama_hub_step_mode{model_name="m",step="mixed",mode="plain"} 1' in page

@@ -1,0 +1,49 @@
+"""What ``attest`` says of the engine: device, type, and how each kind of step is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llama_hub.deploy import attest
+from llama_hub.deploy.backend import Endpoint
+
+STATED = {
+    "engine": "torch",
+    "device": "cuda:0",
+    "dtype": "bfloat16",
+    "quantization": None,
+    "step_modes": {"decode 1": "graph, triton", "decode 8": "plain", "mixed": "triton"},
+}
+
+
+MODES = "decode 1: graph, triton; decode 8: plain; mixed: triton"
+
+
+class Somewhere:
+    """A backend of which only the endpoint is asked."""
+
+    def endpoint(self, name: str) -> Endpoint:
+        return Endpoint("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        (STATED, [f"torch on cuda:0, bfloat16; {MODES}"]),
+        ({**STATED, "quantization": "int4", "step_modes": {}}, ["torch on cuda:0, int4"]),
+        (None, []),
+        ({"engine": "torch"}, ["what the service says of its engine cannot be read"]),
+        ([1], ["what the service says of its engine cannot be read"]),
+    ],
+)  # fmt: skip
+def test_a_slow_way_is_no_secret(
+    monkeypatch: pytest.MonkeyPatch, engine: Any, expected: list[str]
+) -> None:
+    answer = {"manifest": "sha256:1", "engine": engine}
+    monkeypatch.setattr(attest.client, "get", lambda *_: answer)
+    proofs = attest._asked(Somewhere(), "x")  # type: ignore[arg-type]
+    assert [one.evidence for one in proofs if one.what == "engine"] == expected
+    assert all(one.ok for one in proofs)
+    assert proofs[0].evidence == "sha256:1"
