@@ -7,7 +7,6 @@ at it; a crash leaves a journal from which the next run goes on.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from llama_hub.deploy.backend import Backend, Context, Observed, Resource, Step,
 from llama_hub.deploy.plan import Plan, ordered
 from llama_hub.deploy.waiting import persist
 from llama_hub.errors import DiskFullError, LlamaHubError, ProvisioningError
+from llama_hub.files import FULL
 from llama_hub.progress import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _before(journal: Journal, observed: Observed) -> list[str]:
 def _as_error(error: Exception) -> LlamaHubError:
     if isinstance(error, LlamaHubError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return DiskFullError(f"the disk is full: {error.filename or error}", hint="free space")
     return ProvisioningError(f"{type(error).__name__}: {error}")
 

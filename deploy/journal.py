@@ -13,7 +13,6 @@ name and goes on with the lines that are right.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama_hub.deploy.spec import DeploymentSpec, is_name
 from llama_hub.errors import FileFormatError, LlamaHubError, NotFoundError, ProvisioningError
 from llama_hub.files import (
+    FULL,
     PRIVATE,
     fsync_folder,
     is_locked,
@@ -249,7 +249,7 @@ class Journal:
             self._mend()
             self._write(data)
         except OSError as error:
-            if self._must_write or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if self._must_write or error.errno not in FULL:
                 raise
 
     def _mend(self) -> None:

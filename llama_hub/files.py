@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20  # bytes read at a time
 PRIVATE = 0o600  # mode of ledgers, journals, states and logs: for their owner only
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota
 PRIVATE_FOLDER = 0o700  # of the folders that hold them
 
 # Bytes written at a time. The kernel sizes the folios of its page cache by the write; from 256 KiB
@@ -259,8 +260,7 @@ def set_aside(path: Path) -> Path | None:
     aside = path.with_name(f"{path.name}.damaged")
     if not os.path.lexists(path):
         return None
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside, ignore_errors=True)
+    delete(aside)
     path.rename(aside)
     return aside
 
@@ -289,7 +289,7 @@ def write_state(path: Path, data: bytes) -> None:
     try:
         write_atomic(path, data, mode=PRIVATE)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         _overwrite(path, data, error)
 

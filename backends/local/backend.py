@@ -147,15 +147,17 @@ class LocalBackend:
         desired = folder.desired()
         if desired is not None:
             return view.deployed(name, desired, folder.state())
-        if folder.has_desired:
+        if folder.is_there:
             return view.damaged(name)
         raise absent(name)
 
     def list(self) -> Iterator[Deployed]:
         """Every deployment that has a folder."""
         for path in sorted(self._root.glob("*/service")):
-            with suppress(NotFoundError):  # an orphan, or removed meanwhile
-                yield self.status(path.parent.name)
+            folder = Folder(path)
+            with suppress(NotFoundError):  # removed meanwhile, or no name of ours
+                if folder.has_desired or folder.is_supervised:
+                    yield self.status(path.parent.name)
 
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """What the replicas print; each line begins with the replica's name."""

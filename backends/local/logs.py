@@ -21,11 +21,32 @@ def rotating(path: Path, line: str = "%(message)s") -> logging.Handler:
     """Writes to ``path``; never raises, not even where the disk is full."""
     for part in _parts(path):
         keep_regular(part)  # a FIFO would make the writer wait for ever
-    handler = RotatingFileHandler(
-        path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", delay=True
-    )
+    handler = _Log(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter(line))
     return handler
+
+
+class _Log(RotatingFileHandler):
+    """Goes on in a new file where somebody has moved or replaced the one it writes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or lose it: what is logged is never worth the end of a deployment."""
+        try:
+            if self.stream is not None and not self._is_mine(self.stream.fileno()):
+                self.close()
+                self.stream = None
+                keep_regular(Path(self.baseFilename))
+        except OSError:
+            self.handleError(record)
+        super().emit(record)
+
+    def _is_mine(self, descriptor: int) -> bool:
+        """Whether the name still leads to the open file."""
+        try:
+            there = os.lstat(self.baseFilename)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(descriptor))
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -49,6 +49,19 @@ def alive(pid: int | None, known: str | None) -> int | None:
     return pid if pid and pid > 0 and known and identity(pid) == known else None
 
 
+def is_supervisor(pid: int, known: str | None, deployment: Path) -> bool:
+    """Whether the process lives and is the supervisor of ``deployment``, as its words tell."""
+    if not alive(pid, known):
+        return False
+    words = Path(f"/proc/{pid}/cmdline")
+    if not Path("/proc/self/cmdline").exists():
+        return True  # macOS: nothing to look at
+    try:
+        return str(deployment).encode() in words.read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def kill_replica(pid: int | None, known: str | None, deployment: Path) -> bool:
     """End a replica of ``deployment`` and all it started; whether it was still there.
 

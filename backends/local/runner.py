@@ -16,7 +16,7 @@ from typing import Any
 from llama_hub.backends.local import held
 from llama_hub.backends.local.documents import DesiredState, Revision, SupervisorState
 from llama_hub.backends.local.logs import last_lines
-from llama_hub.backends.local.processes import alive, kill_replica
+from llama_hub.backends.local.processes import is_supervisor, kill_replica
 from llama_hub.backends.local.state import Folder
 from llama_hub.child_environment import child_environment
 from llama_hub.deploy.backend import Context, Step
@@ -24,7 +24,7 @@ from llama_hub.deploy.journal import now
 from llama_hub.deploy.spec import is_name
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import NotFoundError, ProvisioningError
-from llama_hub.files import delete, keep_folder, private_folder
+from llama_hub.files import FULL, delete, keep_folder, private_folder
 from llama_hub.home import home
 
 POLL = 0.05  # seconds between two looks at what the supervisor says
@@ -48,7 +48,7 @@ class StepRunner:
     def run(self, step: Step, context: Context) -> Mapping[str, Any]:
         """Do one step; it may have been done before."""
         if step.action == "delete":
-            return self._delete(step)
+            return self._delete(step, context)
         kinds: Mapping[str, Callable[[Step, Context], Mapping[str, Any]]] = {
             "service": self._serve,
             "revision": self._revise,
@@ -122,7 +122,7 @@ class StepRunner:
             )
         return {}
 
-    def _delete(self, step: Step) -> Mapping[str, Any]:
+    def _delete(self, step: Step, context: Context) -> Mapping[str, Any]:
         if step.kind == "service":
             self._remove(self.folder(step.name))
             return {}
@@ -130,10 +130,16 @@ class StepRunner:
         folder = self.folder(name)
         if folder.desired() is None:
             return {}
-        with folder.change() as desired:
-            desired.revisions.pop(generation, None)
-            if desired.active == generation:
-                desired.active = ""
+        try:
+            with folder.change() as desired:
+                desired.revisions.pop(generation, None)
+                if desired.active == generation:
+                    desired.active = ""
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            context.progress.say(f"{step.id} goes with its deployment: the disk is full")
+            return {}
         wait_for(
             lambda: True if _is_gone(folder, generation) else None,
             f"the end of revision {generation}",
@@ -157,7 +163,7 @@ class StepRunner:
         )
         state = folder.last_state()
         if state is not None:
-            _await_exit(state)
+            _await_exit(state, folder)
             for child in state.children:
                 kill_replica(child.pid, child.identity, folder.path)
         delete(folder.path)
@@ -202,10 +208,10 @@ def _ask_to_end(folder: Folder) -> None:
                 kill(state.pid, signal.SIGTERM)
 
 
-def _await_exit(state: SupervisorState) -> None:
+def _await_exit(state: SupervisorState, folder: Folder) -> None:
     """The supervisor gave its lock back; its process is gone a moment later."""
     end = time.monotonic() + EXIT
-    while alive(state.pid, state.identity) and time.monotonic() < end:
+    while is_supervisor(state.pid, state.identity, folder.path) and time.monotonic() < end:
         time.sleep(POLL)
 
 

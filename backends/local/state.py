@@ -32,12 +32,13 @@ from llama_hub.backends.local.documents import (
     seal,
     unseal,
 )
-from llama_hub.backends.local.processes import alive
+from llama_hub.backends.local.processes import is_supervisor
 from llama_hub.errors import FileFormatError, NotFoundError
 from llama_hub.files import is_locked, private_lock, write_state
 from llama_hub.strict import FileKind, read_text
 
 HEALING = 2.0  # seconds in which a living supervisor restores what was damaged
+RELOCKING = 0.3  # seconds in which it locks again what was taken from it
 POLL = 0.05  # seconds
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ SPEECHLESS = SupervisorState(
 )
 
 _KEY = FileKind("the API key", max_bytes=4096)
-_KEY_TEXT = re.compile(r"[!-~]{8,1024}")
+_KEY_TEXT = re.compile(r"llh-[\w-]{43}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,18 @@ class Folder:
     @property
     def is_supervised(self) -> bool:
         """Whether a supervisor lives."""
-        return is_locked(self.lock)
+        end = time.monotonic() + RELOCKING
+        while not (held := is_locked(self.lock)) and self._lost_its_lock():
+            if time.monotonic() > end:
+                break
+            time.sleep(POLL)
+        return held
+
+    def _lost_its_lock(self) -> bool:
+        """Whether one may live whose lock file is gone; it will make another at its next look."""
+        if self.lock.is_file() and not self.lock.is_symlink():
+            return self.living_state() is not None
+        return (self.path / "state.json").exists() or self.lock.is_symlink() or self.lock.exists()
 
     def desired(self) -> DesiredState | None:
         """What is wanted; ``None`` if nothing is, or if nobody can tell any more."""
@@ -152,7 +164,7 @@ class Folder:
     def living_state(self) -> SupervisorState | None:
         """What the living supervisor said, as far as the file tells it now."""
         state = self.last_state()
-        return state if state and alive(state.pid, state.identity) else None
+        return state if state and is_supervisor(state.pid, state.identity, self.path) else None
 
     def write_state(self, state: SupervisorState) -> None:
         """Say what runs."""

@@ -212,6 +212,7 @@ class Supervisor:
             self._retire(replica)
         await asyncio.gather(*self._stopping, return_exceptions=True)
         await self._proxy.close()
+        self._output.close()
 
 
 def _to_background() -> None:

@@ -5,89 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from llama_hub.backends.local.backend import LocalBackend
-from llama_hub.backends.local.documents import SupervisorState
 from llama_hub.backends.local.processes import identity
-from llama_hub.backends.local.state import Folder
-from llama_hub.deploy.deployer import Deployer
-from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
-from tests.support.deployments import artifact, make_folder, spec
-
-STANDIN = Path(__file__).parents[2] / "support" / "standin.py"
-
-
-class Local:
-    """A backend, a deployer and a model folder of one test; ends what it started."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.model = make_folder(root / "model")
-        self.backend = LocalBackend(
-            root=str(root / "local"), command=[sys.executable, str(STANDIN)]
-        )
-        self.deployer = Deployer(
-            self.backend, artifacts=lambda wanted: artifact(self.model), root=root / "journals"
-        )
-
-    def spec(self, **changes: Any) -> DeploymentSpec:
-        return spec("x", backend="local", **changes)
-
-    def deploy(self, content: str | None = None, **changes: Any) -> Any:
-        if content is not None:
-            make_folder(self.model, content)
-        return self.deployer.apply(self.deployer.plan(self.spec(**changes)))
-
-    def delete(self) -> None:
-        self.deployer.apply(self.deployer.plan_delete("x"))
-
-    def get(self, path: str = "/") -> Any:
-        endpoint = self.backend.endpoint("x")
-        return httpx.get(endpoint.url + path, headers=dict(endpoint.headers), timeout=30).json()
-
-    @property
-    def folder(self) -> Folder:
-        return Folder(self.root / "local" / "x" / "service")
-
-    @property
-    def state(self) -> SupervisorState:
-        state = self.folder.state()
-        assert state is not None
-        return state
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
-    made = Local(tmp_path)
-    yield made
-    state = made.folder.state()
-    try:
-        made.delete()
-    except NotFoundError:
-        pass
-    for child in state.children if state else []:
-        if child.pid:
-            until(lambda child=child: identity(child.pid) != child.identity)
-
-
-def until(condition: Callable[[], Any], timeout: float = 20) -> Any:
-    """Poll a condition that other processes make true."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("the condition did not become true")
+from tests.support.local import Local, until
 
 
 def test_deploy_serves_and_a_second_run_changes_nothing(local: Local) -> None:
@@ -271,6 +197,17 @@ def test_logs_follow_what_is_printed(local: Local) -> None:
     until(lambda: local.get("/said") and found)
     reader.join()
     assert "GET /" in found[0]
+
+
+def test_a_log_that_is_moved_away_is_begun_again(local: Local) -> None:
+    local.deploy()
+    local.get("/before")
+    log = local.folder.service_log
+    log.rename(log.with_name("moved"))
+    log.mkdir()
+    local.get("/after")
+    until(lambda: any("/after" in line for line in local.backend.logs("x")))
+    assert log.is_file()
 
 
 def test_a_port_in_use_is_named(local: Local) -> None:
