@@ -119,7 +119,7 @@ def convert(
     _report(out, made, to, seconds, quality)
 
 
-EVALUATED = text_kind("the text", max_bytes=64 << 20)
+EVALUATED = text_kind("the text", max_bytes=16 << 20)
 
 
 def _text_to_evaluate(path: Path | None, quantize: str | None, dry_run: bool) -> str | None:

@@ -15,7 +15,7 @@ from tests.support.command import run
 from tests.support.fuzz.driver import endings, problem
 from tests.support.fuzz.kinds import KINDS
 
-FEW = 4
+FEW = 2
 MANY = 680  # of each kind
 
 

@@ -162,6 +162,15 @@ def test_a_document_that_is_wrong_is_refused(format: str, data: bytes, tmp_path:
     assert len(caught.value.message) < 1000
 
 
+def test_too_many_values_are_refused_before_they_cost_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(strict.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+    for piece in ("[],", "{},", '"",', "1,"):
+        with pytest.raises(DamagedFileError, match="more than 500 values"):
+            strict.parse_json("[" + piece * 3000 + "0]", "f", KIND)
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [
