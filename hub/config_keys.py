@@ -49,7 +49,8 @@ def _one_of(*values: Any) -> Test:
 
 def _is_head_dim(value: Any, document: Mapping[str, Any]) -> bool:
     heads, width = document.get("num_attention_heads"), document.get("hidden_size")
-    return isinstance(heads, int) and isinstance(width, int) and value * heads == width
+    numbers = (value, heads, width)  # multiplying a text would repeat it
+    return all(type(one) is int for one in numbers) and value * heads == width
 
 
 def _is_llama(value: Any, _document: Mapping[str, Any]) -> bool:

@@ -89,6 +89,9 @@ def parse(document: Mapping[str, Any], context: int) -> RopeScaling | None:
     ``context``: ``max_position_embeddings``. ``IntegrityError`` names a key or value that is not
     modelled.
     """
+    for key in ("rope_type", "type"):
+        if not isinstance(document.get(key), str | None):
+            raise _refused(key, document[key])
     named = document.get("rope_type") or document.get("type")
     kind = _OLD_NAMES.get(str(named), named)
     if kind in (None, "default"):

@@ -45,7 +45,6 @@ def test_a_stated_config_is_taken(tmp_path: Path) -> None:
             eos_token_id=[2, 7],
             num_key_value_heads=2,
             rms_norm_eps=1e-5,
-            something_else={"deep": [1]},
         )
     )
     assert found.architecture.rope_theta == 1e6
@@ -72,7 +71,6 @@ def test_a_size_that_no_model_has_is_named(key: str, value: Any, tmp_path: Path)
         ("rope_theta", 1e300),
         ("rope_theta", False),
         ("rope_parameters", []),
-        ("rope_parameters", {"rope_theta": "x"}),
         ("rope_scaling", 4),
         ("max_position_embeddings", 2**63),
         ("max_position_embeddings", None),
@@ -94,9 +92,35 @@ def test_a_setting_of_a_wrong_type_is_named(key: str, value: Any, tmp_path: Path
     assert caught.value.key.split(".")[0] == key
 
 
-def test_rope_scaling_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match="RoPE scaling"):
-        _ = read_config(config(tmp_path, rope_scaling={"type": "linear", "factor": 2})).architecture
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": "x"},
+        {"rope_theta": True},
+        {"rope_theta": 1e300},
+        {"rope_type": "linear", "factor": "2"},
+        {"rope_type": "linear", "factor": -1},
+        {"rope_type": "linear", "factor": 1e308},
+        {"rope_type": "linear"},
+        {"rope_type": "of-no-kind", "factor": 2},
+        {"rope_type": 1},
+        {"rope_type": []},
+        {"type": ["linear"], "factor": 2},
+        {"rope_type": {"a": 1}},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_rope_settings_that_cannot_be_are_refused(
+    key: str, rope: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(IntegrityError):
+        _ = read_config(config(tmp_path, **{key: rope})).architecture
+
+
+def test_a_key_that_could_change_the_function_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="something_else"):
+        read_config(config(tmp_path, something_else={"deep": [1]}))
 
 
 @pytest.mark.parametrize("value", [*EXTREMES, None], ids=repr)
