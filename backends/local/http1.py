@@ -24,7 +24,7 @@ MAX_HEADERS = 100
 MAX_BODY = 32 << 20  # bytes; the service itself allows less
 MAX_CHUNKS = 1 << 16  # of a body whose length is not announced
 PIECE = 64 << 10  # bytes read at a time
-CHUNKED_PIECE = 8 << 10  # less: it may hold thousands of chunks, parsed in one go
+CHUNKED_PIECE = 2 << 10  # less: it may hold hundreds of chunks, parsed without a pause
 READ_AHEAD = 64 << 10  # bytes of a next request that are taken while one is answered
 
 IDLE = 75.0  # seconds that a kept connection may be silent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.local.backend import LocalBackend
+from llama_hub.backends.local.books import SupervisorLock
 from llama_hub.backends.local.processes import identity
 from llama_hub.backends.local.state import Folder
+from llama_hub.backends.local.supervisor import Supervisor
 from llama_hub.deploy import gc
 from llama_hub.deploy.conformance import BackendContract, Subject
 from llama_hub.deploy.deployer import Deployer
@@ -22,8 +25,8 @@ from llama_hub.deploy.journal import Journal
 from llama_hub.errors import NotFoundError
 from tests.support.crashing import calls_of, killed_at
 from tests.support.deployments import artifact, make_folder, spec
-
-STANDIN = Path(__file__).parents[2] / "support" / "standin.py"
+from tests.support.local import STANDIN, until
+from tests.support.tiers import family
 
 
 def backend_in(root: Path) -> LocalBackend:
@@ -85,30 +88,61 @@ def check_one_supervisor_and_one_replica(root: Path) -> None:
     assert not folder.path.exists()
 
 
-def test_killed_after_every_line_of_the_journal(root: Path) -> None:
+LINES = 8  # of a deployment's journal: begin, three times intent and outcome, end
+
+
+@pytest.mark.parametrize("line", family([0, 3, 7, 1, 2, 4, 5, 6], 3))
+def test_killed_after_a_line_of_the_journal(line: int, root: Path) -> None:
     append = Journal._append
-    lines = 8  # begin, three times intent and outcome, end
-    for line in range(lines):
 
-        def dying(line: int = line) -> None:
-            left = line
+    def dying() -> None:
+        left = line
 
-            def count(self: Journal, event: str, **facts: object) -> None:
-                nonlocal left
-                append(self, event, **facts)
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
+        def count(self: Journal, event: str, **facts: object) -> None:
+            nonlocal left
+            append(self, event, **facts)
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-            Journal._append = count  # type: ignore[method-assign]
-            deploy(root)
+        Journal._append = count  # type: ignore[method-assign]
+        deploy(root)
 
-        assert killed_at(1 << 40, dying)
-        check_one_supervisor_and_one_replica(root)
-    assert not killed_at(1 << 40, lambda: deploy(root))
+    assert killed_at(1 << 40, dying)
+    check_one_supervisor_and_one_replica(root)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.exhaustive
+def test_a_deployment_has_so_many_lines(root: Path) -> None:
+    deploy(root)
+    path = deployer_in(root).journal("x").path
+    assert len(path.read_text().splitlines()) == LINES
+
+
+def supervise(root: Path) -> None:
+    """Be the supervisor, as the process that a deployment starts is."""
+    folder = Folder(root / "local" / "x" / "service")
+    lock = SupervisorLock(folder.lock)
+    assert lock.take()
+    asyncio.run(Supervisor(folder, lock).run())
+
+
+@pytest.mark.parametrize("seed", family(range(30), 2))
+def test_a_supervisor_killed_at_a_random_moment_leaves_nothing_in_the_way(
+    seed: int, root: Path
+) -> None:
+    deploy(root)
+    folder = Folder(root / "local" / "x" / "service")
+    state = folder.state()
+    assert state is not None
+    os.kill(state.pid, signal.SIGKILL)
+    until(lambda: not folder.is_supervised and len(processes_of(root)) == 0)
+    assert killed_at(random.Random(seed).randrange(50, 30_000), lambda: supervise(root))
+    until(lambda: len(processes_of(root)) == 0)
+    check_one_supervisor_and_one_replica(root)
+
+
+@pytest.mark.parametrize("seed", family(range(5), 2))
 def test_killed_at_a_random_moment(seed: int, root: Path) -> None:
     chance = random.Random(seed)
     calls = calls_of(lambda: deploy(root))
