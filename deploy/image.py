@@ -43,7 +43,8 @@ CUDA_BASE = f"nvidia/cuda:{CUDA}.2-base-ubuntu24.04"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ARCHIVE = "llama_hub.tar.gz"
 PACKAGES = ("licenses", "hub", "inference", "deploy", "backends", "cli")
-LEFT_OUT = ("demo", "__pycache__")  # folders: the demo's weights are not served from an image
+# Folders that no service reads: the demo's weights; digests of wheels, which hardly compress.
+LEFT_OUT = ("demo", "locks", "__pycache__")
 PORT = 8080
 STATE = "/tmp/llama-hub"
 

@@ -114,6 +114,13 @@ def test_the_cpu_variant_has_a_compiler_too() -> None:
     assert any("without gcc" in found for found in image.lint(GOOD.replace("gcc ", "")))
 
 
+def test_the_context_leaves_room_below_what_azure_ml_takes() -> None:
+    """1 MB in all; what grows it is the package alone, and no file that a service never reads."""
+    assert sum(map(len, image.context().values())) < 900_000
+    with tarfile.open(fileobj=io.BytesIO(image.archive())) as packed:
+        assert not [name for name in packed.getnames() if "/locks/" in name]
+
+
 def test_the_cuda_of_the_base_is_that_of_the_wheels() -> None:
     """As the lock says that the image installs them."""
     lock = (files("llama_hub.deploy") / "locks/torch-cuda.txt").read_text()
