@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import IntegrityError, MissingExtraError, NotFoundError, UsageError
+from llama_hub.hub.checkpoints import diagnosis
 from llama_hub.strict import FileKind, read_bytes
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece writes a space as this
@@ -25,6 +26,7 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            diagnosis.refuse_lfs_pointer(path, diagnosis.beginning(path))
             self._take(_load(path))
         except (RuntimeError, ValueError, IndexError) as error:
             # SentencePiece loads what it cannot use: text that is no UTF-8, ids of no piece.

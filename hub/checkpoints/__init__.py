@@ -20,7 +20,7 @@ def open_checkpoint(
     model is an ``IntegrityError`` unless ``quantised``, since its weights are gone.
     """
     # Imported here: numpy is in the extra [serve], and listing models does not need it.
-    from llama_hub.hub.checkpoints import gguf, hf_reader, meta
+    from llama_hub.hub.checkpoints import diagnosis, gguf, hf_reader, meta
 
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is not a folder")
@@ -30,7 +30,4 @@ def open_checkpoint(
         return hf_reader.open_hf(folder, quantised=quantised)
     if gguf.is_gguf(folder):
         return gguf.open_gguf(folder, quantised=quantised)
-    raise NotFoundError(
-        f"{folder} holds no model that is known here",
-        hint="wanted: consolidated.NN.pth, or config.json with *.safetensors, or one *.gguf",
-    )
+    raise diagnosis.no_model(folder)

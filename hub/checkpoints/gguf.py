@@ -19,7 +19,7 @@ from typing import Any
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.files import open_regular
 from llama_hub.hub.architecture import Architecture
-from llama_hub.hub.checkpoints import gguf_keys, layout
+from llama_hub.hub.checkpoints import diagnosis, gguf_keys, layout
 from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
 
 MAGIC = b"GGUF"
@@ -84,6 +84,7 @@ def read_header(path: Path) -> Content:
 
 
 def _bad(path: Path, why: str) -> IntegrityError:
+    diagnosis.refuse_lfs_pointer(path, diagnosis.beginning(path))
     return IntegrityError(f"{path} is no sound GGUF file: {why}", hint="download or make it again")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub.checkpoints import layout, numeric, weight_index
+from llama_hub.hub.checkpoints import diagnosis, layout, numeric, weight_index
 from llama_hub.hub.checkpoints.meta import segment
 from llama_hub.hub.checkpoints.pickle_index import read_index
 from llama_hub.hub.checkpoints.safetensors import ITEM_BYTES, Entry, read_header
@@ -30,6 +30,7 @@ def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
     """
     config = read_config(folder)
     architecture = config.architecture
+    diagnosis.refuse_quantised(folder, config.quantization_config)
     segments = _segments(folder)
     stored = _take_quantised(folder, segments)
     if stored and not quantised:
@@ -74,7 +75,8 @@ NamedSegment = tuple[str, tuple[int, ...], Segment]  # dtype, shape, where
 def _segments(folder: Path) -> dict[str, NamedSegment]:
     found: dict[str, NamedSegment] = {}
     for path in _weight_files(folder):
-        for name, one in _file_segments(path).items():
+        for wrapped, one in _file_segments(path).items():
+            name = diagnosis.unwrapped(wrapped)
             if name in found:
                 raise IntegrityError(f"the tensor {name} is in two files of {folder}")
             found[name] = one
@@ -107,16 +109,25 @@ def _weight_files(folder: Path) -> list[Path]:
         ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
     ):
         index = folder / name
-        paths = _indexed(index) if index.is_file() else sorted(folder.glob(pattern))
+        paths = _indexed(index, pattern) if index.is_file() else sorted(folder.glob(pattern))
         if paths:
+            diagnosis.refuse_adapter_beside(folder, paths[0].name)
             return paths
+    found = diagnosis.no_model(folder)
     raise NotFoundError(
-        f"{folder} holds no model*.safetensors", hint="the weights belong beside config.json"
+        f"{folder} has a config.json, but no weights: {found.message}", hint=found.hint
     )
 
 
-def _indexed(index: Path) -> list[Path]:
+def _indexed(index: Path, pattern: str) -> list[Path]:
     names = sorted(set(weight_index.read(index).values()))
+    whole = pattern.replace("*", "")  # one file, written later or earlier than the indexed ones
+    if whole not in names and (index.parent / whole).is_file():
+        raise IntegrityError(
+            f"{index.parent} holds {whole} beside {index.name}, which names {names[0]} and others: "
+            "which of the two is the model cannot be told",
+            hint=f"remove the older of them: {whole}, or {index.name} with its files",
+        )
     for name in names:
         if not (index.parent / name).is_file():
             raise IntegrityError(

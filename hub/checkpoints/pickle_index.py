@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import open_regular
+from llama_hub.hub.checkpoints import diagnosis
 from llama_hub.hub.checkpoints.pickle_machine import ITEM_BYTES, View, read_pickle
 
 MAX_PART = 4 << 20  # bytes of the pickle, and of the zip's directory; Llama 2 70B's have 60 kB
@@ -119,6 +120,7 @@ def _damaged(path: Path, why: str) -> IntegrityError:
 def _check_magic(path: Path, start: bytes) -> None:
     if start[:2] == b"PK":
         return
+    diagnosis.refuse_lfs_pointer(path, start)
     if start.lstrip()[:1] == b"<":
         raise IntegrityError(
             f"{path} is a web page, not weights: the download link had expired",

@@ -28,8 +28,15 @@ _STORAGES = {
 }  # fmt: skip
 _REBUILD = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
+_PARAMETER_WITH_STATE = "torch._utils _rebuild_parameter_with_state"  # attributes of its own
 _ORDERED = "collections OrderedDict"
-_ALLOWED = {_REBUILD, _PARAMETER, _ORDERED, *(f"torch {name}" for name in _STORAGES)}
+_ALLOWED = {
+    _REBUILD,
+    _PARAMETER,
+    _PARAMETER_WITH_STATE,
+    _ORDERED,
+    *(f"torch {name}" for name in _STORAGES),
+}
 ITEM_BYTES = dict(_STORAGES.values())  # by dtype
 MAX_STEPS = 1 << 19  # opcodes; Llama 2 70B's pickle has 30,000 for 723 tensors
 MAX_RANK = 8  # dimensions of a tensor
@@ -167,7 +174,7 @@ class _Machine:
         return View(storage, _whole(offset), _sizes(shape), _sizes(stride))
 
     def parameter(self, arguments: tuple[Any, ...]) -> Any:
-        """``(tensor, requires_grad, hooks)``."""
+        """``(tensor, requires_grad, hooks[, attributes])``; only the tensor is wanted."""
         return _tuple(arguments, 1)[0]
 
     def ordered(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
@@ -239,6 +246,7 @@ def _whole(value: Any) -> int:
 _CALLS: dict[str, Callable[[_Machine, Any], Any]] = {
     _REBUILD: _Machine.view,
     _PARAMETER: _Machine.parameter,
+    _PARAMETER_WITH_STATE: _Machine.parameter,
     _ORDERED: _Machine.ordered,
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}

@@ -17,6 +17,7 @@ from typing import Any
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import open_regular
+from llama_hub.hub.checkpoints import diagnosis
 
 MAX_HEADER = 4 << 20  # bytes; Llama 2 70B in one file has 100 kB (the specification: 100 MB)
 MAX_RANK = 8  # dimensions of a tensor
@@ -62,6 +63,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
 
 
 def _bad(path: Path, why: str) -> IntegrityError:
+    diagnosis.refuse_lfs_pointer(path, diagnosis.beginning(path))
     return IntegrityError(
         f"{path} is no sound safetensors file: {'it is a web page' if _is_web_page(path) else why}",
         hint="download it again, or repair it with llama-hub verify --repair",

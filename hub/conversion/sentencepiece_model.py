@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError
+from llama_hub.hub.checkpoints import diagnosis
 from llama_hub.strict import FileKind, read_bytes
 
 KIND = FileKind(
@@ -68,6 +69,7 @@ def read(path: Path) -> Vocabulary:
 
 def parse(data: bytes) -> Vocabulary:
     """A vocabulary from the file's bytes; ``ValueError`` if they are no such message."""
+    diagnosis.refuse_lfs_pointer(Path("tokenizer.model"), data)
     pieces: list[Piece] = []
     settings: dict[int, dict[int, int]] = {}
     for number, value in fields(data, MAX_FIELDS):
