@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -75,6 +76,7 @@ def bandwidth() -> float:
     return data.numel() * 4 / timed([data.sum] * 3)
 
 
+@functools.lru_cache(maxsize=1)
 def weights(bits: int, width: int, columns: int) -> list[Packed]:
     """As many as surely do not fit the cache."""
     size = width * columns * bits // 8
@@ -91,29 +93,33 @@ def weight(bits: int, width: int, columns: int) -> Packed:
     return Packed.of(bits, values if bits == 4 else values.view(torch.int8), scales)
 
 
-def product(
-    name: str, bits: int, rows: int, tiles: products.Tiling | None = None
-) -> dict[str, Any]:
-    """Microseconds and share of bytes read; ``best`` way of cuBLAS beside it for 16 bits."""
+Tiles = products.Tiling | products.RowTiling
+
+
+def product(name: str, bits: int, rows: int, tiles: Tiles | None = None) -> dict[str, Any]:
+    """Microseconds and bytes read in a second; for 16 bits cuBLAS beside it."""
     width, columns, pair = SHAPES[name]
     made = weights(bits, width, columns)
     x = torch.randn(rows, columns, dtype=DTYPE, device=CUDA)
-    seconds = timed([_few(x, each, pair, tiles) for each in made])
-    how = tiles or products.tiling(made[0], rows, swiglu=pair)
-    read = made[0].values.numel() * made[0].values.element_size()
-    read += made[0].scales.numel() * made[0].scales.element_size() if bits < 16 else 0
+    usual: Tiles = (
+        products.row_tiling(made[0], swiglu=pair)
+        if rows == 1
+        else products.tiling(made[0], rows, swiglu=pair)
+    )
+    how = tiles or usual
+    seconds = timed([_launch(x, each, pair, how) for each in made])
+    read = made[0].values.nbytes + (made[0].scales.nbytes if bits < 16 else 0)
     result = {"kernel": name, "bits": bits, "rows": rows, "us": seconds * 1e6}
     result |= {"gb_s": read / seconds / 1e9, "tiles": asdict(how)}
-    if bits == 16:
-        cublas = timed([_cublas(x, each, pair) for each in made])
-        result["cublas_us"] = cublas * 1e6
+    if bits == 16 and tiles is None:
+        result["cublas_us"] = timed([_cublas(x, each, pair) for each in made]) * 1e6
     return result
 
 
-def _few(
-    x: Tensor, made: Packed, pair: bool, tiles: products.Tiling | None
-) -> Callable[[], Tensor]:
-    return lambda: products.by_few_rows(x, made, None, pair, tiles)
+def _launch(x: Tensor, made: Packed, pair: bool, how: Tiles) -> Callable[[], Tensor]:
+    if isinstance(how, products.RowTiling):
+        return lambda: products.by_one_row(x, made, None, pair, how)
+    return lambda: products.by_few_rows(x, made, None, pair, how)
 
 
 def _cublas(x: Tensor, made: Packed, pair: bool) -> Callable[[], Tensor]:
@@ -122,70 +128,90 @@ def _cublas(x: Tensor, made: Packed, pair: bool) -> Callable[[], Tensor]:
     return lambda: F.linear(x, made.values)
 
 
-def candidates(name: str, bits: int) -> list[products.Tiling]:
+def candidates(name: str, bits: int, rows: int) -> list[Tiles]:
     """Tilings that read enough at once and keep the device busy."""
     width, columns, pair = SHAPES[name]
+    made: list[Tiles] = []
+    if rows == 1:
+        for block_n, warps in itertools.product((2, 4, 8, 16), (2, 4, 8)):
+            if block_n * (2 if pair else 1) <= 16:
+                made.append(products.RowTiling(block_n, warps))
+        return made
     block_k = 64 if bits in (4, 16) else 128
-    made = []
-    for block_n, parts, programs, warps, stages in itertools.product(
-        (16, 32, 64), (1, 2, 4), (512, 1024, 2048), (1, 2), (3, 4, 6)
+    for (block_n, warps), parts, programs, stages in itertools.product(
+        ((16, 1), (32, 2), (64, 4)), (1, 2, 4), (512, 1024), (3, 4)
     ):
-        size = block_n * block_k * parts * bits // 8 * (2 if pair else 1) * (stages - 1)
+        step = block_k * parts
+        size = block_n * step * bits // 8 * (2 if pair else 1) * (stages - 1)
         tiles = -(-width // (2 if pair else 1) // block_n)
         splits = 1 << max(0, (programs // tiles).bit_length() - 1)
-        fits = columns % (block_k * parts) == 0 and 8192 <= size <= 49152
-        if fits and warps * 16 <= block_n and columns // (block_k * parts) >= 4 * splits:
+        if columns % step == 0 and 4096 <= size <= 16384 and columns // step >= splits:
             made.append(products.Tiling(block_n, block_k, parts, splits, warps, stages))
     return list(dict.fromkeys(made))
 
 
-def _compile(task: tuple[str, int, products.Tiling]) -> None:
+def _compile(task: tuple[str, int, int, Tiles]) -> None:
     """In a process of its own: Triton's cache then has it."""
-    name, bits, tiles = task
+    name, bits, rows, tiles = task
     _, columns, pair = SHAPES[name]
-    made = weight(bits, 512, columns)
-    x = torch.zeros(1, columns, dtype=DTYPE, device=CUDA)
+    x = torch.zeros(rows, columns, dtype=DTYPE, device=CUDA)
     with contextlib.suppress(Exception):  # the sweep meets it again and names it
-        products.by_few_rows(x, made, None, pair, tiles)
+        _launch(x, weight(bits, 512, columns), pair, tiles)()
 
 
-def sweep(tasks: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    """The three fastest tilings of each of some products at one row."""
+def sweep(tasks: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    """The four fastest tilings of each of some products."""
     every = [(*task, tiles) for task in tasks for tiles in candidates(*task)]
-    with ProcessPoolExecutor(min(12, os.cpu_count() or 1), get_context("spawn")) as pool:
-        list(pool.map(_compile, every))
+    with ProcessPoolExecutor(min(14, os.cpu_count() or 1), get_context("spawn")) as pool:
+        list(pool.map(_compile, every, chunksize=8))
     best = []
     for task in tasks:
         results = []
         for tiles in candidates(*task):
             try:
-                results.append(product(*task, 1, tiles))
+                results.append(product(*task, tiles))
             except Exception as error:  # a tile that does not fit the device
                 print("no", tiles, str(error)[:80], file=sys.stderr)
-        best += sorted(results, key=lambda each: float(each["us"]))[:3]
+        best += sorted(results, key=lambda each: float(each["us"]))[:4]
     return best
 
 
-def attention(heads: int, kv_heads: int, rows: int, length: int) -> list[dict[str, Any]]:
-    """Decode attention in each of its ways."""
+def ways(query: Tensor, kv_heads: int, pages: int) -> list[paged_decode.Tiling]:
+    """The usual way of attention first, then others."""
+    usual = paged_decode.tiling(query, kv_heads, pages)
+    made = [usual]
+    for tensor, block, warps, stages in (
+        (False, 16, 4, 4), (True, 64, 2, 3), (True, 64, 2, 4), (True, 64, 4, 3), (True, 32, 1, 3),
+        (True, 32, 2, 3), (True, 128, 4, 3), (True, 128, 4, 2),
+    ):  # fmt: skip
+        if tensor or query.shape[1] == kv_heads:
+            for splits in (usual.splits // 2, usual.splits, usual.splits * 2):
+                made.append(paged_decode.Tiling(tensor, block, max(1, splits), warps, stages))
+    return list(dict.fromkeys(made))
+
+
+def _compile_attention(task: tuple[int, int, paged_decode.Tiling]) -> None:
+    heads, kv_heads, way = task
+    query = torch.zeros(1, heads, 128, dtype=DTYPE, device=CUDA)
+    keys = torch.zeros(256, kv_heads, 128, dtype=DTYPE, device=CUDA)
+    table = torch.zeros(1, 4096 // PAGE, dtype=torch.int32, device=CUDA)
+    lengths = torch.ones(1, dtype=torch.int32, device=CUDA)
+    with contextlib.suppress(Exception):
+        paged_decode.paged_decode(query, keys, keys, table, lengths, way)
+
+
+def attention(
+    heads: int, kv_heads: int, rows: int, length: int, *, every: bool
+) -> list[dict[str, Any]]:
+    """Decode attention in its usual way, or in ``every`` way, the fastest first."""
     width, pages = 128, 4096 // PAGE
     layers = max(2, -(-CACHE // (rows * length * kv_heads * width * 4)))
     needed = -(-length // PAGE)
-    slots = rows * needed * PAGE
-    caches = torch.randn(layers, 2, slots, kv_heads, width, dtype=DTYPE, device=CUDA)
+    caches = torch.randn(layers, 2, rows * needed * PAGE, kv_heads, width, dtype=DTYPE, device=CUDA)
     table = torch.zeros(rows, pages, dtype=torch.int32, device=CUDA)
     table[:, :needed] = torch.randperm(rows * needed, device=CUDA).view(rows, needed).int()
     lengths = torch.full((rows,), length, dtype=torch.int32, device=CUDA)
     query = torch.randn(rows, heads, width, dtype=DTYPE, device=CUDA)
-    usual = paged_decode.tiling(query, kv_heads, pages)
-    ways = [usual]
-    for tensor, block, warps, stages in (
-        (False, 32, 4, 2), (False, 16, 4, 2), (False, 32, 2, 2), (True, 64, 4, 3),
-        (True, 32, 4, 3), (True, 64, 2, 3), (True, 128, 4, 2),
-    ):  # fmt: skip
-        if tensor or heads == kv_heads:
-            for splits in (usual.splits // 2, usual.splits, usual.splits * 2):
-                ways.append(paged_decode.Tiling(tensor, block, max(1, splits), warps, stages))
 
     def call(layer: int, way: paged_decode.Tiling) -> Callable[[], Tensor]:
         keys, values = caches[layer]
@@ -193,15 +219,29 @@ def attention(heads: int, kv_heads: int, rows: int, length: int) -> list[dict[st
 
     results = []
     read = rows * length * kv_heads * width * 2 * 2
-    for way in ways:
+    for way in ways(query, kv_heads, pages)[: None if every else 1]:
         seconds = timed([call(layer, way) for layer in range(layers)])
         result = {"kernel": "decode", "heads": heads, "kv_heads": kv_heads, "rows": rows}
         result |= {"length": length, "us": seconds * 1e6, "gb_s": read / seconds / 1e9}
         results.append(result | {"tiles": asdict(way)})
-    return results
+    return results[:1] + sorted(results[1:], key=lambda each: float(each["us"]))[:4]
 
 
-def prefill(tokens: int) -> dict[str, Any]:
+def attentions(*, every: bool) -> list[dict[str, Any]]:
+    """Decode attention at several sizes."""
+    cases = ((32, 32, 1, 512), (32, 32, 8, 512), (32, 32, 8, 3968), (32, 32, 32, 512))
+    cases += ((64, 8, 1, 2048), (64, 8, 16, 2048))
+    if every:
+        tasks = []
+        for heads, kv_heads in {case[:2] for case in cases}:
+            query = torch.empty(1, heads, 128, dtype=DTYPE, device=CUDA)
+            tasks += [(heads, kv_heads, way) for way in ways(query, kv_heads, 4096 // PAGE)]
+        with ProcessPoolExecutor(min(14, os.cpu_count() or 1), get_context("spawn")) as pool:
+            list(pool.map(_compile_attention, tasks, chunksize=4))
+    return [result for case in cases for result in attention(*case, every=every)]
+
+
+def prefill(tokens: int, *, every: bool) -> list[dict[str, Any]]:
     """Of one prompt, beside torch's own flash attention on keys that lie together."""
     heads, width = 32, 128
     query = torch.randn(tokens, heads, width, dtype=DTYPE, device=CUDA)
@@ -211,24 +251,37 @@ def prefill(tokens: int) -> dict[str, Any]:
     counts = torch.full((1,), tokens, dtype=torch.int32, device=CUDA)
     flops = 4 * tokens * tokens * heads * width / 2
 
-    def ours() -> Tensor:
-        return paged_decode.paged_prefill(query, keys, values, table, first, first, counts, tokens)
-
     def torchs() -> Tensor:
         q, k, v = (each.transpose(0, 1).unsqueeze(0) for each in (query, keys, values))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-    own, other = timed([ours] * 10), timed([torchs] * 10)
-    result = {"kernel": "prefill", "tokens": tokens, "us": own * 1e6, "torch_us": other * 1e6}
-    return result | {"tflops": flops / own / 1e12, "torch_tflops": flops / other / 1e12}
+    def ours(how: paged_decode.PrefillTiling) -> Callable[[], Tensor]:
+        return lambda: paged_decode.paged_prefill(
+            query, keys, values, table, first, first, counts, tokens, None, how
+        )
+
+    other = timed([torchs] * 10)
+    tilings = [paged_decode.prefill_tiling(tokens)]
+    if every:
+        tilings += [
+            paged_decode.PrefillTiling(*each)
+            for each in ((128, 64, 8, 2), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3),
+                         (64, 64, 4, 3), (64, 128, 4, 2), (128, 32, 8, 4), (64, 32, 4, 3))
+        ]  # fmt: skip
+    results = []
+    for how in tilings:
+        own = timed([ours(how)] * 10)
+        result = {"kernel": "prefill", "tokens": tokens, "us": own * 1e6, "torch_us": other * 1e6}
+        result |= {"tflops": flops / own / 1e12, "torch_tflops": flops / other / 1e12}
+        results.append(result | {"tiles": asdict(how)})
+    return results
 
 
 def layer(bits: int, rows: int, length: int = 512) -> dict[str, Any]:
     """The eight launches of a 7B layer's decode step, layer after layer."""
     layers = 8
     stacks = [
-        [weight(bits, SHAPES[name][0], SHAPES[name][1]) for name in list(SHAPES)[:4]]
-        for _ in range(layers)
+        [weight(bits, SHAPES[name][0], SHAPES[name][1]) for name in SHAPES] for _ in range(layers)
     ]
     needed = -(-length // PAGE)
     caches = torch.randn(layers, 2, rows * needed * PAGE, 32, 128, dtype=DTYPE, device=CUDA)
@@ -280,18 +333,19 @@ def show(result: dict[str, Any], full: float, results: list[dict[str, Any]]) -> 
 def measure(options: argparse.Namespace, full: float) -> list[dict[str, Any]]:
     """All that was asked for, shown as it comes."""
     results: list[dict[str, Any]] = []
-    rows = (1,) if options.quick else (1, 8, 32)
+    rows = (1,) if options.quick else (1, 8, 16, 32)
     for bits, count in itertools.product((16, 8, 4), rows[:2]):
         show(layer(bits, count), full, results)
-    for shape, bits, count in itertools.product(list(SHAPES)[:4], (4, 8, 16), rows):
+    for shape, bits, count in itertools.product(SHAPES, (4, 8, 16), rows):
         show(product(shape, bits, count), full, results)
-    for case in ((32, 32, 1, 512), (32, 32, 16, 2048), (64, 8, 16, 2048)):
-        for result in attention(*case)[: 1 if options.quick else None]:
-            show(result, full, results)
+    for result in attentions(every=options.sweep):
+        show(result, full, results)
     for tokens in (512, 2048):
-        show(prefill(tokens), full, results)
+        for result in prefill(tokens, every=options.sweep):
+            show(result, full, results)
     if options.sweep:
-        for result in sweep([("7b out", 4), ("7b gate_up", 4), ("7b down", 8), ("7b out", 16)]):
+        one = list(itertools.product(SHAPES, (4, 8, 16), (1,)))
+        for result in sweep(one + [("7b out", 4, 8), ("7b gate_up", 4, 8), ("7b down", 8, 8)]):
             show(result, full, results)
     return results
 

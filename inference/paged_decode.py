@@ -18,7 +18,7 @@ from llama_hub.inference.kernels import attention
 from llama_hub.inference.kernels.products import tensor_cores
 from llama_hub.inference.kernels.runtime import counters
 
-PROGRAMS = 512  # that keep a large GPU busy with one sequence
+PROGRAMS = 256  # that keep a large GPU busy with one sequence
 LOG2E = math.log2(math.e)
 
 
@@ -34,18 +34,16 @@ class Tiling:
 
 
 def tiling(query: Tensor, kv_heads: int, pages: int) -> Tiling:
-    """The usual way for queries ``[rows, heads, width]`` and a table of ``pages`` pages.
-
-    A single query for each key/value head leaves nothing for tensor cores to do.
-    """
+    """The usual way for queries ``[rows, heads, width]`` and a table of ``pages`` pages."""
     group = query.shape[1] // kv_heads
     halves = query.dtype in (torch.float16, torch.bfloat16)
     splits = min(PROGRAMS // kv_heads, triton.cdiv(pages * PAGE, 64), 64)
     splits = 1 << max(0, splits.bit_length() - 1)
-    if group > 1 and halves and tensor_cores(query.device):
-        return Tiling(tensor=True, block=64, splits=splits, warps=4, stages=3)
+    if halves and group <= 16 and tensor_cores(query.device):
+        # Also for a single query: they have nothing else to do, and take fewer registers.
+        return Tiling(tensor=True, block=64, splits=splits, warps=2, stages=3)
     if group == 1:
-        return Tiling(tensor=False, block=32, splits=splits, warps=4, stages=2)
+        return Tiling(tensor=False, block=16, splits=splits, warps=4, stages=4)
     return Tiling(tensor=False, block=16, splits=splits, warps=8, stages=1)
 
 
@@ -87,18 +85,35 @@ def paged_decode(
         table.shape[1],
         width**-0.5 * LOG2E,
         GROUP=group,
+        HEADS=triton.next_power_of_2(group),
         QUERIES=16 if how.tensor else triton.next_power_of_2(group),
         WIDTH=width,
         PADDED=max(16, triton.next_power_of_2(width)),
         PAGE=PAGE,
         BLOCK=how.block,
         SPLITS=how.splits,
-        TOGETHER=min(how.splits, 16),
+        TOGETHER=min(how.splits, max(1, 16 // triton.next_power_of_2(group))),
         TENSOR=how.tensor,
+        STAGES=how.stages,
         num_warps=how.warps,
         num_stages=how.stages,
     )
     return out
+
+
+@dataclass(frozen=True)
+class PrefillTiling:
+    """How ``attention.prefill`` shares its work: queries and tokens at a time."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+def prefill_tiling(longest: int) -> PrefillTiling:
+    """The usual way for runs of at most ``longest`` tokens."""
+    return PrefillTiling(128 if longest > 64 else 64, 64, warps=8, stages=3)
 
 
 def can_prefill(query: Tensor) -> bool:
@@ -116,6 +131,7 @@ def paged_prefill(
     counts: Tensor,
     longest: int,
     out: Tensor | None = None,
+    tiles: PrefillTiling | None = None,
 ) -> Tensor:
     """Causal attention of runs of tokens: ``query`` ``[tokens, heads, width]`` → the same shape.
 
@@ -132,8 +148,8 @@ def paged_prefill(
     result = torch.empty_like(query) if out is None else out
     assert result.shape == query.shape
     assert result.is_contiguous()
-    block = 128 if longest > 64 else 64
-    attention.prefill[(triton.cdiv(longest, block), heads, runs)](
+    how = tiles or prefill_tiling(longest)
+    attention.prefill[(triton.cdiv(longest, how.block_m), heads, runs)](
         query,
         keys,
         values,
@@ -149,10 +165,10 @@ def paged_prefill(
         WIDTH=width,
         PADDED=max(16, triton.next_power_of_2(width)),
         PAGE=PAGE,
-        BLOCK_M=block,
-        BLOCK_N=64,
-        num_warps=8,
-        num_stages=3,
+        BLOCK_M=how.block_m,
+        BLOCK_N=how.block_n,
+        num_warps=how.warps,
+        num_stages=how.stages,
     )
     return result
 

@@ -38,7 +38,8 @@ def decode(  # type: ignore[no-untyped-def]
     table_width,
     scale,  # of the scores, times log2(e)
     GROUP: tl.constexpr,  # queries of a key/value head
-    QUERIES: tl.constexpr,  # a power of two, at least GROUP; 16 with tensor cores
+    HEADS: tl.constexpr,  # a power of two, at least GROUP
+    QUERIES: tl.constexpr,  # the same; 16 with tensor cores
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,  # a power of two, at least WIDTH
     PAGE: tl.constexpr,
@@ -46,12 +47,12 @@ def decode(  # type: ignore[no-untyped-def]
     SPLITS: tl.constexpr,
     TOGETHER: tl.constexpr,  # splits that are put together at a time
     TENSOR: tl.constexpr,  # whether to multiply with tl.dot
+    STAGES: tl.constexpr,  # blocks that are on their way at once
 ):
     row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     blocks = (length + BLOCK - 1) // BLOCK
-    share = (blocks + SPLITS - 1) // SPLITS
-    used = (blocks + share - 1) // share
+    used = tl.minimum(blocks, SPLITS)
     if split >= used:
         return
     group, width, token = tl.arange(0, QUERIES), tl.arange(0, PADDED), tl.arange(0, BLOCK)
@@ -61,10 +62,12 @@ def decode(  # type: ignore[no-untyped-def]
     best = tl.full((QUERIES,), -1e30, tl.float32)
     mass = tl.zeros((QUERIES,), tl.float32)
     total = tl.zeros((QUERIES, PADDED), tl.float32)
-    for block in range(split * share, tl.minimum(split * share + share, blocks)):
+    # Every SPLITS-th block: where the first one is does not wait for the length.
+    for block in tl.range(split, blocks, SPLITS, num_stages=STAGES):
         at = block * BLOCK + token
         valid = at < length
-        slot = _slots(table, row * table_width, at, valid, PAGE)
+        page = tl.load(table + row * table_width + tl.minimum(at // PAGE, table_width - 1))
+        slot = page.to(tl.int64) * PAGE + token % PAGE
         place = (slot[:, None] * kv_heads + head) * WIDTH + width[None, :]
         # Stale pages may hold anything, NaN too: what is masked is never read.
         seen = valid[:, None] & (width < WIDTH)[None, :]
@@ -100,7 +103,9 @@ def decode(  # type: ignore[no-untyped-def]
     counter = counters + row * kv_heads + head
     if tl.atomic_add(counter, 1, sem="acq_rel") == used - 1:
         tl.store(counter, 0)
-        _together(out, mixed, stats, part, base, used, GROUP, WIDTH, PADDED, SPLITS, TOGETHER)
+        _together(
+            out, mixed, stats, part, base, used, GROUP, HEADS, WIDTH, PADDED, SPLITS, TOGETHER
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -112,36 +117,39 @@ def _together(  # type: ignore[no-untyped-def]
     base,
     used,
     GROUP: tl.constexpr,
+    HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,
     SPLITS: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):
     """The result from the parts of all programs, always in the same order."""
-    width, split = tl.arange(0, PADDED), tl.arange(0, SPLITS)
-    few = tl.arange(0, TOGETHER)
-    inside = (width < WIDTH)[None, :]
-    for g in range(GROUP):
-        at = stats + (part + split) * 2 * GROUP + g
-        bests = tl.load(at, mask=split < used, other=-1e30, cache_modifier=".cg")
-        highest = tl.max(bests, axis=0)
-        masses = tl.load(at + GROUP, mask=split < used, other=0.0, cache_modifier=".cg")
-        mass = tl.sum(masses * tl.exp2(bests - highest), axis=0)
-        total = tl.zeros((PADDED,), tl.float32)
-        for begin in range(0, used, TOGETHER):
-            s = begin + few
-            best = tl.load(
-                stats + (part + s) * 2 * GROUP + g, mask=s < used, other=-1e30, cache_modifier=".cg"
-            )
-            theirs = tl.load(
-                mixed + ((part + s[:, None]) * GROUP + g) * WIDTH + width[None, :],
-                mask=(s < used)[:, None] & inside,
-                other=0.0,
-                cache_modifier=".cg",
-            )
-            total += tl.sum(theirs * tl.exp2(best - highest)[:, None], axis=0)
-        to = out + (base + g) * WIDTH + width
-        tl.store(to, (total / mass).to(out.dtype.element_ty), mask=width < WIDTH)
+    width, split, group = tl.arange(0, PADDED), tl.arange(0, SPLITS), tl.arange(0, HEADS)
+    asked = group < GROUP
+    at = stats + (part + split[:, None]) * 2 * GROUP + group[None, :]
+    valid = (split < used)[:, None] & asked[None, :]
+    bests = tl.load(at, mask=valid, other=-1e30, cache_modifier=".cg")
+    masses = tl.load(at + GROUP, mask=valid, other=0.0, cache_modifier=".cg")
+    highest = tl.max(bests, axis=0)
+    mass = tl.sum(masses * tl.exp2(bests - highest[None, :]), axis=0)
+    mass = tl.where(asked, mass, 1.0)
+    total = tl.zeros((HEADS, PADDED), tl.float32)
+    for begin in range(0, used, TOGETHER):
+        s = begin + tl.arange(0, TOGETHER)
+        there = (s < used)[:, None] & asked[None, :]
+        first = (part + s[:, None]) * GROUP + group[None, :]
+        theirs = tl.load(
+            mixed + first[:, :, None] * WIDTH + width[None, None, :],
+            mask=there[:, :, None] & (width < WIDTH)[None, None, :],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        first += (part + s[:, None]) * GROUP  # two numbers for each query
+        best = tl.load(stats + first, mask=there, other=-1e30, cache_modifier=".cg")
+        total += tl.sum(theirs * tl.exp2(best - highest[None, :])[:, :, None], axis=0)
+    to = out + (base + group[:, None]) * WIDTH + width[None, :]
+    inside = asked[:, None] & (width < WIDTH)[None, :]
+    tl.store(to, (total / mass[:, None]).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -81,15 +81,16 @@ def _finish(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _sum(  # type: ignore[no-untyped-def]
-    partials, step, total, up, size: tl.constexpr, SPLITS: tl.constexpr, SWIGLU: tl.constexpr
+    partials, step, real, total, up, size: tl.constexpr, SPLITS: tl.constexpr, SWIGLU: tl.constexpr
 ):
     """The sums of all programs that share a tile, always in the same order."""
     total = tl.zeros_like(total)
     up = tl.zeros_like(up)
-    for split in range(SPLITS):
-        total += tl.load(partials + split * step, cache_modifier=".cg")
+    for split in tl.static_range(SPLITS):  # unrolled, so that all loads are on their way at once
+        total += tl.load(partials + split * step, mask=real, other=0.0, cache_modifier=".cg")
         if SWIGLU:
-            up += tl.load(partials + split * step + size, cache_modifier=".cg")
+            theirs = partials + split * step + size
+            up += tl.load(theirs, mask=real, other=0.0, cache_modifier=".cg")
     return total, up
 
 
@@ -164,13 +165,14 @@ def few_rows(  # type: ignore[no-untyped-def]
         kinds: tl.constexpr = 2 if SWIGLU else 1
         inside = tl.arange(0, BLOCK_N)[:, None] * ROWS + m[None, :]
         own = partials + (split * tiles + tile) * (kinds * size) + inside
-        tl.store(own, total)
+        asked = real & (n >= 0)[:, None]  # rows that only fill the tensor cores are not shared
+        tl.store(own, total, mask=asked)
         if SWIGLU:
-            tl.store(own + size, up)
+            tl.store(own + size, up, mask=asked)
         tl.debug_barrier()  # every thread's part is written before the counter says so
         if tl.atomic_add(counters + tile, 1, sem="acq_rel") == SPLITS - 1:
             total, up = _sum(
-                partials + tile * (kinds * size) + inside, tiles * (kinds * size), total, up,
+                partials + tile * (kinds * size) + inside, tiles * (kinds * size), asked, total, up,
                 size, SPLITS, SWIGLU,
             )  # fmt: skip
             tl.store(counters + tile, 0)

@@ -13,13 +13,14 @@ from torch import Tensor
 from llama_hub.inference.kernels import elementwise
 from llama_hub.inference.kernels.dequantize import dequantize
 from llama_hub.inference.kernels.few_rows import few_rows
+from llama_hub.inference.kernels.one_row import one_row
 from llama_hub.inference.kernels.runtime import counters, interpreted
 from llama_hub.inference.packed import PackedWeight
 
 FEW = 64  # rows up to which a packed weight is read as it is
 FEW_DENSE = 8  # the same for a dense one; cuBLAS is as fast above
 FEW_WITHOUT_TENSOR_CORES = 8  # compute capability below 8.0: Triton multiplies without them
-PROGRAMS = 1024  # that keep a large GPU's memory busy
+PROGRAMS = 768  # that keep a large GPU's memory busy
 SHORTEST = 512  # columns that one program takes at least
 
 
@@ -53,7 +54,7 @@ def tiling(weight: PackedWeight, rows: int, *, swiglu: bool, tensor: bool = True
     if not tensor:
         return Tiling(16, block_k, parts, share, warps=4, stages=1)
     if height <= 16:
-        return Tiling(32, block_k, parts, share, warps=2, stages=4)
+        return Tiling(32, block_k, parts, share, warps=2, stages=3 if weight.bits == 4 else 4)
     if height == 32 and not swiglu:
         return Tiling(64, block_k, parts, share, warps=2, stages=3)
     return Tiling(32, block_k, parts, share, warps=2 if height == 32 else 4, stages=3)
@@ -67,8 +68,7 @@ def steps(weight: PackedWeight, *, swiglu: bool, tensor: bool = True) -> tuple[i
         most = 64 if weight.bits == 4 else 32
     block_k = min(most, within & -within)  # the power of two in it
     parts = weight.columns // block_k
-    at_once = 256 if weight.bits == 4 or not swiglu else 128
-    at_once = at_once * 8 // max(8, weight.bits)
+    at_once = (128 if swiglu else 256) * 8 // max(8, weight.bits)
     return block_k, min(max(1, at_once // block_k) if tensor else 1, parts & -parts)
 
 
@@ -118,16 +118,65 @@ def product(
 ) -> Tensor:
     """``x Wᵀ`` for ``x`` ``[rows, columns]``, plus ``residual``; or ``silu(gate) * up`` of it.
 
-    ``swiglu``: the weight is gate above up; the result is half as wide.
+    ``swiglu``: the weight is gate above up; the result is half as wide. ``residual`` is given up:
+    the result may take its place.
     """
     weight = packed(linear)
     assert x.shape[1] == weight.columns
     if fits(weight, x):
-        return by_few_rows(x.contiguous(), weight, residual, swiglu)
-    out = F.linear(x, weight.values if weight.bits == 16 else dense(weight, x.dtype))
+        form = by_one_row if len(x) == 1 else by_few_rows
+        return form(x.contiguous(), weight, residual, swiglu)
+    matrix = weight.values if weight.bits == 16 else dense(weight, x.dtype)
     if swiglu:
-        out = elementwise.swiglu(out)
-    return out if residual is None else out.add_(residual)
+        return elementwise.swiglu(F.linear(x, matrix))
+    return F.linear(x, matrix) if residual is None else residual.addmm_(x, matrix.t())
+
+
+@dataclass(frozen=True)
+class RowTiling:
+    """How the product of one row is shared by programs; see ``one_row``."""
+
+    block_n: int
+    warps: int
+
+
+def row_tiling(weight: PackedWeight, *, swiglu: bool) -> RowTiling:
+    """The usual tiles: as many bytes on their way as registers hold."""
+    return RowTiling(4 if swiglu else 8, 4)
+
+
+def by_one_row(
+    x: Tensor,
+    weight: PackedWeight,
+    residual: Tensor | None,
+    swiglu: bool,
+    tiles: RowTiling | None = None,
+) -> Tensor:
+    """The product of ``x`` ``[1, columns]`` in one launch."""
+    width = len(weight.values) // (2 if swiglu else 1)
+    how = tiles or row_tiling(weight, swiglu=swiglu)
+    out = x.new_empty(1, width)
+    assert residual is None or residual.shape == out.shape
+    one_row[(triton.cdiv(width, how.block_n),)](
+        x,
+        weight.values,
+        weight.scales,
+        out if residual is None else residual,
+        out,
+        width,
+        weight.values.stride(0),
+        weight.scales.shape[1],
+        BITS=weight.bits,
+        GROUP=weight.group,
+        HALF=weight.half,
+        BLOCK_N=how.block_n,
+        CHUNK=how.warps * 32 * (8 if weight.bits == 16 else 16),
+        SWIGLU=swiglu,
+        RESIDUAL=residual is not None,
+        ASM=not interpreted(),
+        num_warps=how.warps,
+    )
+    return out
 
 
 def by_few_rows(
@@ -179,8 +228,9 @@ def by_few_rows(
 def dense(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
     """The whole weight ``[width, columns]`` in ``dtype``, in one launch."""
     out = torch.empty(len(weight.values), weight.columns, dtype=dtype, device=weight.values.device)
-    block_k, _ = steps(weight, swiglu=False)
-    grid = (triton.cdiv(len(weight.values), 32), weight.columns // block_k)
+    block_k, parts = steps(weight, swiglu=False)
+    height = 64 if weight.bits == 4 else 16  # so that a thread reads 16 bytes
+    grid = (triton.cdiv(len(weight.values), height), weight.columns // (block_k * parts))
     dequantize[grid](
         weight.values,
         weight.scales,
@@ -192,8 +242,9 @@ def dense(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
         BITS=weight.bits,
         GROUP=weight.group,
         HALF=weight.half,
-        BLOCK_N=32,
+        BLOCK_N=height,
         BLOCK_K=block_k,
+        PARTS=parts,
         ASM=not interpreted(),
     )
     return out

@@ -187,14 +187,14 @@ def test_on_a_gpu_the_same_tokens_with_one_synchronisation() -> None:
     logits = torch.randn(16, 32000, generator=torch.Generator().manual_seed(1)) * 3
     choose(logits.to(device), mixed_rows(3, 32000, 16, 40))
     on_device = logits.to(device)
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             chosen = choose(on_device, rows)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    waits = [each for each in caught if "synchroniz" in str(each.message)]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [each for each in caught if "called a synchronizing" in str(each.message)]
     assert len(waits) <= 2  # the second only if a draw was not on the shortlist
     assert [each.token for each in chosen] == [each.token for each in choose(logits, others)]
 

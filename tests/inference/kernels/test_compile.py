@@ -16,6 +16,7 @@ from llama_hub.inference.kernels import (
     dequantize,
     elementwise,
     few_rows,
+    one_row,
     products,
 )
 from llama_hub.inference.linear import Packed
@@ -37,6 +38,7 @@ KERNELS = (
     elementwise.rotate_and_store_kernel,
     elementwise.swiglu_kernel,
     few_rows.few_rows,
+    one_row.one_row,
 )
 META = torch.device("meta")
 
@@ -72,7 +74,8 @@ def product(bits: int, rows: int, *, swiglu: bool) -> Callable[[torch.dtype], No
     def launch(dtype: torch.dtype) -> None:
         x = empty(rows, 4096, dtype=dtype)
         made = weight(bits, 22016 if swiglu else 4096, 4096, dtype)
-        products.by_few_rows(x, made, None if swiglu else empty(rows, 4096, dtype=dtype), swiglu)
+        more = None if swiglu else empty(rows, 4096, dtype=dtype)
+        products.product(x, made, residual=more, swiglu=swiglu)
 
     return launch
 
@@ -124,13 +127,17 @@ def dense(bits: int) -> Callable[[torch.dtype], None]:
 # What is launched, loads of 16 bytes at least, instructions of tensor cores wanted.
 LAUNCHES: dict[str, tuple[Callable[[torch.dtype], None], int, bool]] = {
     **{
-        f"{bits} bits, {rows} rows{', swiglu' * pair}": (product(bits, rows, swiglu=pair), 8, True)
+        f"{bits} bits, {rows} rows{', swiglu' * pair}": (
+            product(bits, rows, swiglu=pair),
+            8,
+            rows > 1,
+        )
         for bits, most in ((4, 64), (8, 64), (16, 8))
         for rows in (1, 8, 16, 32, 64)
         if rows <= most
         for pair in (False, True)
     },
-    "decode": (decode(32, 32), 8, False),
+    "decode": (decode(32, 32), 8, True),
     "decode, groups of 4": (decode(32, 8), 8, True),
     "decode, groups of 8": (decode(64, 8), 8, True),
     "decode, groups of 3, narrow": (decode(6, 2, 24), 0, True),
@@ -143,7 +150,7 @@ LAUNCHES: dict[str, tuple[Callable[[torch.dtype], None], int, bool]] = {
     "rotate": (rotate, 0, False),
     "swiglu": (swiglu, 0, False),
 }
-QUICK = ("4 bits, 1 rows", "decode, groups of 8")
+QUICK = ("4 bits, 1 rows", "4 bits, 8 rows", "decode, groups of 8")
 TENSOR_CORES = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
 
 
@@ -212,7 +219,7 @@ def test_a_kernel_of_ours_is_in_the_list() -> None:
     from triton.runtime.jit import JITFunction
 
     folder = Path(attention.__file__).parent
-    modules = (attention, dequantize, elementwise, few_rows, products)
+    modules = (attention, dequantize, elementwise, few_rows, one_row, products)
     names = {path.stem for path in folder.glob("*.py")} - {"__init__", "runtime", "unpack"}
     assert names == {module.__name__.rpartition(".")[2] for module in modules}
     entry = {
@@ -235,7 +242,8 @@ def test_what_varies_from_step_to_step_compiles_nothing_anew() -> None:
             seen.add(str(signature(made[-1])))
         return len(seen)
 
-    assert variants([product(4, rows, swiglu=False) for rows in range(1, 9)]) == 1
+    assert variants([product(4, rows, swiglu=False) for rows in range(2, 9)]) == 1
+    assert variants([product(4, rows, swiglu=False) for rows in range(1, 9)]) == 2
     assert variants([prefill(longest, 32, 32) for longest in (65, 80, 128, 512)]) == 1
     assert variants([prefill(longest, 32, 32) for longest in (1, 2, 16, 64)]) == 1
 
