@@ -369,7 +369,7 @@ def _nothing_left(
     total = match.group(3) if match else "*"
     if total == str(start):
         return start, start
-    if total == "*":
+    if total == "*" or start == 0:
         raise Transient(f"{plain_url(url)} answered 416 and does not say how long the file is")
     raise Changed(plain_url(url))
 

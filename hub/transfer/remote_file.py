@@ -185,7 +185,10 @@ class _BytesBody:
 def read_all(request: Request, limit: int, seconds: float = SMALL_SECONDS) -> bytes:
     """The whole of a small file, at most ``limit`` bytes; one try, no resume."""
     deadline = time.monotonic() + seconds
-    body = request.open(0, None)
+    try:
+        body = request.open(0, None)
+    except Changed as error:
+        raise Transient(f"{request.where} is said to end before it begins", tries=2) from error
     try:
         if body.total is not None and body.total > limit:
             raise _too_large(request, limit)

@@ -65,10 +65,15 @@ def limited() -> Iterator[Limited]:
 
 
 def _calls() -> dict[str, Callable[[Path], object]]:
-    from llama_hub.hub.checkpoints import open_checkpoint
+    from llama_hub import schema
+    from llama_hub.hub.checkpoints import open_checkpoint, weight_index
     from llama_hub.hub.checkpoints.fingerprint import tensor_entries
     from llama_hub.hub.conversion import sentencepiece_model
     from llama_hub.hub.conversion.tokenizer_json import tokenizer_json
+    from llama_hub.hub.model_config import Config, Params
+
+    for kind in (Config, Params, weight_index._Index):  # pydantic's part once, not in each child
+        schema._adapter(kind)
 
     def read(folder: Path) -> None:
         """Headers, then every byte of every tensor."""
