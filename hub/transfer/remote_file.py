@@ -19,7 +19,8 @@ from llama_hub.hub.relative_path import relative_path
 
 MAX_FILE = 1 << 40  # bytes; Llama 2 70B in float32 is 276 GB
 MAX_UNSIZED = 1 << 36  # bytes of a file of which nobody said how large it is
-SMALL_SECONDS = 300.0  # for the whole of a small file
+SMALL_SECONDS = 30.0  # for the whole of a small file, and ...
+SMALL_RATE = 16 << 10  # ... a second more for so many bytes that have come
 
 
 class Body(Protocol):
@@ -184,7 +185,7 @@ class _BytesBody:
 
 def read_all(request: Request, limit: int, seconds: float = SMALL_SECONDS) -> bytes:
     """The whole of a small file, at most ``limit`` bytes; one try, no resume."""
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
     try:
         body = request.open(0, None)
     except Changed as error:
@@ -192,7 +193,7 @@ def read_all(request: Request, limit: int, seconds: float = SMALL_SECONDS) -> by
     try:
         if body.total is not None and body.total > limit:
             raise _too_large(request, limit)
-        data = _read_until(body, limit, deadline)
+        data = _read_within(body, limit, begun + seconds)
     finally:
         body.close()
     if len(data) > limit:
@@ -209,11 +210,11 @@ def _too_large(request: Request, limit: int) -> IntegrityError:
     )
 
 
-def _read_until(body: Body, limit: int, deadline: float) -> bytes:
+def _read_within(body: Body, limit: int, deadline: float) -> bytes:
     """All of ``body``, but no more than one byte beyond ``limit``."""
     data, view = bytearray(), memoryview(bytearray(min(CHUNK, limit + 1)))
     while count := body.readinto(view[: limit + 1 - len(data)]):
         data += view[:count]
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline + len(data) / SMALL_RATE:
             raise Transient(f"only {len(data)} bytes came in time", tries=2)
     return bytes(data)
