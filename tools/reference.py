@@ -3,7 +3,8 @@
     python -m tools.reference [--check]
 
 ``docs/cli.md`` comes from the commands themselves, ``docs/deployment.schema.json`` from the
-deployment spec. With ``--check`` nothing is written and a stale file is exit code 1.
+deployment spec, the table of cards in ``docs/gpu.md`` from the memory arithmetic. With
+``--check`` nothing is written and a stale file is exit code 1.
 """
 
 from __future__ import annotations
@@ -65,9 +66,17 @@ def deployment_schema() -> str:
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
 
 
+def gpu_page() -> str:
+    """``docs/gpu.md`` with its table of cards."""
+    from tools.gpu_table import page
+
+    return page((ROOT / "docs/gpu.md").read_text(encoding="utf-8"))
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/cli.md": command_reference,
     "docs/deployment.schema.json": deployment_schema,
+    "docs/gpu.md": gpu_page,
 }
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from llama_hub.inference.batch import Batch, Piece, build
 from llama_hub.inference.config import PAGE
+from llama_hub.inference.cuda import checks
 from llama_hub.inference.cuda.graphs import Recorder, Recording, sizes
-from llama_hub.inference.cuda.inputs import DecodeInputs, MixedInputs, MixedRows
+from llama_hub.inference.cuda.inputs import DecodeInputs, MixedInputs, MixedRows, PromptInputs
 from llama_hub.inference.cuda.operations import Operations
 from llama_hub.inference.cuda.selection import available
 from llama_hub.inference.cuda.step import Step
@@ -26,8 +27,7 @@ from llama_hub.inference.model import Llama
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 0.1  # of the spread of a row's logits, between two ways to compute it
-PROMPT_LENGTHS = (12, 24, 48, 100)  # that are compiled for: kernels change form between them
+RUN_ROWS = (16, 64, 256)  # rows of prompts in recorded steps; more keep the device busy anyhow
 PLAIN = "plain"  # model.Llama, operation by operation
 
 
@@ -57,7 +57,11 @@ class CudaForward:
         self._sizes = sizes(max(1, min(max_batch, cache.pages - 1)))
         self._decode_inputs = DecodeInputs(self._sizes[-1], pages, self._spare, self._device)
         self._mixed_inputs = MixedInputs(pages, self._device)
+        self._prompt_inputs = PromptInputs(
+            self._sizes[-1], RUN_ROWS[-1], pages, self._spare, self._device
+        )
         self._recordings: dict[int, Recording] = {}
+        self._prompt_recordings: dict[int, Recording] = {}
         self._step: Step | None = None
         self._operations: Operations | None = None
         # How each kind of step is computed: those with prompts, and decodes by number of rows.
@@ -65,21 +69,34 @@ class CudaForward:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits of the wanted rows ``[R, vocab]``, in the order of ``batch.wanted``."""
-        rows = len(batch.spans)
-        single = len(batch.tokens) == rows
-        size = next((size for size in self._sizes if size >= rows), None)
-        if single and size in self._recordings:
-            wanted = self._decode_inputs.fill(batch)
-            self._recordings[size].replay()
-            # The batch's order is not the caller's: rows of prompts stand first.
-            return self._recordings[size].logits.index_select(0, wanted)
+        recorded = self._replay(batch)
+        if recorded is not None:
+            return recorded
         if self._step is None or self._operations is None:
             return self._model.forward(batch.to(self._device), self._cache)
         return self._mixed(self._step, self._operations, batch)
 
+    def _replay(self, batch: Batch) -> Tensor | None:
+        """The smallest recorded step that takes the batch, if there is one."""
+        rows = len(batch.spans)
+        if len(batch.tokens) == rows:
+            size = next((size for size in self._sizes if size >= rows), None)
+            if size in self._recordings:
+                wanted = self._decode_inputs.fill(batch)
+                self._recordings[size].replay()
+                # The batch's order is not the caller's: rows of prompts stand first.
+                return self._recordings[size].logits.index_select(0, wanted)
+        for size in RUN_ROWS:
+            if size in self._prompt_recordings and self._prompt_inputs.takes(batch, size):
+                self._prompt_inputs.fill(batch)
+                self._prompt_recordings[size].replay()
+                return self._prompt_recordings[size].logits[: len(batch.wanted)].clone()
+        return None
+
     def close(self) -> None:
         """Drop the recordings; before the processes of a tensor-parallel model part."""
         self._recordings.clear()
+        self._prompt_recordings.clear()
         self._step = None
 
     def prepare(self) -> None:
@@ -88,8 +105,8 @@ class CudaForward:
             self._operations = operations
             if self._agreed(operations):
                 break
-            self._recordings.clear()
-            self._step = self._operations = None
+            self.close()
+            self._operations = None
         self.modes = self._describe()
         logger.info("steps: %s", "; ".join(f"{name}: {how}" for name, how in self.modes.items()))
 
@@ -99,7 +116,8 @@ class CudaForward:
             f"decode {size}": f"graph, {mixed}" if size in self._recordings else mixed
             for size in self._sizes
         }
-        return {**decodes, "mixed": mixed}
+        prompts = {f"prompt {size}": f"graph, {mixed}" for size in sorted(self._prompt_recordings)}
+        return {**decodes, **prompts, "mixed": mixed}
 
     def _agreed(self, operations: Operations) -> bool:
         """Whether every process can compute with ``operations``.
@@ -126,11 +144,14 @@ class CudaForward:
 
     def _compile(self, operations: Operations) -> None:
         """Run steps of every shape without the other processes."""
-        alone = _Rehearsal(self._model.collective.size)
+        alone = checks.Rehearsal(self._model.collective.size)
         step = Step(self._model, self._cache, operations, alone)
         for size in self._sizes:
             self._decode(step, operations, size)
-        for batch in (self._trial_batch(), *self._prompts()):
+        for size in self._run_rows(operations):
+            self._runs(step, operations, size)
+        pages = self._cache.pages - 1
+        for batch in (checks.mixed(pages), *checks.prompts(min(self._context, pages * PAGE))):
             self._mixed(step, operations, batch)
         self._step = Step(self._model, self._cache, operations, self._model.collective)
 
@@ -147,64 +168,72 @@ class CudaForward:
         attend = partial(_attend_mixed, operations, rows)
         return step(rows.tokens, rows.positions, rows.slots, attend, rows.wanted)
 
+    def _run_rows(self, operations: Operations) -> tuple[int, ...]:
+        """Sizes of steps with prompts that can be recorded; the largest first."""
+        can = operations.can_record_runs(self._model.weights.embedding)
+        return RUN_ROWS[::-1] if can else ()
+
+    def _runs(self, step: Step, operations: Operations, size: int) -> Tensor:
+        """A step with ``size`` rows of prompts beside single rows, on its fixed tensors."""
+        rows = self._prompt_inputs.rows(size)
+        singles = len(rows.lengths)
+
+        def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            out = operations.attend_runs(query, keys, values, rows, size)
+            out[:singles] = operations.attend_decode(
+                query[:singles], keys, values, rows.single_table, rows.lengths
+            )
+            return out
+
+        return step(rows.tokens, rows.positions, rows.slots, attend, rows.wanted)
+
     def _record(self) -> None:
         """One graph for each size, the largest first, so that they share its memory."""
         assert self._step is not None
         assert self._operations is not None
         recorder = self._recorder()
+        for size in self._run_rows(self._operations):
+            step = partial(self._runs, self._step, self._operations, size)
+            self._prompt_recordings[size] = recorder.record(step)
         for size in reversed(self._sizes):
             step = partial(self._decode, self._step, self._operations, size)
             self._recordings[size] = recorder.record(step)
 
+    def _plain(self, batch: Batch) -> Tensor:
+        return self._model.forward(batch.to(self._device), self._cache)
+
     def _check_mixed(self, operations: Operations) -> None:
         """``RuntimeError`` unless a step with prompts agrees with the plain model."""
         assert self._step is not None
-        batch = self._trial_batch()
-        expected = self._model.forward(batch.to(self._device), self._cache)
-        agree(self._mixed(self._step, operations, batch), expected, "a step with prompts")
+        batch = checks.mixed(self._cache.pages - 1)
+        found = self._mixed(self._step, operations, batch)
+        checks.agree(found, self._plain(batch), "a step with prompts")
 
     def _check_recordings(self) -> None:
         """Each size replayed with two orders of the same sequences, against the plain model."""
-        begun = [Piece(tokens, 0, pages, prompt=len(tokens)) for tokens, pages in self._sequences()]
-        self._model.forward(build(begun).to(self._device), self._cache)
-        following = [
-            Piece((7 + row,), len(piece.tokens), piece.pages, prompt=row % 2)
-            for row, piece in enumerate(begun)
-        ]
+        begun = checks.begun(self._sizes[-1], self._model.architecture.vocab_size)
+        for size in sorted(self._prompt_recordings):
+            some = [piece for piece in begun if len(piece.tokens) > 1][: PromptInputs.RUNS]
+            while sum(len(piece.tokens) for piece in some) > size:
+                some.pop()
+            self._check(some, f"prompts of up to {size} rows")
+        self._plain(build(begun))
+        following = checks.following(begun)
         for size in self._sizes:
-            pieces = following[:size]
-            expected = self._model.forward(build(pieces).to(self._device), self._cache)
-            order = [(row * 7 + 3) % size for row in range(size)] if size % 7 else range(size)[::-1]
-            agree(self(build(pieces)), expected, f"{size} rows")
-            permuted = self(build([pieces[row] for row in order]))
-            agree(permuted, expected[list(order)], f"{size} rows in another order")
+            self._check(following[:size], f"{size} rows")
+        for size in sorted(self._prompt_recordings):
+            beside = [*following[::2], *begun[1:2]]
+            self._check(beside, f"decodes beside a prompt, up to {size} rows")
 
-    def _sequences(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Short prompts, each on a page of its own, all different."""
-        words = min(1000, self._model.architecture.vocab_size - 1)
-        lengths = [1 + row * 5 % (PAGE - 2) for row in range(self._sizes[-1])]
-        return [
-            (tuple((row * 31 + n * 7) % words for n in range(length)), (row,))
-            for row, length in enumerate(lengths)
-        ]
-
-    def _prompts(self) -> list[Batch]:
-        """One prompt of each length for which kernels have a form of their own."""
-        room = min(self._context, (self._cache.pages - 1) * PAGE)
-        pages = tuple(range(-(-room // PAGE)))
-        lengths = sorted({min(length, room) for length in PROMPT_LENGTHS})
-        return [build([Piece((1,) * n, 0, pages, wanted=n, prompt=n)]) for n in lengths]
-
-    def _trial_batch(self) -> Batch:
-        """Prompts from their beginning and from their middle, and single rows."""
-        last = self._cache.pages - 2
-        pieces = [
-            Piece(tuple(range(5, 12)), 0, (0,), prompt=7),
-            Piece((9,), 0, (last,), prompt=1),
-            Piece((3, 4, 5), 7, (0,), wanted=2, prompt=3),
-            Piece((11,), 10, (0,)),
-        ]
-        return build(pieces if last > 0 else pieces[:1])
+    def _check(self, pieces: list[Piece], what: str) -> None:
+        if not pieces:
+            return
+        batch = build(pieces)
+        expected = self._plain(batch)
+        checks.agree(self(batch), expected, what)
+        order = checks.shuffled(len(pieces))
+        found = self(build([pieces[index] for index in order]))
+        checks.agree(found, expected[order], f"{what} in another order")
 
 
 def _attend_mixed(
@@ -219,33 +248,3 @@ def _attend_mixed(
             query[rows.singles], keys, values, rows.single_table, rows.lengths
         )
     return out
-
-
-class _Rehearsal:
-    """Stands in for the other processes while one compiles."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def sum(self, partial: Tensor) -> Tensor:
-        return partial
-
-    def gather(self, part: Tensor) -> Tensor:
-        return part
-
-    def least(self, number: int) -> int:
-        return number
-
-
-def agree(found: Tensor, expected: Tensor, what: str) -> None:
-    """``RuntimeError`` unless every row of ``found`` is ``expected`` but for rounding.
-
-    By the root mean square of a row, not its largest entry: of 32000 logits in bfloat16 one always
-    lies far off, while a row that belongs to another sequence differs by more than the row itself.
-    """
-    if found.shape != expected.shape:
-        raise RuntimeError(f"{what} has logits of shape {list(found.shape)}")
-    difference = (found - expected).square().mean(-1).sqrt()
-    worst = float((difference / expected.std(-1)).max())
-    if not worst <= TOLERANCE:
-        raise RuntimeError(f"the logits of {what} differ by {worst:.3g} of their spread")

@@ -179,3 +179,100 @@ class MixedInputs:
         for row, span in enumerate(spans):
             table[row, : len(span.pages)] = span.pages
         return table
+
+
+@dataclass(frozen=True)
+class PromptRows:
+    """The tensors of a recorded step with prompts, int32, of fixed size.
+
+    The first ``len(lengths)`` rows stand alone, the rest belong to runs of rows; unused rows write
+    to the spare page, unused runs have no rows.
+    """
+
+    tokens: Tensor  # [R]
+    positions: Tensor  # [R]
+    slots: Tensor  # [R]
+    wanted: Tensor  # [W]
+    lengths: Tensor  # [singles]
+    single_table: Tensor  # [singles, pages]
+    places: Tensor  # [3, RUNS]: first rows, their positions, numbers of rows
+    table: Tensor  # [RUNS, pages]
+
+
+class PromptInputs:
+    """The fixed tensors of recorded steps with prompts, of up to ``rows`` rows in runs."""
+
+    RUNS = 8  # prompts, or pieces of them, in one step
+
+    def __init__(
+        self, singles: int, rows: int, pages: int, spare: int, device: torch.device
+    ) -> None:
+        self._singles = singles
+        self._spare = spare
+        total, runs = singles + rows, self.RUNS
+        shapes = [
+            (total,), (total,), (total,), (singles + runs,), (singles,), (singles, pages),
+            (3, runs), (runs, pages),
+        ]  # fmt: skip
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        ends = np.cumsum(sizes).tolist()
+        self._staging = Staging(ends[-1], device)
+        self._target = torch.zeros(ends[-1], dtype=torch.int32, device=device)
+        numbers = self._staging.open()
+        spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        self._host = [numbers[s].reshape(shape) for s, shape in zip(spans, shapes, strict=True)]
+        self._device = [
+            self._target[span].view(shape) for span, shape in zip(spans, shapes, strict=True)
+        ]
+        self._clear()
+        self._staging.send(self._target)
+
+    def rows(self, size: int) -> PromptRows:
+        """The tensors of a step with ``size`` rows in runs."""
+        total = self._singles + size
+        tokens, positions, slots, *rest = self._device
+        return PromptRows(tokens[:total], positions[:total], slots[:total], *rest)
+
+    def takes(self, batch: Batch, size: int) -> bool:
+        """Whether a batch fits into a step of ``size`` rows in runs."""
+        single = sum(1 for span in batch.spans if span.count == 1)
+        return (
+            single <= self._singles
+            and len(batch.spans) - single <= self.RUNS
+            and len(batch.tokens) - single <= size
+            and len(batch.wanted) <= self._singles + self.RUNS
+        )
+
+    def fill(self, batch: Batch) -> None:
+        """Send a batch; its wanted rows come first among the step's logits, in their order."""
+        self._staging.open()
+        self._clear()
+        tokens, positions, slots, wanted, lengths, single_table, places, table = self._host
+        single = [span for span in batch.spans if span.count == 1]
+        several = [span for span in batch.spans if span.count > 1]
+        place = self._place(len(batch.tokens), single)
+        tokens[place] = batch.tokens.numpy()
+        positions[place] = batch.positions.numpy()
+        slots[place] = batch.slots.numpy()
+        wanted[: len(batch.wanted)] = place[batch.wanted.numpy()]
+        lengths[: len(single)] = [span.length for span in single]
+        for row, span in enumerate(single):
+            single_table[row, : len(span.pages)] = span.pages
+        for row, span in enumerate(several):
+            places[:, row] = (place[span.row], span.start, span.count)
+            table[row, : len(span.pages)] = span.pages
+        self._staging.send(self._target)
+
+    def _place(self, rows: int, single: list[Span]) -> np.ndarray:
+        """Where each row of a batch stands in the step: rows of runs after all single rows."""
+        index = np.arange(rows)
+        first = single[0].row if single else rows
+        last = first + len(single)
+        runs = self._singles + np.where(index < first, index, index - len(single))
+        return np.where((first <= index) & (index < last), index - first, runs)
+
+    def _clear(self) -> None:
+        tokens, positions, slots, wanted, lengths, single_table, places, table = self._host
+        for field in (tokens, positions, wanted, places, table):
+            field[:] = 0
+        slots[:], lengths[:], single_table[:] = self._spare, 1, self._spare // PAGE

@@ -16,7 +16,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from llama_hub.inference.batch import Span
 from llama_hub.inference.config import PAGE
-from llama_hub.inference.cuda.inputs import MixedRows
+from llama_hub.inference.cuda.inputs import MixedRows, PromptRows
 from llama_hub.inference.linear import Linear
 from llama_hub.inference.model import rms_norm
 from llama_hub.inference.rope import rotate
@@ -62,6 +62,20 @@ class Operations(Protocol):
 
     def attend_spans(self, query: Tensor, keys: Tensor, values: Tensor, rows: MixedRows) -> Tensor:
         """The rows of ``rows.spans``, in a tensor like ``query``; other rows hold anything."""
+        ...
+
+    def can_record_runs(self, query: Tensor) -> bool:
+        """Whether ``attend_runs`` is there for queries of this type and device."""
+        ...
+
+    def attend_runs(
+        self, query: Tensor, keys: Tensor, values: Tensor, rows: PromptRows, longest: int
+    ) -> Tensor:
+        """As ``attend_spans``, with the runs read on the device, each of ``longest`` rows at most.
+
+        Rows in no run are zero: what stands in unused memory, NaN perhaps, must not get into the
+        cache.
+        """
         ...
 
 
@@ -113,6 +127,14 @@ class TorchOperations:
             part = slice(span.row, span.row + span.count)
             out[part] = span_attention(query[part], keys, values, span, rows.table[index])
         return out
+
+    def can_record_runs(self, query: Tensor) -> bool:
+        return False
+
+    def attend_runs(
+        self, query: Tensor, keys: Tensor, values: Tensor, rows: PromptRows, longest: int
+    ) -> Tensor:
+        raise NotImplementedError("torch's attention needs the sizes of runs on the host")
 
 
 def gathered_attention(

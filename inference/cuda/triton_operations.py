@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from llama_hub.inference.cuda.inputs import MixedRows
+from llama_hub.inference.cuda.inputs import MixedRows, PromptRows
 from llama_hub.inference.cuda.operations import TorchOperations
 from llama_hub.inference.kernels import elementwise
 from llama_hub.inference.kernels.products import product
@@ -50,3 +51,13 @@ class TritonOperations(TorchOperations):
         first, starts, counts = rows.places
         longest = max(span.count for span in rows.spans)
         return paged_prefill(query, keys, values, rows.table, first, starts, counts, longest)
+
+    def can_record_runs(self, query: Tensor) -> bool:
+        return can_prefill(query)
+
+    def attend_runs(
+        self, query: Tensor, keys: Tensor, values: Tensor, rows: PromptRows, longest: int
+    ) -> Tensor:
+        first, starts, counts = rows.places
+        out = torch.zeros_like(query)
+        return paged_prefill(query, keys, values, rows.table, first, starts, counts, longest, out)

@@ -22,7 +22,8 @@ from llama_hub.hub.model_config import read_config
 from llama_hub.inference.batch import Piece, build
 from llama_hub.inference.collective import Alone, Collective
 from llama_hub.inference.config import PAGE, EngineOptions
-from llama_hub.inference.cuda.forward import CudaForward, agree
+from llama_hub.inference.cuda.checks import agree
+from llama_hub.inference.cuda.forward import CudaForward
 from llama_hub.inference.cuda.graphs import Recording, sizes
 from llama_hub.inference.cuda.inputs import DecodeInputs
 from llama_hub.inference.cuda.operations import TorchOperations
@@ -36,7 +37,7 @@ from llama_hub.inference.rope import Rope
 from llama_hub.inference.weights import Loader, Target, TensorFiles, heads_of
 from tests.inference.conftest import Serving
 from tests.support.hf_models import Shape, ask, judged_greedy, prompt, save
-from tests.support.recording import Rerun, replay_on_cpu
+from tests.support.recording import PlacedOperations, Rerun, replay_on_cpu
 
 Model = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -88,6 +89,57 @@ def test_replayed_and_mixed_steps_equal_the_plain_model(model: Model, bits: int 
         spare = (PAGES - 1) * PAGE
         assert torch.allclose(cache.data[:, :, :spare], filled[:, :, :spare], atol=1e-4)
         cache.data.copy_(before)
+
+
+def steps_with_prompts() -> list[list[Piece]]:
+    """Batches that fit recorded steps, and some that do not: too many runs, rows or wanted rows."""
+    cached = [Piece((9 + n,), 20 + n, (n, 20 + n)) for n in range(4)]
+    return [
+        [Piece(prompt(7), 0, (30,), prompt=7)],
+        [Piece(prompt(12), 0, (30,), prompt=12), *cached],
+        [*cached, Piece(prompt(30), 0, (31, 32), prompt=30), Piece((4, 5), 20, (5, 6), prompt=2)],
+        [*cached[:2], Piece(prompt(100), 0, tuple(range(30, 37)), 0, 100), cached[2]],
+        [Piece((3, 4, 5), 20, (7, 8), wanted=1, prompt=2), *cached],  # two spans of one sequence
+        [Piece(prompt(60), 0, (30, 31, 32, 33), wanted=60, prompt=60), *cached],
+        [Piece((2, 3), 4, (9 + n,), prompt=2) for n in range(9)],
+    ]
+
+
+@pytest.mark.parametrize("number", range(7))
+@torch.inference_mode()
+def test_steps_with_prompts_are_replayed_where_they_fit(model: Model, number: int) -> None:
+    llama, cache = loaded(model("grouped"))
+    forward = forward_of(llama, cache, operations=[PlacedOperations()])
+    forward.prepare()
+    torch.nn.init.normal_(cache.data, std=0.1)
+    batch = build(steps_with_prompts()[number])
+    before = cache.data.clone()
+    expected = llama.forward(batch, cache)
+    filled = cache.data.clone()
+    for _ in range(2):
+        cache.data.copy_(before)
+        assert (forward(batch) - expected).abs().max() <= 1e-4
+        spare = (PAGES - 1) * PAGE
+        assert torch.allclose(cache.data[:, :, :spare], filled[:, :, :spare], atol=1e-4)
+    cache.data.copy_(before)
+    assert (forward._replay(batch) is None) == (number in (5, 6))
+
+
+@torch.inference_mode()
+def test_a_replayed_step_with_prompts_is_one_copy_and_no_wait(model: Model) -> None:
+    llama, cache = loaded(model())
+    forward = CudaForward(
+        llama, cache, CONTEXT, 5, operations=[PlacedOperations()], recorder=Nothing
+    )
+    forward._check_recordings = lambda: None  # type: ignore[method-assign]
+    forward.prepare()
+    for pieces in steps_with_prompts()[:5]:
+        batch = build(pieces)
+        with Counted() as counted:
+            forward(batch)
+        assert counted.copies == ["copy_"]
+        assert counted.waits == []
+        assert counted.launches == 2  # beside the replay: the copy, and the logits that are kept
 
 
 def test_rows_that_were_used_before_are_emptied() -> None:
@@ -401,12 +453,12 @@ def test_the_current_device_is_the_engines_own(
             note()
             return super().norm(x, weight, eps)
 
-    monkeypatch.setattr("llama_hub.inference.cuda.forward.available", lambda *_: [Noting()])
+    replay_on_cpu(monkeypatch)
     from llama_hub.inference import worker
 
     choose = worker.choose
     monkeypatch.setattr(worker, "choose", lambda *a: (note(), choose(*a))[1])
-    replay_on_cpu(monkeypatch)
+    monkeypatch.setattr("llama_hub.inference.cuda.forward.available", lambda *_: [Noting()])
 
     async def run() -> None:
         async with serving(model(), kernels="off", max_batch=2) as engine:

@@ -16,6 +16,7 @@ from llama_hub.inference import memory
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.loading import load_shard, make_plan
 from llama_hub.inference.torch_engine import TorchEngine
+from tools import gpu_table
 
 GIB = 1 << 30
 LLAMA_7B = Architecture(4096, 32, 32, 32, 11008, 32000)
@@ -98,3 +99,45 @@ def test_an_engine_refuses_before_it_reads_weights(
 def test_free_memory_of_this_machine_is_plausible() -> None:
     free = memory.free_memory(torch.device("cpu"))
     assert free is None or 1 << 20 < free < 1 << 50
+
+
+def documented() -> list[tuple[str, str, str]]:
+    """Card, model with precision, and cell of each entry of the table in docs/gpu.md."""
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    block = page.partition(gpu_table.BEGIN)[2].partition(gpu_table.END)[0]
+    rows = [
+        [each.strip() for each in line.strip("|").split("|")]
+        for line in block.splitlines()
+        if line.startswith("| ")
+    ]
+    return [
+        (row[0], head, cell)
+        for row in rows[1:]
+        for head, cell in zip(rows[0][1:], row[1:], strict=True)
+    ]
+
+
+def test_the_documented_cards_are_what_the_arithmetic_says() -> None:
+    """Each cell against ``plan``: what it states fits, and one sequence more does not."""
+    assert len(documented()) >= 100
+    for card, head, cell in documented():
+        count, _, name = card.rpartition(" x ")
+        model, kind = head.split(" ", 1)
+        room = int((gpu_table.CARDS[name] << 20) * EngineOptions().gpu_memory_utilization)
+        known = (gpu_table.MODELS[model], "bfloat16", None if kind == "16 bits" else kind)
+        more: Any = {
+            "devices": int(count or 1), "step_tokens": 2048, "overhead": memory.PROCESS,
+        }  # fmt: skip
+
+        def fits(context: int, batch: int) -> bool:
+            return memory.plan(*known, context, batch, room, **more).total_bytes <= room  # noqa: B023
+
+        if cell == "-":
+            assert not fits(256, 1)
+        elif cell.startswith("1 of "):
+            assert fits(int(cell[5:]), 1)
+            assert not fits(4096, 1)
+        else:
+            sequences = int(cell.rstrip("+"))
+            assert fits(4096, sequences), (card, head, cell)
+            assert cell.endswith("+") or not fits(4096, sequences + 1), (card, head, cell)

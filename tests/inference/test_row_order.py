@@ -141,6 +141,7 @@ def test_every_user_gets_his_own_answer(
     assert [answer.tokens for answer in answers] == right * 2
     assert forwards[-1].modes == {
         **{f"decode {size}": "graph, torch" for size in (1, 2, 4, BATCH)},
+        **{f"prompt {size}": "graph, torch" for size in (16, 64, 256)},
         "mixed": "torch",
     }
 

@@ -16,7 +16,7 @@ import torch
 
 from llama_hub.hub.model_config import read_config
 from llama_hub.inference.collective import Alone
-from llama_hub.inference.cuda import forward
+from llama_hub.inference.cuda import checks, forward
 from llama_hub.inference.cuda.triton_operations import TritonOperations
 from llama_hub.inference.kv_cache import KVCache
 from llama_hub.inference.model import Llama
@@ -49,6 +49,7 @@ def main(folder: Path, dtype: torch.dtype, bits: int | None) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    forward.PROMPT_LENGTHS = (12,)
+    checks.PROMPT_LENGTHS = (12,)
+    forward.RUN_ROWS = (16, 32)
     path, name, number = sys.argv[1:]
     print(json.dumps(main(Path(path), getattr(torch, name), int(number) or None)))

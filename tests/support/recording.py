@@ -11,12 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from llama_hub.inference import loading
+from llama_hub.inference.batch import Span
+from llama_hub.inference.cuda import forward
 from llama_hub.inference.cuda import loading as cuda_loading
 from llama_hub.inference.cuda.forward import CudaForward
 from llama_hub.inference.cuda.graphs import Recorder, Recording
+from llama_hub.inference.cuda.inputs import PromptRows
+from llama_hub.inference.cuda.operations import TorchOperations, span_attention
 from llama_hub.inference.loading import Plan
 
 
@@ -30,6 +35,26 @@ class Rerun(Recorder):
             logits.copy_(step())
 
         return Recording(replay, logits)
+
+
+class PlacedOperations(TorchOperations):
+    """Torch's operations, with runs of rows read from their tensors as the Triton kernel does."""
+
+    def can_record_runs(self, query: Tensor) -> bool:
+        return True
+
+    def attend_runs(
+        self, query: Tensor, keys: Tensor, values: Tensor, rows: PromptRows, longest: int
+    ) -> Tensor:
+        out = torch.zeros_like(query)
+        for index, (row, start, count) in enumerate(rows.places.T.tolist()):
+            assert count <= longest
+            if count:
+                span = Span(row, count, start, ())
+                part = slice(row, row + count)
+                table = rows.table[index]
+                out[part] = span_attention(query[part], keys, values, span, table)
+        return out
 
 
 class CountedMemory:
@@ -68,6 +93,7 @@ def replay_on_cpu(
         meters.append(CountedMemory(total, plan.gpu_memory_utilization, beside))
         return meters[-1]
 
+    monkeypatch.setattr(forward, "available", lambda *_: [PlacedOperations()])
     monkeypatch.setattr(loading, "_meter", meter)
     monkeypatch.setattr(cuda_loading, "CudaForward", Watched)
     return made
