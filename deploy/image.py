@@ -3,7 +3,8 @@
 ================  =============================================================
 ``Dockerfile``    for the CPU
 ``Dockerfile.cuda``  for NVIDIA devices
-``requirements.txt``  every dependency at the version that runs here
+``requirements.txt``  every dependency but torch, each file of it by its digest
+``torch-cpu.txt``, ``torch-cuda.txt``  the builds of torch, likewise
 ``llama_hub.tar.gz``  this very package, the same bytes wherever it is made
 ================  =============================================================
 
@@ -54,9 +55,10 @@ FROM {base}
 LABEL org.opencontainers.image.title="llama-hub" \\
       org.opencontainers.image.version="{version}" \\
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
-{system}COPY requirements.txt /opt/llama-hub/requirements.txt
+{system}COPY {torch} requirements.txt /opt/llama-hub/
 RUN python3 -m venv /opt/venv \\
-    && /opt/venv/bin/pip install --no-cache-dir {index}-r /opt/llama-hub/requirements.txt
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes {index}\\
+    -r /opt/llama-hub/{torch} -r /opt/llama-hub/requirements.txt
 ADD {archive} /opt/llama-hub/
 ENV PATH=/opt/venv/bin:$PATH \\
     PYTHONPATH=/opt/llama-hub \\
@@ -95,10 +97,17 @@ def context(cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> dict[str, b
         if problems:
             raise UsageError(f"{name}: {'; '.join(problems)}")
     return {name: text.encode() for name, text in made.items()} | {
-        "requirements.txt": "".join(f"{line}\n" for line in requirements()).encode(),
-        ".dockerignore": b"*\n!requirements.txt\n!llama_hub.tar.gz\n",
+        "requirements.txt": _lock("serve"),
+        "torch-cpu.txt": _lock("torch-cpu"),
+        "torch-cuda.txt": _lock("torch-cuda"),
+        ".dockerignore": b"*\n!requirements.txt\n!torch-*.txt\n!llama_hub.tar.gz\n",
         ARCHIVE: archive(),
     }
+
+
+def _lock(name: str) -> bytes:
+    """A list of packages with the digests of their files, as this release was tested with."""
+    return files("llama_hub.deploy").joinpath("locks", f"{name}.txt").read_bytes()
 
 
 def write(folder: Path, cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> list[Path]:
@@ -116,7 +125,10 @@ def write(folder: Path, cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) ->
 
 
 def requirements() -> list[str]:
-    """``llama-hub[serve]`` and all it needs, each at the version that is installed here."""
+    """``llama-hub[serve]`` and all it needs, each at the version that is installed here.
+
+    For images that bring a torch of their own, to which no digest of ours belongs.
+    """
     found: dict[str, str] = {}
     _collect("llama-hub", frozenset({"serve"}), found)
     found.pop("llama-hub", None)
@@ -192,6 +204,7 @@ def _dockerfile(variant: str, base: str, packages: tuple[str, ...], index: str) 
         base=base,
         system=_PACKAGES.format(packages=" ".join(packages)),
         state=STATE,
+        torch=f"torch-{variant.lower()}.txt",
         device=variant.lower(),  # a GPU image without a GPU says so and ends
         index=index,
         archive=ARCHIVE,
@@ -269,6 +282,8 @@ def _left_behind(instructions: Instructions) -> str:
             return "apt's lists stay in the image"
         if re.search(r"\bpip install\b", rest) and not re.search(r"-r \S+|==", rest):
             return f"packages are not pinned: {rest}"
+        if re.search(r"\bpip install\b", rest) and "--require-hashes" not in rest:
+            return "packages are not checked by their digests"
     return ""
 
 

@@ -50,6 +50,19 @@ def test_the_same_package_gives_the_same_bytes() -> None:
     assert not any("__pycache__" in name or "consolidated" in name for name in names)
 
 
+def test_every_file_that_the_image_installs_is_known_by_its_digest() -> None:
+    made = image.context()
+    for variant, torch in (("Dockerfile", "torch-cpu.txt"), ("Dockerfile.cuda", "torch-cuda.txt")):
+        text = made[variant].decode()
+        assert "--no-deps --require-hashes" in text
+        assert f"COPY {torch} requirements.txt" in text
+        assert b"\ntorch==2.13.0 \\\n    --hash=sha256:" in b"\n" + made[torch]
+    listed = made["requirements.txt"].decode()
+    for name in ("safetensors", "sentencepiece", "uvicorn", "typer", "httpx"):
+        assert f"\n{name}==" in listed
+    assert "\ntorch==" not in listed
+
+
 def test_every_dependency_is_pinned() -> None:
     lines = image.requirements()
     assert all(line.count("==") == 1 and "+" not in line for line in lines)
@@ -72,7 +85,12 @@ GOOD = image.context()["Dockerfile"].decode()
         ("EXPOSE", "ENV HF_TOKEN=hf_x\nEXPOSE", "secret"),
         ("--no-cache-dir ", "", "cache"),
         (f"ADD {image.ARCHIVE}", "ADD https://example.org/x", "network"),
-        ("-r /opt/llama-hub/requirements.txt", "torch", "not pinned"),
+        (
+            "-r /opt/llama-hub/torch-cpu.txt -r /opt/llama-hub/requirements.txt",
+            "torch",
+            "not pinned",
+        ),
+        ("--require-hashes ", "", "digests"),
     ],
 )
 def test_lint_finds(old: str, new: str, problem: str) -> None:
