@@ -100,6 +100,8 @@ _REASONS: Mapping[int, _Reason] = {
 
 
 def _operating_system(error: Exception) -> LlamaHubError | None:
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return _NO_PATH.error(f"{_NO_PATH.message}: {error}", hint=_NO_PATH.hint)
     if isinstance(error, MemoryError):
         return _LIMIT.error(f"{_LIMIT.message}: memory", hint=_LIMIT.hint)
     reason = _REASONS.get(error.errno or 0) if isinstance(error, OSError) else None

@@ -7,11 +7,13 @@ how to repeat what fell. Time is the processor's, memory what a case adds to its
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import run
+from tests.support.deployments import make_folder
 from tests.support.fuzz.driver import endings, problem
 from tests.support.fuzz.kinds import KINDS
 
@@ -67,3 +69,27 @@ def test_arguments_of_any_content_are_wrong_usage(words: tuple[str, ...]) -> Non
     done = run(*words, "--json")
     assert done.code in (2, 6)
     assert done.json["error"]["message"]
+
+
+@pytest.mark.parametrize("place", ["", "models", "licenses", "deployments", "config.toml"])
+@pytest.mark.parametrize("thing", ["file", "pipe", "loop", "device"])
+def test_a_home_of_any_shape_is_no_defect(
+    place: str, thing: str, home: Path, tmp_path: Path
+) -> None:
+    at = home / place
+    at.parent.mkdir(parents=True, exist_ok=True)
+    if thing == "file":
+        at.write_text("junk")
+    elif thing == "pipe":
+        os.mkfifo(at)
+    else:
+        at.symlink_to(at if thing == "loop" else "/dev/zero")
+    served = make_folder(tmp_path / "served")
+    for words in (
+        ("list",),
+        ("license", "verify"),
+        ("ps",),
+        ("deploy", "memory", str(served), "--plan", "--context", "64"),
+        ("download", "llama-demo", "--source", "builtin", "--dry-run"),
+    ):
+        assert run(*words, "--json").code != 1, words

@@ -89,6 +89,7 @@ def test_json_error_is_the_one_document(code: ExitCode, failing: list[BaseExcept
         (PermissionError(errno.EACCES, "Permission denied", "/x"), ExitCode.ACCESS),
         (OSError(errno.EMFILE, "Too many open files"), ExitCode.NOT_ENOUGH),
         (MemoryError(), ExitCode.NOT_ENOUGH),
+        (RuntimeError("Symlink loop from '/x'"), ExitCode.USAGE),  # Path.resolve, before 3.13
         (OSError(errno.ENETUNREACH, "Network is unreachable"), ExitCode.UNREACHABLE),
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), ExitCode.UNREACHABLE),
         (TimeoutError("timed out"), ExitCode.UNREACHABLE),
