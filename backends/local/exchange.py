@@ -62,7 +62,7 @@ class Exchange:
             return
         self._upstream.workload.end(self._sent, answered=answered)
         if answered:
-            self._quarantine.acquit(self._sent)
+            self._quarantine.clear(self._sent)
 
     async def _send(self, replica: UpstreamConnection) -> None:
         """Pass the request on; then watch the client. Ends only by an error."""

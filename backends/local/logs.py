@@ -61,16 +61,16 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 def follow(path: Path, is_there: Callable[[], bool]) -> Iterator[str]:
     """New lines as they come, across rotation, until the deployment is no longer there."""
-    place, rest = _size(path), ""
+    offset, rest = _size(path), ""
     while is_there():
         size = _size(path)
-        if size < place:
-            place = 0  # rotated
-        if size == place:
+        if size < offset:
+            offset = 0  # rotated
+        if size == offset:
             time.sleep(FOLLOW)
             continue
-        text = rest + _text(path, place)
-        place = size
+        text = rest + _text(path, offset)
+        offset = size
         *lines, rest = text.split("\n")
         yield from lines
 

@@ -44,14 +44,14 @@ def _identity_by_ps(pid: int) -> str | None:
     return done.stdout.strip() or None
 
 
-def alive(pid: int | None, known: str | None) -> int | None:
-    """``pid`` if it is still the process that ``known`` names."""
-    return pid if pid and pid > 0 and known and identity(pid) == known else None
+def alive(pid: int | None, expected: str | None) -> int | None:
+    """``pid`` if it is still the process that ``expected`` names."""
+    return pid if pid and pid > 0 and expected and identity(pid) == expected else None
 
 
-def is_supervisor(pid: int, known: str | None, deployment: Path) -> bool:
+def is_supervisor(pid: int, expected: str | None, deployment: Path) -> bool:
     """Whether the process lives and is the supervisor of ``deployment``, as its words tell."""
-    if not alive(pid, known):
+    if not alive(pid, expected):
         return False
     words = Path(f"/proc/{pid}/cmdline")
     if not Path("/proc/self/cmdline").exists():
@@ -62,12 +62,12 @@ def is_supervisor(pid: int, known: str | None, deployment: Path) -> bool:
         return False
 
 
-def kill_replica(pid: int | None, known: str | None, deployment: Path) -> bool:
+def kill_replica(pid: int | None, expected: str | None, deployment: Path) -> bool:
     """End a replica of ``deployment`` and all it started; whether it was still there.
 
     A state file alone is not believed: the process itself has to carry the deployment's mark.
     """
-    if not alive(pid, known) or not _is_marked(pid or 0, deployment):
+    if not alive(pid, expected) or not _is_marked(pid or 0, deployment):
         return False
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid or 0, signal.SIGKILL)

@@ -56,7 +56,7 @@ class Quarantine:
         self._clock = clock
         self._crashes: OrderedDict[str, tuple[int, float]] = OrderedDict()  # number, last time
 
-    def suspect(self, digests: Iterable[str]) -> None:
+    def record_crash(self, digests: Iterable[str]) -> None:
         """A replica ended while it worked on these."""
         for digest in digests:
             self._crashes[digest] = (self._count(digest) + 1, self._clock())
@@ -64,7 +64,7 @@ class Quarantine:
         while len(self._crashes) > KEPT:
             self._crashes.popitem(last=False)
 
-    def acquit(self, digest: str) -> None:
+    def clear(self, digest: str) -> None:
         """The request was answered."""
         self._crashes.pop(digest, None)
 

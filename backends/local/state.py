@@ -44,7 +44,7 @@ POLL = 0.05  # seconds
 T = TypeVar("T")
 
 # Of a supervisor that lives, but could not write for longer than ``HEALING``.
-SPEECHLESS = SupervisorState(
+NO_STATE = SupervisorState(
     pid=0,
     identity=None,
     address=None,
@@ -155,7 +155,7 @@ class Folder:
         """What the living supervisor says; ``None`` if there is none."""
         if not self.is_supervised:
             return None
-        return self._healed(self.living_state) or SPEECHLESS
+        return self._healed(self.living_state) or NO_STATE
 
     def last_state(self) -> SupervisorState | None:
         """What the last supervisor said, living or not."""

@@ -22,13 +22,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from llama_hub.backends.local.books import AFTER_ERROR, Books, SupervisorLock
 from llama_hub.backends.local.documents import DesiredState, ReplicaState, SupervisorState
 from llama_hub.backends.local.logs import rotating
 from llama_hub.backends.local.processes import MARK, identity, kill_replica
 from llama_hub.backends.local.replica import Replica, ReplicaBody
 from llama_hub.backends.local.reverse_proxy import ReverseProxy
 from llama_hub.backends.local.state import Folder
+from llama_hub.backends.local.state_files import AFTER_ERROR, StateFiles, SupervisorLock
 from llama_hub.backends.local.upstream import Upstream
 
 PERIOD = 0.1  # seconds between two looks at what is wanted
@@ -49,13 +49,13 @@ class Supervisor:
         self._stopping: set[asyncio.Task[None]] = set()
         self._proved: set[str] = set()
         self._serving = ""
-        self._proxy = ReverseProxy(self._takers)
+        self._proxy = ReverseProxy(self._upstreams)
         self._server: asyncio.Server | None = None
         self._address: tuple[str, int] | None = None
         self._trouble = ""
         self._told_to_stop = asyncio.Event()
         self._output = rotating(folder.service_log)
-        self._books = Books(folder)
+        self._files = StateFiles(folder)
 
     async def run(self) -> None:
         """Until what is wanted is nothing, or a signal says stop."""
@@ -77,11 +77,11 @@ class Supervisor:
                 logging.error("another supervisor has taken this deployment")
                 self._told_to_stop.set()
                 return
-            self._key = self._books.key(self._desired.api_key)
+            self._key = self._files.key(self._desired.api_key)
             self._proxy.require(self._key)
             await self._listen()
             self._converge()
-            self._books.write_state(self._state())
+            self._files.write_state(self._state())
         except Exception:
             logging.exception("a look at what is wanted failed; the next comes soon")
             await asyncio.sleep(AFTER_ERROR)
@@ -99,7 +99,7 @@ class Supervisor:
 
     def _read(self) -> bool:
         """Read what is wanted, if it changed; whether anything is."""
-        desired = self._books.desired()
+        desired = self._files.desired()
         if desired is not None:
             self._desired = desired
         return desired is not None and not desired.deleted
@@ -124,15 +124,15 @@ class Supervisor:
     def _converge(self) -> None:
         """Start what is missing, stop what is not wanted, lead the proxy to what serves."""
         wanted = self._wanted()
-        for place in [place for place in self._replicas if place not in wanted]:
-            self._retire(self._replicas.pop(place))
-        for place, body in wanted.items():
-            there = self._replicas.get(place)
+        for key in [key for key in self._replicas if key not in wanted]:
+            self._retire(self._replicas.pop(key))
+        for key, body in wanted.items():
+            there = self._replicas.get(key)
             if there is not None and there.body != body:
-                self._retire(self._replicas.pop(place))
+                self._retire(self._replicas.pop(key))
                 there = None
             if there is None:
-                self._replicas[place] = self._start(place, body)
+                self._replicas[key] = self._start(key, body)
         for (generation, _), replica in self._replicas.items():
             if replica.ready:
                 self._proved.add(generation)
@@ -155,29 +155,29 @@ class Supervisor:
             for number in range(revision.replicas if revision.run else 0)
         }
 
-    def _start(self, place: ReplicaId, body: ReplicaBody) -> Replica:
-        generation, number = place
+    def _start(self, key: ReplicaId, body: ReplicaBody) -> Replica:
+        generation, number = key
         replica = Replica(
             f"{generation}.{number}",
             body,
             secret=self._key,
             proved=generation in self._proved,
             output=self._output,
-            on_accident=self._suspect,
+            on_accident=self._record_crash,
         )
         replica.start()
         return replica
 
-    def _suspect(self, upstream: Upstream) -> None:
+    def _record_crash(self, upstream: Upstream) -> None:
         """A replica ended by an accident: what it worked on may have been the cause."""
-        self._proxy.quarantine.suspect(upstream.workload.suspects())
+        self._proxy.quarantine.record_crash(upstream.workload.suspects())
 
     def _retire(self, replica: Replica) -> None:
         task = asyncio.create_task(replica.stop())
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
-    def _takers(self) -> list[Upstream]:
+    def _upstreams(self) -> list[Upstream]:
         """The replicas that take requests now."""
         return [
             replica.upstream

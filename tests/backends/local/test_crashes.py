@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from llama_hub.backends.local.backend import LocalBackend
-from llama_hub.backends.local.books import SupervisorLock
 from llama_hub.backends.local.processes import identity
 from llama_hub.backends.local.state import Folder
+from llama_hub.backends.local.state_files import SupervisorLock
 from llama_hub.backends.local.supervisor import Supervisor
 from llama_hub.deploy import gc
 from llama_hub.deploy.conformance import BackendContract, Subject

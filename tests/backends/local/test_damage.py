@@ -22,8 +22,8 @@ from typing import Any
 import httpx
 import pytest
 
-from llama_hub.backends.local import books
 from llama_hub.backends.local import state as local_state
+from llama_hub.backends.local import state_files
 from llama_hub.backends.local.documents import (
     DESIRED,
     DesiredState,
@@ -269,7 +269,7 @@ class Watched:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        lock = books.SupervisorLock(folder.lock)
+        lock = state_files.SupervisorLock(folder.lock)
         assert lock.take()
         self.supervisor = Supervisor(folder, lock)
 
@@ -285,7 +285,7 @@ def full(*_: Any, **__: Any) -> None:
 def test_on_a_full_disk_it_serves_on_and_tells_the_truth_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "AFTER_ERROR", 0.05)
+    monkeypatch.setattr(state_files, "AFTER_ERROR", 0.05)
     monkeypatch.setattr(local_state, "is_supervisor", lambda *_: True)  # it is in this process
     folder = Folder(tmp_path / "service")
     folder.write_desired(desired_of(tmp_path))
@@ -378,7 +378,7 @@ def test_a_port_that_is_taken_keeps_nobody_waiting(tmp_path: Path) -> None:
         desired = desired_of(tmp_path)
         desired.port = port
         folder.write_desired(desired)
-        lock = books.SupervisorLock(folder.lock)
+        lock = state_files.SupervisorLock(folder.lock)
         assert lock.take()
         supervisor = Supervisor(folder, lock)
         assert supervisor._read()

@@ -87,7 +87,7 @@ async def proxy(*replicas: Replica, **options: Any) -> AsyncIterator[Proxied]:
     made = ReverseProxy(lambda: [one.upstream for one in replicas], **options)
     for one, server in zip(replicas, servers, strict=True):
         one.upstream.port = server.sockets[0].getsockname()[1]
-        one.ended = lambda one=one: made.quarantine.suspect(  # type: ignore[misc]
+        one.ended = lambda one=one: made.quarantine.record_crash(  # type: ignore[misc]
             one.upstream.workload.suspects()
         )
     server = await made.listen("127.0.0.1", 0)

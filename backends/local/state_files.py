@@ -58,7 +58,7 @@ def _file(path: Path) -> tuple[int, int] | None:
     return there.st_dev, there.st_ino
 
 
-class Books:
+class StateFiles:
     """The deployment's files as the supervisor keeps them; none of them can stop it."""
 
     def __init__(self, folder: Folder) -> None:
