@@ -63,6 +63,10 @@ _IN_PLACE = (
 )  # fmt: skip
 
 
+class SpecError(UsageError, ValueError):
+    """What no deployment can be; a ``ValueError`` so that pydantic says in which file it stands."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeploymentSpec:
     """What is wanted; checked once, here."""
@@ -113,7 +117,7 @@ class DeploymentSpec:
     def __post_init__(self) -> None:
         for problem, found in self._problems():
             if found:
-                raise UsageError(f"the deployment spec is wrong: {problem}", hint=HINT)
+                raise SpecError(f"the deployment spec is wrong: {problem}", hint=HINT)
 
     def _problems(self) -> Iterable[tuple[str, bool]]:
         yield from self._wrong_words()

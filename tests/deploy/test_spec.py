@@ -95,6 +95,14 @@ def test_missing_keys_and_unreadable_files(tmp_path: Path) -> None:
         spec.from_file(tmp_path / "code.yaml")
 
 
+def test_what_contradicts_itself_is_named_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: Bad Name\nbackend: memory\nmodel: m\n")
+    with pytest.raises(InvalidFileError, match="name 'Bad Name' must be lower case") as caught:
+        build(spec.from_file(path), str(path))
+    assert caught.value.file == str(path)
+
+
 def test_assignments_reach_into_tables_and_have_types() -> None:
     found = spec.from_assignments(["options.a.b=2", "options.a.c=[x, y]", "scale_to_zero=true"])
     assert found == {"options": {"a": {"b": 2, "c": ["x", "y"]}}, "scale_to_zero": True}

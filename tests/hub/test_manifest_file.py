@@ -30,10 +30,13 @@ GOOD = Manifest(
 )
 
 
+RECORD = {"receipt", "created", "source", "digest"}  # not part of the identity
+
+
 def sealed(changes: Mapping[str, Any]) -> dict[str, Any]:
     """The document with ``changes`` and, where one can be made, a digest that fits them."""
     document = {**GOOD.to_json(), **changes}
-    identity = {k: v for k, v in document.items() if k not in manifest_record()}
+    identity = {key: value for key, value in document.items() if key not in RECORD}
     try:
         identity["files"] = [
             {key: entry[key] for key in ("path", "size", "sha256")} for entry in identity["files"]
@@ -42,10 +45,6 @@ def sealed(changes: Mapping[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         return document
     return {**document, "digest": f"sha256:{digest}"} if "digest" not in changes else document
-
-
-def manifest_record() -> set[str]:
-    return {"receipt", "created", "source", "digest"}
 
 
 FILE = {"path": "a", "size": 1, "sha256": HASH}
