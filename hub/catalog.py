@@ -7,6 +7,7 @@ The built-in entries stand in ``catalog.toml``; a user's own file
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -98,6 +99,13 @@ class Catalog:
         raise NotFoundError(
             f"there is no model {model_id!r} in the catalogue", hint=f"{guess}llama-hub models"
         )
+
+
+def listed(model_id: str) -> Model | None:
+    """The entry of that id in the built-in catalogue and ``LLAMA_HUB_CATALOG``, if there is one."""
+    configured = os.environ.get("LLAMA_HUB_CATALOG")
+    known = load(Path(configured) if configured else None)
+    return known.get(model_id) if model_id in known else None
 
 
 def load(user_file: Path | None = None) -> Catalog:

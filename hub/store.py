@@ -21,6 +21,7 @@ from typing import Literal, NoReturn, get_args
 from llama_hub.errors import IntegrityError, NotFoundError, UsageError
 from llama_hub.files import delete, exchange, fsync_folder, locked
 from llama_hub.home import home
+from llama_hub.hub.catalog import listed
 from llama_hub.hub.manifest import FORMATS, MANIFEST_NAME, Format, Manifest, read
 from llama_hub.hub.model_id import ModelId, is_path, model_id, reference, shown
 
@@ -97,11 +98,13 @@ class Store:
     def find(self, name: str, variant: str | None = None) -> StoredModel:
         """The model with the id ``name``, or the folder that the path ``name`` leads to.
 
-        A word alone is an id first; a folder of that name in the present one comes second. Without
-        ``variant`` the first of meta, hf, gguf that is there. ``UsageError`` for what can be
-        neither.
+        A word alone is an id first; a folder of that name in the present one comes second, and
+        never for a model of the catalogue. Without ``variant`` the first of meta, hf, gguf that is
+        there. ``UsageError`` for what can be neither.
         """
         found = None if is_path(name) else self.named(name, variant)
+        if found is None and not is_path(name) and listed(name):
+            _nothing(name, variant)
         return found or self._at(path_of(name)) or _nothing(name, variant)
 
     def complete(self, model: str, variant: str) -> StoredModel | None:
@@ -137,7 +140,8 @@ class Store:
         """The folder to convert: as ``find``, or one without manifest that ``name`` leads to."""
         stored = None if is_path(name) else self.named(name)
         folder = path_of(name)
-        return folder if stored is None and folder.is_dir() else self.find(name).path
+        is_word = not is_path(name) and (stored or listed(name))
+        return folder if not is_word and folder.is_dir() else self.find(name).path
 
     def _at(self, path: Path) -> StoredModel | None:
         """The folder at ``path``; one of the store's own has its name there."""
@@ -323,9 +327,10 @@ def _nothing(name: str, variant: str | None) -> NoReturn:
             )
         raise NotFoundError(f"there is no folder {name}", hint="llama-hub list")
     kind = f" in the format {variant}" if variant else ""
+    beside = f"; the folder beside you is ./{name}" if path_of(name).is_dir() else ""
     raise NotFoundError(
         f"{name} is not in the store{kind}",
-        hint=f"llama-hub download {name}   or llama-hub list",
+        hint=f"llama-hub download {name}   or llama-hub list{beside}",
     )
 
 

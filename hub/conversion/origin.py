@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def origin_of(
     except NotFoundError:
         known = None
     name = _name(source, model, known)
-    listed = _listed(name)
+    listed = catalog.listed(name)
     stated = known.license if known else license or (listed.license if listed else None)
     variant = listed.variant == "chat" if listed else is_chat(name)
     return Origin(
@@ -63,12 +62,6 @@ def _name(source: Path, given: str | None, known: Manifest | None) -> ModelId:
     if given is not None:
         return model_id(given, "the model's name")
     return ModelId(known.model) if known else ModelId.of_folder(source.resolve().name)
-
-
-def _listed(name: str) -> catalog.Model | None:
-    configured = os.environ.get("LLAMA_HUB_CATALOG")
-    known = catalog.load(Path(configured) if configured else None)
-    return known.get(name) if name in known else None
 
 
 def _context(known: Manifest | None, listed: catalog.Model | None) -> int | None:

@@ -137,6 +137,13 @@ def test_a_namesake_in_the_present_folder_is_not_meant_by_the_name(
     assert Store().find(CHAT, "hf").path == genuine / "hf"
     assert Store().find(f"./{CHAT}").path == tmp_path / "work" / CHAT
     assert run("download", CHAT, "--json").json["path"] == str(genuine / "meta")
+    shutil.rmtree(genuine)
+    for command in (["path", CHAT], ["convert", CHAT, "out"], ["serve", CHAT, "--plan"]):
+        absent = run(*command, "--json")
+        assert absent.code == 6
+        assert f"./{CHAT}" in absent.json["error"]["hint"]
+    shutil.move(CHAT, "mine")
+    assert run("path", "mine", "--json").json["path"] == str(tmp_path / "work" / "mine")
 
 
 def test_a_foreign_manifest_does_not_say_where_a_model_is_downloaded_from(
