@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -17,8 +18,12 @@ def _content(data: bytes) -> Callable[[Path], None]:
 
 def _instead(make: Callable[[Path], object]) -> Callable[[Path], None]:
     def replace(path: Path) -> None:
-        path.unlink()
-        make(path)
+        for _ in range(100):  # a supervisor that lives may put the file back in between
+            path.unlink(missing_ok=True)
+            with suppress(FileExistsError, NotADirectoryError):
+                make(path)
+                return
+        raise AssertionError(f"{path} is put back too fast to be replaced")
 
     return replace
 
