@@ -108,7 +108,11 @@ class Exchange:
             kept.append((b"transfer-encoding", b"chunked"))
         if all(name != b"host" for name, _ in kept):  # HTTP/1.0
             kept.append((b"host", b"127.0.0.1"))
-        return [*kept, (b"connection", b"close")]
+        # The replica sees this machine; from the right, the first that it does not trust is meant.
+        before = [value for name, value in kept if name == b"x-forwarded-for"]
+        kept = [(name, value) for name, value in kept if name != b"x-forwarded-for"]
+        chain = b", ".join([*before, self._client.address.encode()])
+        return [*kept, (b"x-forwarded-for", chain), (b"connection", b"close")]
 
     async def _answer(self, replica: UpstreamConnection) -> None:
         response = await replica.response()

@@ -141,6 +141,11 @@ class ClientConnection:
             await self.send(h11.InformationalResponse(status_code=100, headers=[]))
 
     @property
+    def address(self) -> str:
+        """The client's address."""
+        return str((self._writer.get_extra_info("peername") or ("",))[0])
+
+    @property
     def has_whole_request(self) -> bool:
         """Whether the present request came to its end."""
         whole = self._http.their_state in (h11.DONE, h11.MUST_CLOSE)

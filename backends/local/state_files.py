@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,10 +11,12 @@ from pathlib import Path
 
 from llama_hub.backends.local.documents import DesiredState, SupervisorState
 from llama_hub.backends.local.state import Folder
+from llama_hub.errors import LlamaHubError
 from llama_hub.files import private_lock, set_aside
 from llama_hub.inference.service.api_key import new_key
 
 AFTER_ERROR = 1.0  # seconds before something that failed is tried again
+REFUSALS = 10  # looks in a row at which another process holds the lock: it is another supervisor
 OTHERS_LOOK = 1.0  # seconds in which somebody may only be looking whether the lock is free
 POLL = 0.05  # seconds
 
@@ -25,6 +28,7 @@ class SupervisorLock:
         self._path = path
         self._held = ExitStack()
         self._file: tuple[int, int] | None = None
+        self._refusals = 0
 
     def take(self) -> bool:
         """Whether it is ours now."""
@@ -37,7 +41,13 @@ class SupervisorLock:
 
     def keep(self) -> bool:
         """Hold it still, also where somebody has removed the file; whether that is so."""
-        return self._file == _file(self._path) or not self._path.parent.is_dir() or self._try()
+        if self._file == _file(self._path) or not self._path.parent.is_dir():
+            return True
+        try:
+            self._refusals = 0 if self._try() else self._refusals + 1
+        except (OSError, LlamaHubError) as error:  # a full disk, for one: nobody else has it
+            logging.debug("the lock cannot be held again: %s", error)
+        return self._refusals < REFUSALS
 
     def _try(self) -> bool:
         held = ExitStack()
@@ -72,13 +82,22 @@ class StateFiles:
 
     def desired(self) -> DesiredState | None:
         """What is wanted, the last that could be read; ``None`` when nothing is."""
-        if not self._folder.path.is_dir():
+        if self._is_gone():
             return None
         if self._has_changed("desired.json", "desired.backup.json"):
             if (desired := self._folder.read_desired()) is not None:
                 self._desired = desired
             self._attempt("desired.json", self._restore_desired)
         return self._desired
+
+    def _is_gone(self) -> bool:
+        """Whether somebody removed the folder; an error of the disk does not say so."""
+        try:
+            return not stat.S_ISDIR(self._folder.path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
 
     def _restore_desired(self) -> None:
         """Have both files say what is wanted."""
@@ -145,7 +164,7 @@ class StateFiles:
 
     def _looks(self, name: str) -> object:
         try:
-            stat = (self._folder.path / name).lstat()
+            there = (self._folder.path / name).lstat()
         except OSError:
             return None
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size, stat.st_mode
+        return there.st_ino, there.st_mtime_ns, there.st_size, there.st_mode

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -39,6 +40,7 @@ from llama_hub.backends.local.supervisor import Supervisor
 from llama_hub.deploy import gc
 from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.errors import NotFoundError
+from llama_hub.files import is_locked, locked
 from tests.support.damage import DAMAGES, SEALED_DAMAGES
 from tests.support.local import STANDIN, Local, until
 
@@ -384,3 +386,27 @@ def test_a_port_that_is_taken_keeps_nobody_waiting(tmp_path: Path) -> None:
         assert supervisor._read()
         asyncio.run(supervisor._listen())
         assert str(port) in supervisor._trouble
+
+
+def test_somebody_who_only_looks_at_a_new_lock_does_not_end_the_supervisor(tmp_path: Path) -> None:
+    path = tmp_path / "service" / "lock"
+    lock = state_files.SupervisorLock(path)
+    assert lock.take()
+    path.unlink()
+    with locked(path):  # as ``is_locked`` does for a moment
+        assert lock.keep()
+    assert lock.keep()
+    assert is_locked(path)
+    path.unlink()
+    with locked(path):
+        assert not all(lock.keep() for _ in range(state_files.REFUSALS))
+
+
+def test_a_folder_that_was_removed_ends_the_supervisor_and_is_not_made_again(local: Local) -> None:
+    local.deploy()
+    state = local.state
+    shutil.rmtree(local.folder.path)
+    until(lambda: identity(state.pid) != state.identity)
+    for child in state.children:
+        until(lambda child=child: identity(child.pid) != child.identity)
+    assert local.deploy().status == "ready"

@@ -336,6 +336,19 @@ def test_headers_of_the_connection_stay_on_it() -> None:
     run(check())
 
 
+def test_a_client_cannot_pass_for_another() -> None:
+    async def check() -> None:
+        replica = Replica()
+        async with proxy(replica) as made:
+            await made.ask(get(last=CLOSE + b"X-Forwarded-For: 10.0.0.1\r\n"))
+            await made.ask(get())
+            first, second = replica.whole
+            assert b"x-forwarded-for: 10.0.0.1, 127.0.0.1\r\n" in first
+            assert b"x-forwarded-for: 127.0.0.1\r\n" in second
+
+    run(check())
+
+
 def test_a_client_that_waits_for_it_is_told_to_go_on() -> None:
     async def check() -> None:
         async with proxy(Replica()) as made:
