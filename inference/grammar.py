@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, local
 from typing import Any
@@ -29,9 +30,18 @@ from llama_hub.inference.tokenizer import Tokenizer
 COMPILERS = 2  # schemas that are compiled at once
 WAITING = 32  # schemas that may wait for that
 REMEMBERED = 32  # schemas kept compiled, or known not to be usable
+REMEMBERED_BYTES = 256 << 20  # that they take together
 MASK_THREADS = 2
 ALLOWANCE = 1.0  # seconds of a core that an answer's masks may take, and besides
 PER_TOKEN = 0.01  # seconds of a core for each of its tokens
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled schema."""
+
+    matcher: Any  # llguidance's; copied for each answer
+    bytes: int  # that it takes, about
 
 
 class Grammar:
@@ -121,7 +131,7 @@ class GrammarCompiler:
         self._trials: list[Trial] = []
         self._compilers = ThreadPoolExecutor(COMPILERS, "llama-hub-schema")
         self._masks = ThreadPoolExecutor(MASK_THREADS, "llama-hub-mask")
-        self._known: OrderedDict[str, Future[Any]] = OrderedDict()
+        self._known: OrderedDict[str, Future[Compiled]] = OrderedDict()
 
     async def compile(self, schema: str) -> Grammar:
         """A fresh state for ``schema`` (JSON text).
@@ -139,7 +149,8 @@ class GrammarCompiler:
             if compilation.cancelled():
                 raise RuntimeError("the engine was shut down") from None
             raise
-        return Grammar(compiled, self._vocab_size, self._masks)
+        self._forget()  # its size is known now
+        return Grammar(compiled.matcher, self._vocab_size, self._masks)
 
     def close(self) -> None:
         """End threads and processes; what still waits fails. Takes as long as a compilation."""
@@ -150,7 +161,7 @@ class GrammarCompiler:
         for trial in self._trials:
             trial.close()
 
-    def _compilation(self, schema: str) -> Future[Any]:
+    def _compilation(self, schema: str) -> Future[Compiled]:
         """The one compilation of ``schema``: past, under way or begun now."""
         known = self._known.get(schema)
         if known is None or (known.done() and not _lasting(known)):
@@ -163,25 +174,33 @@ class GrammarCompiler:
 
     def _forget(self) -> None:
         """Drop what was not used for longest, except what is still being compiled."""
-        for schema, compilation in list(self._known.items()):
-            if len(self._known) <= REMEMBERED:
+        for schema, compilation in list(self._known.items())[:-1]:
+            sizes = [_size(each) for each in self._known.values()]
+            if len(sizes) <= REMEMBERED and sum(sizes) <= REMEMBERED_BYTES:
                 return
             if compilation.done():
                 del self._known[schema]
 
-    def _compile(self, schema: str) -> Any:
+    def _compile(self, schema: str) -> Compiled:
         """On a thread of its own: try elsewhere, then compile here."""
         if not hasattr(self._local, "trial"):
             self._local.trial = Trial(self._tokenizer)
             self._trials.append(self._local.trial)
-        self._local.trial.check(schema)
+        size = self._local.trial.check(schema)
         with self._making:
             if self._compiler is None:
                 self._compiler = SchemaCompiler(Tokenizer(self._tokenizer))
-        return self._compiler.compile(schema)
+        return Compiled(self._compiler.compile(schema), size)
 
 
-def _lasting(compilation: Future[Any]) -> bool:
+def _size(compilation: Future[Compiled]) -> int:
+    """Bytes of what was compiled; 0 for what was not, or not yet."""
+    if not compilation.done() or not _lasting(compilation) or compilation.exception():
+        return 0
+    return compilation.result().bytes
+
+
+def _lasting(compilation: Future[Compiled]) -> bool:
     """Whether the result would be the same another time."""
     error = None if compilation.cancelled() else compilation.exception()
     return not compilation.cancelled() and (error is None or isinstance(error, SchemaError))

@@ -6,7 +6,8 @@ schema is compiled here first and followed for a few tokens, under a limit of pr
 memory and stack; only what passes is compiled by the engine.
 
 The process (``python -m llama_hub.inference.schema_trial TOKENIZER``) reads one schema a line, as
-a JSON string, and answers ``{"error": …, "path": […]}``, with nulls if it may be used.
+a JSON string, and answers ``{"error": …, "path": […], "bytes": …}``: without an error it may be
+used, and takes about so much memory.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from llama_hub.inference.schema_limits import SchemaError, costliest, parse
 CPU_SECONDS = 1.0  # of a core, for one schema
 PATIENCE = 30.0  # seconds, on a machine that has no core to spare
 START = 60.0  # seconds
-MEMORY = 256 << 20  # bytes that one schema may take
+MEMORY = 256 << 20  # bytes that one schema may take while it is compiled
+RESIDENT = 64 << 20  # bytes that it may hold for good
+LARGE = 16 << 20  # bytes after which the process begins anew, so that the next is measured well
 STACK = 1 << 20  # bytes; the engine's threads have more
 WALKS = 4  # beginnings of answers that are tried
 STEPS = 8  # tokens of each
@@ -48,8 +51,11 @@ class Trial:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def check(self, text: str) -> None:
-        """``SchemaError`` that names the part if the schema ``text`` must not be compiled here."""
+    def check(self, text: str) -> int:
+        """About how many bytes the schema ``text`` takes, compiled.
+
+        ``SchemaError`` that names the part if it must not be compiled here.
+        """
         document = parse(text)
         answer = self._ask(text)
         if answer is None:
@@ -60,6 +66,10 @@ class Trial:
             )
         if answer["error"] is not None:
             raise SchemaError(answer["error"], tuple(answer["path"]))
+        size: int = answer["bytes"]
+        if size > LARGE:
+            self.close()
+        return size
 
     def _ask(self, text: str) -> dict[str, Any] | None:
         """The process's answer; ``None`` if it ended over the schema."""
@@ -148,14 +158,18 @@ def try_schemas(tokenizer: Path) -> None:
 
 
 def _try(compiler: Any, text: str) -> dict[str, Any]:
-    begun = time.process_time()
+    begun, before = time.process_time(), _resident()
     try:
-        _follow(compiler.compile(text))
+        matcher = compiler.compile(text)
+        size = max(0, _resident() - before)
+        if size > RESIDENT:
+            raise SchemaError(f"compiled it takes {size >> 20} MiB; at most {RESIDENT >> 20}")
+        _follow(matcher)
     except SchemaError as error:
         document = parse(text)
         path = compiler.locate(document, begun + CPU_SECONDS / 2) or costliest(document)
         return {"error": error.reason, "path": path}
-    return {"error": None, "path": None}
+    return {"error": None, "bytes": size}
 
 
 def _follow(matcher: Any) -> None:
@@ -193,10 +207,22 @@ def _check(matcher: Any) -> None:
 
 def _limit_memory() -> None:
     """At most ``MEMORY`` beyond what is mapped now, where the system can say how much that is."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        mapped = int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    mapped = _memory(0)
+    if mapped:
         resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
+
+
+def _resident() -> int:
+    """Bytes in memory; 0 where the system does not say."""
+    return _memory(1)
+
+
+def _memory(column: int) -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[column])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _say(document: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from llama_hub.inference.service.settings import ServiceSettings
 
 LINGER = 2.0  # seconds for which the rest of a refused body is dropped, so that the answer arrives
+SLICE = 1 << 13  # bytes that are parsed in one go: a thousand chunks of one byte, a few ms
 OTHER_FILES = 128  # descriptors that are not connections
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 FULL = (
@@ -80,6 +81,8 @@ class Connection(H11Protocol):
         super().__init__(**given)
         self._connections = connections
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._unparsed = bytearray()
+        self._parsing: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -93,15 +96,43 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._unparsed or len(data) > SLICE:
+            self._unparsed += data
+            self.transport.pause_reading()
+            self._parse_soon()
+        else:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         super().data_received(data)
         self._note_stage()
 
+    def _parse_soon(self) -> None:
+        if self._unparsed and self._parsing is None:
+            self._parsing = self.loop.call_soon(self._parse_slice)
+
+    def _parse_slice(self) -> None:
+        """Parse a little of what came, and let others go on before the rest of it."""
+        self._parsing = None
+        if self.transport.is_closing():
+            self._unparsed.clear()
+            return
+        if self._is_answering() and not self.cycle.more_body:
+            return  # a pipelined request waits for the end of this one
+        data = bytes(self._unparsed[:SLICE])
+        del self._unparsed[:SLICE]
+        self._parse(data)
+        self._parse_soon()
+        if not self._unparsed and not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._parse_soon()
         self._connections.waits(self)
         if not self.transport.is_closing():
             self._note_stage()
-            if self._is_sending_body():
+            if self._is_sending_body() and not self._is_answering():
                 self._arm("linger", LINGER, self.transport.close)
 
     def pause_writing(self) -> None:
@@ -119,16 +150,18 @@ class Connection(H11Protocol):
 
     def _note_stage(self) -> None:
         """After events: what is waited for now, and until when."""
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
+        if self._is_answering():
             self._disarm("head")
-            if not cycle.more_body:
+            if not self.cycle.more_body:
                 self._connections.works(self)
         elif not self._is_sending_body():
             self._disarm("linger")
             if self.timeout_keep_alive_task is None:  # a next request has begun
                 timeout = self._connections.settings.head_timeout
                 self._arm("head", timeout, self._head_is_late)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _is_sending_body(self) -> bool:
         return bool(self.conn.their_state is h11.SEND_BODY)

@@ -245,7 +245,8 @@ async def tokenize(service: Service, _: Request, document: Document) -> Response
     if body.messages is not None:
         tokens = await encode_conversation(service, conversation(body.messages))
     else:
-        tokens = (await encode(service, [body.prompt or ""], bos=body.add_special_tokens))[0]
+        text, bos = body.prompt or "", body.add_special_tokens
+        (tokens,) = await encode(service, [text], bos=bos, fits=False)
     return JSONResponse(
         {
             "count": len(tokens),

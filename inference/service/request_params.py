@@ -35,13 +35,16 @@ def check_model(service: Service, name: str | None) -> None:
         )
 
 
-async def encode(service: Service, texts: Sequence[str], *, bos: bool) -> list[tuple[int, ...]]:
-    """Token ids of each of ``texts``; 400 for the first that cannot fit the context."""
+async def encode(
+    service: Service, texts: Sequence[str], *, bos: bool, fits: bool = True
+) -> list[tuple[int, ...]]:
+    """Token ids of each of ``texts``; 400 for the first that has too many characters to fit the
+    context and, where it has to (``fits``), for the first that has too many tokens."""
     for text in texts:
         _check_length(service, len(text), "prompt")
     if sum(map(len, texts)) <= INLINE:
-        return _encode_each(service, texts, bos)
-    return await service.tokenizing(_encode_each, service, texts, bos)
+        return _encode_each(service, texts, bos, fits)
+    return await service.tokenizing(_encode_each, service, texts, bos, fits)
 
 
 def _check_length(service: Service, length: int, param: str) -> None:
@@ -55,11 +58,14 @@ def _check_length(service: Service, length: int, param: str) -> None:
         )
 
 
-def _encode_each(service: Service, texts: Sequence[str], bos: bool) -> list[tuple[int, ...]]:
+def _encode_each(
+    service: Service, texts: Sequence[str], bos: bool, fits: bool
+) -> list[tuple[int, ...]]:
     prompts = []
     for text in texts:
         prompts.append(tuple(service.tokenizer.encode(text, bos=bos)))
-        check_prompt(service, prompts[-1])  # the rest is not worth the work
+        if fits:
+            check_prompt(service, prompts[-1])  # the rest is not worth the work
     return prompts
 
 

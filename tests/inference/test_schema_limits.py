@@ -14,8 +14,10 @@ import pytest
 from llama_hub.errors import UsageError
 from llama_hub.inference import grammar
 from llama_hub.inference.grammar import Grammar, GrammarCompiler
+from llama_hub.inference.schema_compiler import SchemaCompiler
 from llama_hub.inference.schema_limits import SchemaError, parse
 from llama_hub.inference.schema_trial import Trial
+from llama_hub.inference.tokenizer import Tokenizer
 from tests.inference.conftest import Serving
 from tests.support.hf_models import ask, prompt
 from tests.support.serving import DEMO
@@ -141,10 +143,11 @@ def compiling(check: Callable[[GrammarCompiler], Any]) -> None:
 def test_a_schema_is_tried_once_good_or_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    def check(_: Trial, text: str) -> None:
+    def check(_: Trial, text: str) -> int:
         tried.append(text)
         if "bad" in text:
             raise SchemaError("bad", ("here",))
+        return 0
 
     monkeypatch.setattr(Trial, "check", check)
 
@@ -161,9 +164,36 @@ def test_a_schema_is_tried_once_good_or_bad(monkeypatch: pytest.MonkeyPatch) -> 
     compiling(asked)
 
 
+def test_compiled_schemas_have_a_size_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trial, "check", lambda _, text: grammar.REMEMBERED_BYTES // 3)
+
+    async def asked(compiler: GrammarCompiler) -> None:
+        for number in range(5):
+            await compiler.compile(json.dumps({"const": number}))
+        assert list(compiler._known) == [json.dumps({"const": number}) for number in (2, 3, 4)]
+
+    compiling(asked)
+
+
+def test_a_schema_that_holds_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_hub.inference import schema_trial
+
+    text = json.dumps({"enum": [f"word {number}" for number in range(4000)]})
+    one = Trial(TOKENIZER)
+    try:
+        assert one.check(text) > 0
+        monkeypatch.setattr(schema_trial, "RESIDENT", 1000)
+        compiler = SchemaCompiler(Tokenizer(TOKENIZER))
+        answer = schema_trial._try(compiler, text)
+        assert answer["error"].startswith("compiled it takes")
+        assert answer["path"] == ("enum",)
+    finally:
+        one.close()
+
+
 def test_who_leaves_does_not_end_what_others_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
-    monkeypatch.setattr(Trial, "check", lambda _, text: go.wait(60))
+    monkeypatch.setattr(Trial, "check", lambda _, text: int(go.wait(60)))
 
     async def asked(compiler: GrammarCompiler) -> None:
         first, second = (
@@ -182,7 +212,7 @@ def test_schemas_that_wait_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
     from llama_hub.errors import NotEnoughError
 
     go = threading.Event()
-    monkeypatch.setattr(Trial, "check", lambda _, text: go.wait(60))
+    monkeypatch.setattr(Trial, "check", lambda _, text: int(go.wait(60)))
 
     async def asked(compiler: GrammarCompiler) -> None:
         waiting = [

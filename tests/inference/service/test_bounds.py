@@ -110,6 +110,13 @@ def test_the_first_prompt_that_does_not_fit_is_the_last_tokenised(
     assert len(tokenised) == 1
 
 
+def test_tokens_are_counted_also_of_what_does_not_fit(small: Running) -> None:
+    wide = {"prompt": "xylophones " * 200}
+    counted = post(small, "/tokenize", wide)
+    assert counted.status_code == 200
+    assert counted.json()["count"] > counted.json()["max_model_len"]
+
+
 BIASES = {str(token): 1 for token in range(400)}
 TOO_MUCH = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}] * 5000}),

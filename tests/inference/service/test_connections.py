@@ -187,6 +187,41 @@ def test_heads_have_a_size() -> None:
         assert everything(sender).startswith(b"HTTP/1.1 4")
 
 
+CHUNKED = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunks(body: bytes, size: int) -> bytes:
+    parts = (body[start : start + size] for start in range(0, len(body), size))
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+def test_many_chunks_are_parsed_a_little_at_a_time(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    parse = connections.Connection._parse
+
+    def noted(self: connections.Connection, data: bytes) -> None:
+        parsed.append(len(data))
+        parse(self, data)
+
+    monkeypatch.setattr(connections.Connection, "_parse", noted)
+    body = b'{"prompt": "one", "max_tokens": 2' + b" " * 50_000 + b"}"
+    version = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving() as running, connect(running) as sender:
+        # Pipelined: three requests in one go, one of them in chunks.
+        sender.sendall(version + CHUNKED + chunks(body, size) + version)
+        seen = b""
+        while seen.count(b'"version"') < 2:
+            part = sender.recv(4096)
+            assert part, seen
+            seen += part
+        assert seen.count(b"HTTP/1.1 200") == 3
+        assert b"text_completion" in seen
+    assert max(parsed) <= connections.SLICE
+
+
 # --- names and details ------------------------------------------------------------------------
 
 ROUTES = ["/", "/health", "/ping", "/v1/models", "/metrics", "/manifest", "/docs", "/page.json",
