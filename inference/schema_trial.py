@@ -39,7 +39,7 @@ STACK = 1 << 20  # bytes; the engine's threads have more
 WALKS = 4  # beginnings of answers that are tried
 STEPS = 8  # tokens of each
 STEP_SECONDS = 0.05  # of a core, for the slowest of them
-NICE = 19  # the engine comes first
+NICE = 10  # the engine comes first
 TOO_COMPLEX = "it is too complex to be followed"
 
 
@@ -148,6 +148,7 @@ def try_schemas(tokenizer: Path) -> None:
 
     compiler = SchemaCompiler(Tokenizer(tokenizer))
     _limit_memory()
+    os.nice(NICE)
     _say({"ready": True})
     for line in sys.stdin:
         # The default action of SIGPROF ends the process, in the middle of native code too.
@@ -231,7 +232,6 @@ def _say(document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(NICE)
     threading.stack_size(STACK)
     thread = threading.Thread(target=try_schemas, args=(Path(sys.argv[1]),))
     thread.start()
