@@ -91,6 +91,13 @@ def grammar(schema: Callable[[int], Any], clients: int = 4) -> Attack:
     return repeated(make, clients)
 
 
+def constant_chunks(size: int, clients: int = 4) -> Attack:
+    """A body of ``size`` bytes, each of them a chunk."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    whole = head + b"1\r\n \r\n" * size + b"0\r\n\r\n"
+    return repeated(lambda _: whole, clients)
+
+
 def completion(**body: Any) -> tuple[str, bytes]:
     return "/v1/completions", json.dumps(body).encode()
 
@@ -175,6 +182,7 @@ ATTACKS: dict[str, Attack | None] = {
         b'{"messages":[' + b",".join([b'{"role":"user","content":"a"}'] * 60_000) + b"]}",
     ),
     "brackets without end": constant("/v1/completions", b"[" * 5 * MEGABYTE),
+    "a body in chunks of one byte": constant_chunks(400_000),
     "log-probabilities": constant(*LOGPROBS, clients=2),
     "1500 heads, drop by drop": holding(1500, b"GET / HTTP/1.1\r\nHost: a\r\n", b"X-A: bcd"),
     "1500 bodies, drop by drop": holding(1500, HEAD, b'{"prompt'),
