@@ -22,6 +22,7 @@ from llama_hub.inference.service.problems import ClientGoneError, Problem, inval
 MAX_VALUES = 1 << 18  # of any kind: 64 prompts of 4096 token ids
 MAX_CONTAINERS = 1 << 14  # objects and lists
 MAX_FIELDS = 4096  # of one object
+MAX_ALL_FIELDS = 1 << 15  # of all objects: each is a text and an entry of a table
 MAX_DEPTH = 100
 ON_LOOP = 1 << 14  # bytes below which parsing is quicker than a thread's start
 AT_ONCE = 16  # bodies of the largest size that are held together
@@ -126,6 +127,8 @@ def check_structure(body: bytes) -> None:
     opened = ((marks == ord("[")) | (marks == ord("{"))) & outside
     containers = int(np.count_nonzero(opened))
     _check_count("lists and objects", containers, MAX_CONTAINERS)
+    fields = int(np.count_nonzero((marks == ord(":")) & outside))
+    _check_count("fields", fields, MAX_ALL_FIELDS)
     commas = int(np.count_nonzero((marks == ord(",")) & outside))
     _check_count("values", commas + containers, MAX_VALUES)
     closed = ((marks == ord("]")) | (marks == ord("}"))) & outside

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from llama_hub.inference.service.settings import ServiceSettings
 
 LINGER = 2.0  # seconds for which the rest of a refused body is dropped, so that the answer arrives
-SLICE = 1 << 13  # bytes that are parsed in one go: a thousand chunks of one byte, a few ms
+SLICE = 1 << 10  # bytes that are parsed in one go: 170 chunks of one byte, a millisecond
+BODY_SLICE = 1 << 16  # the same of a body without chunks, which is only copied
 OTHER_FILES = 128  # descriptors that are not connections
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 FULL = (
@@ -38,6 +40,7 @@ class Connections:
         self.limit = min(settings.max_connections, _descriptors() - OTHER_FILES)
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # for their clients, the longest first
+        self._unparsed: deque[Connection] = deque()
 
     def __call__(self, **given: Any) -> Connection:
         return Connection(self, **given)
@@ -68,6 +71,18 @@ class Connections:
         """Note that a connection's request is whole and being answered."""
         self._waiting.pop(connection, None)
 
+    def parse_soon(self, connection: Connection) -> None:
+        """Have a connection parse a slice: one of all of them in each round of the event loop."""
+        if not self._unparsed:
+            connection.loop.call_soon(self._parse_one)
+        self._unparsed.append(connection)
+
+    def _parse_one(self) -> None:
+        connection = self._unparsed.popleft()
+        if self._unparsed:
+            connection.loop.call_soon(self._parse_one)
+        connection.parse_slice()
+
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
         self._open.discard(connection)
@@ -82,7 +97,7 @@ class Connection(H11Protocol):
         self._connections = connections
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._unparsed = bytearray()
-        self._parsing: asyncio.Handle | None = None
+        self._queued = False  # for a slice of it to be parsed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -96,7 +111,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._unparsed or len(data) > SLICE:
+        if self._unparsed or len(data) > self._slice():
             self._unparsed += data
             self.transport.pause_reading()
             self._parse_soon()
@@ -107,20 +122,28 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._note_stage()
 
-    def _parse_soon(self) -> None:
-        if self._unparsed and self._parsing is None:
-            self._parsing = self.loop.call_soon(self._parse_slice)
+    def _slice(self) -> int:
+        """How many bytes may be parsed in one go."""
+        if self._is_sending_body() and (b"transfer-encoding", b"chunked") not in self.headers:
+            return BODY_SLICE
+        return SLICE
 
-    def _parse_slice(self) -> None:
-        """Parse a little of what came, and let others go on before the rest of it."""
-        self._parsing = None
+    def _parse_soon(self) -> None:
+        if self._unparsed and not self._queued:
+            self._queued = True
+            self._connections.parse_soon(self)
+
+    def parse_slice(self) -> None:
+        """Parse a little of what came."""
+        self._queued = False
         if self.transport.is_closing():
             self._unparsed.clear()
             return
         if self._is_answering() and not self.cycle.more_body:
             return  # a pipelined request waits for the end of this one
-        data = bytes(self._unparsed[:SLICE])
-        del self._unparsed[:SLICE]
+        size = self._slice()
+        data = bytes(self._unparsed[:size])
+        del self._unparsed[:size]
         self._parse(data)
         self._parse_soon()
         if not self._unparsed and not self.flow.read_paused and not self.transport.is_closing():

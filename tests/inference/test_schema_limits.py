@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,29 @@ def test_a_killed_trial_process_is_started_again(trial: Trial) -> None:
     process.kill()
     process.wait()
     trial.check('{"type": "object"}')
+
+
+def test_the_trial_ends_with_the_service() -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from llama_hub.inference.schema_trial import Trial\n"
+        "trial = Trial(Path(sys.argv[1])); trial.check('{}')\n"
+        "print(trial._process.pid, flush=True); time.sleep(600)"
+    )
+    service = subprocess.Popen(
+        [sys.executable, "-c", code, str(TOKENIZER)], stdout=subprocess.PIPE, text=True
+    )
+    with service:
+        assert service.stdout is not None
+        number = int(service.stdout.readline())
+        service.kill()
+    for _ in range(3000):
+        if not Path(f"/proc/{number}/stat").exists():
+            return
+        if Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return  # ended; nobody here collects it
+        time.sleep(0.01)
+    raise AssertionError("the trial process outlived its service")
 
 
 def compiling(check: Callable[[GrammarCompiler], Any]) -> None:

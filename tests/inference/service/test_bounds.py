@@ -190,6 +190,7 @@ HOSTILE = {
     "objects": b"[" + b",".join([b"{}"] * 70_000) + b"]",
     "numbers": b"[" + b",".join([b"1"] * 300_000) + b"]",
     "fields": b"{" + b",".join(b'"%d":1' % n for n in range(5000)) + b"}",
+    "fields of all": b"[" + b",".join([b'{"a":1,"b":2,"c":3}'] * 12_000) + b"]",
     "nested": b"[" * 101 + b"]" * 101,
     "nested without end": b"[" * 5_000_000,
     "nested objects": b'{"a":' * 101 + b"1" + b"}" * 101,
