@@ -79,4 +79,7 @@ def engine_options(variables: Mapping[str, str]) -> EngineOptions:
         context=int(told("CONTEXT") or 0) or None,
         max_batch=int(told("MAX_BATCH") or EngineOptions.max_batch),
         tensor_parallel=int(told("TENSOR_PARALLEL") or 1),
+        gpu_memory_utilization=float(
+            told("GPU_MEMORY_UTILIZATION") or EngineOptions.gpu_memory_utilization
+        ),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.errors import NotEnoughError, QuotaError
+from llama_hub.errors import NotEnoughError, QuotaError, UsageError
 from llama_hub.hub.architecture import Architecture
 from llama_hub.inference import memory
 from llama_hub.inference.config import GPU_MEMORY_UTILIZATION, GPU_STEP_TOKENS, Quantization
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HOURS_PER_MONTH = 730
 USABLE = GPU_MEMORY_UTILIZATION  # of an accelerator's memory: what the service takes by itself
+UTILIZATION = "LLAMA_HUB_GPU_MEMORY_UTILIZATION"
 USABLE_HOST = 0.85  # of a host's memory; the rest is the operating system's
 
 
@@ -33,6 +34,7 @@ class Need:
     quantization: Quantization | None
     context: int  # tokens
     concurrency: int  # sequences
+    utilization: float = USABLE  # share of each accelerator that the service may take
 
     def share(self, devices: int) -> memory.Fit:
         """What each of ``devices`` holds that share the replica."""
@@ -92,7 +94,22 @@ def need(architecture: Architecture, spec: DeploymentSpec, dtype: str = "bfloat1
         quantization=spec.quantization,
         context=spec.context,
         concurrency=spec.concurrency,
+        utilization=_utilization(spec),
     )
+
+
+def _utilization(spec: DeploymentSpec) -> float:
+    """What the spec's environment tells the service, as ``serve --gpu-memory-utilization``."""
+    text = spec.environment.get(UTILIZATION)
+    if text is None:
+        return USABLE
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"environment: {UTILIZATION} {text!r} is no number above 0, at most 1")
+    return share
 
 
 def _fit(
@@ -117,11 +134,11 @@ def _fit(
     )
 
 
-def usable_bytes(offer: Offer) -> int:
+def usable_bytes(offer: Offer, utilization: float = USABLE) -> int:
     """What a replica may use on a machine of this type, over all its accelerators."""
     if offer.accelerators == 0:
         return int(offer.memory_bytes * USABLE_HOST)
-    return int(offer.memory_bytes * offer.accelerators * USABLE)
+    return int(offer.memory_bytes * offer.accelerators * utilization)
 
 
 def fits(offer: Offer, need: Need) -> bool:
@@ -129,7 +146,7 @@ def fits(offer: Offer, need: Need) -> bool:
     devices = max(1, offer.accelerators)
     if need.architecture.n_heads % devices:
         return False
-    return need.share(devices).total_bytes * devices <= usable_bytes(offer)
+    return need.share(devices).total_bytes * devices <= usable_bytes(offer, need.utilization)
 
 
 def cheapest_first(offers: Iterable[Offer]) -> list[Offer]:
@@ -194,7 +211,7 @@ def _too_small(offers: Sequence[Offer], spec: DeploymentSpec, need: Need) -> Not
             f"no machine is offered that holds a replica of {need.text()}", hint=_smaller(need, 0)
         )
     largest = max(offers, key=usable_bytes)
-    room = usable_bytes(largest)
+    room = usable_bytes(largest, need.utilization)
     return NotEnoughError(
         f"a replica needs {need.text()}; {largest.instance} leaves {gib(room)} "
         f"of {gib(largest.memory_bytes * max(1, largest.accelerators))}",

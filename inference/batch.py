@@ -108,7 +108,7 @@ class _Layout:
             return range(0)
         self.spans.append(Span(row, end - begin, start, piece.pages))
         self.tokens += piece.tokens[begin:end]
-        for position in range(start, start + end - begin):
-            self.positions.append(position)
-            self.slots.append(piece.pages[position // PAGE] * PAGE + position % PAGE)
+        positions = range(start, start + end - begin)
+        self.positions += positions
+        self.slots += [piece.pages[each // PAGE] * PAGE + each % PAGE for each in positions]
         return range(row, row + end - begin)

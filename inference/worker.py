@@ -240,7 +240,7 @@ class Worker:
         if not sequences:
             return []
         try:
-            return choose(torch.cat(list(lasts)), [self._row(each) for each in sequences])
+            return choose(_stacked(lasts), [self._row(each) for each in sequences])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -292,6 +292,21 @@ class Worker:
 def _samples(chunk: Chunk) -> bool:
     """Whether a token is chosen after the chunk (``max_tokens`` 0 only reads the prompt)."""
     return chunk.last and chunk.sequence.request.sampling.max_tokens > 0
+
+
+def _stacked(rows: Rows[Tensor]) -> Tensor:
+    """Rows ``[1, vocab]`` as one matrix; without a copy where they are neighbours already."""
+    first = rows[0]
+    size = first.numel() * first.element_size()
+    storage = first.untyped_storage().data_ptr()
+    neighbours = all(
+        row.data_ptr() == first.data_ptr() + index * size
+        and row.untyped_storage().data_ptr() == storage
+        for index, row in enumerate(rows)
+    )
+    if neighbours and first.is_contiguous():
+        return first.as_strided((len(rows), first.shape[1]), (first.shape[1], 1))
+    return torch.cat(list(rows))
 
 
 def _piece(chunk: Chunk) -> Piece:

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llama_hub.backends.local.documents import Revision
-from llama_hub.deploy.sizing import USABLE, Need
+from llama_hub.deploy.sizing import USABLE, UTILIZATION, Need
 from llama_hub.errors import NotEnoughError, UsageError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-UTILIZATION = "LLAMA_HUB_GPU_MEMORY_UTILIZATION"
 SLACK = 0.02  # of a device, beside what the arithmetic says
 IDLE = 0.03  # of a device: what a driver and a display take of it counts as nothing
 

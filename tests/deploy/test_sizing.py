@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.sizing import choose, fits, need
-from llama_hub.errors import NotEnoughError, QuotaError
+from llama_hub.errors import NotEnoughError, QuotaError, UsageError
 from llama_hub.hub.architecture import Architecture
 from llama_hub.inference import memory
 from llama_hub.inference.config import GPU_STEP_TOKENS, PAGE, EngineOptions
@@ -155,3 +155,13 @@ def test_an_unknown_instance_names_the_known() -> None:
     wanted = need(L7B, spec(), "float16")
     with pytest.raises(NotEnoughError, match="offered are: right"):
         choose([offer("right", 24)], spec(instance="wrong"), wanted)
+
+
+def test_a_smaller_share_of_the_card_is_planned_for() -> None:
+    half = spec(context=2048, environment={"LLAMA_HUB_GPU_MEMORY_UTILIZATION": "0.5"})
+    assert fits(offer("card", 24), need(L7B, spec(context=2048, concurrency=1)))
+    assert not fits(offer("card", 24), need(L7B, half))
+    assert fits(offer("card", 80), need(L7B, half))
+    for wrong in ("2", "0", "much", "nan"):
+        with pytest.raises(UsageError, match="GPU_MEMORY_UTILIZATION"):
+            need(L7B, spec(environment={"LLAMA_HUB_GPU_MEMORY_UTILIZATION": wrong}))

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence as Rows
 from contextlib import AbstractContextManager, nullcontext
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from llama_hub.inference.config import PAGE
 from llama_hub.inference.engine import Delta, GenerationRequest, SamplingParams
 from llama_hub.inference.kv_cache import PagePool, page_names
 from llama_hub.inference.scheduler import Scheduler, Sequence
-from llama_hub.inference.worker import Event, Worker
+from llama_hub.inference.worker import Event, Worker, _stacked
 from tests.support.tiers import examples
 
 VOCABULARY = 40
@@ -253,3 +254,20 @@ def test_a_failing_model_tells_every_reader() -> None:
         ("b", ArithmeticError),
     ]
     assert isinstance(bench.worker.failure, ArithmeticError)
+
+
+@pytest.mark.parametrize(
+    ("picked", "copied"),
+    [([0, 1, 2], False), ([1, 2, 3], False), ([2], False), ([0, 2], True), ([1, 0], True)],
+)
+def test_rows_that_lie_together_are_not_copied(picked: list[int], copied: bool) -> None:
+    logits = torch.randn(4, 50)
+    parts = torch.split(logits, [1, 1, 1, 1])
+    found = _stacked([parts[index] for index in picked])
+    assert torch.equal(found, logits[picked])
+    assert (found.untyped_storage().data_ptr() != logits.untyped_storage().data_ptr()) == copied
+
+
+def test_rows_of_two_computations_are_put_together() -> None:
+    rows = [torch.randn(2, 50)[-1:], torch.randn(1, 50)]
+    assert torch.equal(_stacked(rows), torch.cat(rows))
