@@ -15,6 +15,8 @@ from llama_hub.licenses.gate import Texts
 from llama_hub.progress import NO_PROGRESS
 
 SMALL = 16 << 20  # bytes; every file that is no weight file is smaller
+TEXT = 1 << 20  # bytes; a licence, a policy, a list of checksums
+MAX_SMALL = 64 << 20  # bytes of all of them together, which are kept in memory
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def read_small(place: FileTree, path: str) -> bytes | None:
         request = place.request(path)
         tries = RetryState(request.where, place.policy, Cancel(), NO_PROGRESS)
         try:
-            place.small[path] = tries.until_done(lambda: read_all(request, SMALL))
+            place.small[path] = tries.until_done(lambda: read_all(request, _limit(place, path)))
         except NotFoundError:
             place.small[path] = None
         except AccessError as error:
@@ -89,6 +91,14 @@ def read_small(place: FileTree, path: str) -> bytes | None:
             place.refusals.append(error)
             place.small[path] = None
     return place.small[path]
+
+
+def _limit(place: FileTree, path: str) -> int:
+    """Bytes that the file may have, by its name and by what was read before."""
+    name = path.rpartition("/")[2]
+    is_text = name.startswith(("LICENSE", "USE_POLICY", "SHA256SUMS")) or name.endswith(".chk")
+    read = sum(len(data or b"") for data in place.small.values())
+    return min(TEXT if is_text else SMALL, max(0, MAX_SMALL - read))
 
 
 def read_first(place: FileTree, paths: list[str]) -> tuple[str, bytes] | None:

@@ -8,8 +8,10 @@ import pytest
 
 from llama_hub.errors import IntegrityError, LlamaHubError
 from llama_hub.hub.catalog import Model
+from llama_hub.hub.sources.base import read_small
 from llama_hub.hub.sources.huggingface import HuggingFace
 from llama_hub.hub.sources.s3 import s3_place
+from llama_hub.hub.sources.web import HttpTree
 from llama_hub.hub.transfer.bounded_aws import bounded
 from llama_hub.hub.transfer.remote_file import Transient
 from llama_hub.hub.transfer.retry import Policy
@@ -120,3 +122,20 @@ def test_an_object_of_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, extent
         with closing(s3_place("s3://bucket")) as place:
             with pytest.raises((Transient, IntegrityError)):
                 place.request("file").open(0, None)
+
+
+def test_small_files_are_bounded_each_and_together() -> None:
+    """Those that were read are kept: what was shown is what is stored."""
+
+    def answer(peer: Peer) -> None:
+        size = 15 * MIB
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+    with raw(answer) as server, closing(HttpTree(server.url, QUICK)) as place:
+        for path in ("LICENSE", "a/USE_POLICY.md", "checklist.chk", "SHA256SUMS"):
+            with pytest.raises(IntegrityError, match="larger than the 1048576 bytes"):
+                read_small(place, path)
+        for number in range(4):
+            assert read_small(place, f"{number}.json")
+        with pytest.raises(IntegrityError, match="larger than the 4194304 bytes"):
+            read_small(place, "4.json")
