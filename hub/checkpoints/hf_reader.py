@@ -80,6 +80,7 @@ def _segments(folder: Path) -> dict[str, NamedSegment]:
             if name in found:
                 raise IntegrityError(f"the tensor {name} is in two files of {folder}")
             found[name] = one
+        layout.check_count(path, len(found))
     return found
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from llama_hub.errors import IntegrityError
 from llama_hub.hub.architecture import Architecture
@@ -22,6 +23,8 @@ from llama_hub.hub.architecture import Architecture
 ROWS = 0  # cut along dim 0
 COLUMNS = 1  # cut along dim 1
 REPLICATED = -1  # a whole copy in every shard
+
+MAX_TENSORS = 1 << 16  # of all files of a folder; Llama 2 70B in 8 shards has 5,784
 
 ROPE_FREQS = "rope.freqs"  # derived from rope_theta: never converted, written anew for Meta
 
@@ -116,6 +119,12 @@ def check_shards(architecture: Architecture, shards: int) -> None:
             raise IntegrityError(
                 f"the model cannot be cut into {shards} shards: its {what} is {size}"
             )
+
+
+def check_count(path: Path, count: int) -> None:
+    """``IntegrityError`` once the files of a folder hold more tensors than any model has."""
+    if count > MAX_TENSORS:
+        raise IntegrityError(f"up to {path} the folder holds {count} tensors, which no model has")
 
 
 def hf_name(name: str) -> str:

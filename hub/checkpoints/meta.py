@@ -33,7 +33,10 @@ def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
     """
     paths = shard_paths(folder)
     params = read_params(folder)
-    shards = [read_index(path) for path in paths]
+    shards: list[Shard] = []
+    for path in paths:
+        shards.append(read_index(path))
+        layout.check_count(path, sum(map(len, shards)))
     architecture = _architecture(folder, params, shards)
     if context is not None:
         architecture = replace(architecture, context=context)

@@ -21,6 +21,7 @@ from llama_hub.hub.checkpoints import diagnosis
 
 MAX_HEADER = 4 << 20  # bytes; Llama 2 70B in one file has 100 kB (the specification: 100 MB)
 MAX_RANK = 8  # dimensions of a tensor
+MAX_NAME = 1 << 10  # letters
 NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "int32": "I32", "int64": "I64"}
 ITEM_BYTES = {
     "BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
@@ -100,8 +101,8 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
     try:
         code, (begin, end) = value["dtype"], value["data_offsets"]
         shape = _shape(value["shape"])
-        if not _are_sizes((*shape, begin, end)):
-            raise ValueError("a size that is no size")
+        if not _are_sizes((*shape, begin, end)) or len(name) > MAX_NAME:
+            raise ValueError("a size that is no size, or a name of too many letters")
         if len(value) != 3 or end - begin != math.prod(shape) * ITEM_BYTES[code]:
             raise ValueError("sizes that disagree")
     except (KeyError, TypeError, ValueError) as error:

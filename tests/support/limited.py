@@ -66,7 +66,13 @@ def limited() -> Iterator[Limited]:
 
 def _calls() -> dict[str, Callable[[Path], object]]:
     from llama_hub import schema
-    from llama_hub.hub.checkpoints import open_checkpoint, weight_index
+    from llama_hub.hub.checkpoints import (  # noqa: F401 - imported once, not in each child
+        gguf,
+        hf_reader,
+        meta,
+        open_checkpoint,
+        weight_index,
+    )
     from llama_hub.hub.checkpoints.fingerprint import tensor_entries
     from llama_hub.hub.conversion import sentencepiece_model
     from llama_hub.hub.conversion.tokenizer_json import tokenizer_json

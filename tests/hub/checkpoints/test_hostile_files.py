@@ -334,3 +334,15 @@ def test_what_is_no_file_is_not_read(reader: Limited, tmp_path: Path, name: str,
     else:
         path.mkdir()
     assert reader.run("open", tmp_path).code in (5, 6)
+
+
+def test_many_files_of_many_tensors_are_bounded_together(reader: Limited, tmp_path: Path) -> None:
+    names = [f"model-{number:05d}-of-00040.safetensors" for number in range(1, 41)]
+    _hf(tmp_path)
+    for file, name in enumerate(names):
+        entries = b",".join(
+            b'"%d.%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % (file, number)
+            for number in range(10_000)
+        )
+        (tmp_path / name).write_bytes(_header(b"{" + entries + b"}"))
+    assert "which no model has" in refused(reader, "open", tmp_path, "model-000")
