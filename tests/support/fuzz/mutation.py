@@ -62,7 +62,8 @@ def _change(rng: random.Random, value: Any) -> Any:
 def _replace(rng: random.Random, value: Any, at: Any) -> None:
     old, kind = value[at], rng.random()
     if isinstance(old, int) and not isinstance(old, bool) and kind < 0.3:
-        value[at] = rng.choice((old + 1, -old, old * 1000, float(old), str(old), bool(old)))
+        near = float(old) if abs(old) < 1 << 1000 else 0.0
+        value[at] = rng.choice((old + 1, -old, old * 1000, near, str(old), bool(old)))
     elif isinstance(old, str) and kind < 0.3:
         value[at] = rng.choice((old.upper(), old[:-1], old + "x", old * 50, [old], " " + old))
     else:
