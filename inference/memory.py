@@ -34,6 +34,7 @@ GROUP = 64  # columns for each scale of int4; another group changes the sum by a
 SCALE = 4  # bytes of a scale: float32 on CPUs; GPUs keep 16 bits, at most 6 % less in all
 FIXED = 64 << 20  # bytes: rotation tables, packing buffers, the allocator's slack
 PROCESS = 1 << 29  # bytes of a device that a process takes: context, libraries, their kernels
+OF_FREE = 0.97  # of what others leave of a GPU: the driver needs a little, and they may grow
 SHORTER = (2048, 1024, 512)  # contexts that are proposed when the asked one does not fit
 
 
@@ -193,6 +194,11 @@ def _bytes_per_weight(quantization: Quantization | None, columns: int, full: int
     ]
 
 
+def gpu_room(free: int, total: int, utilization: float) -> int:
+    """Bytes that a service may take of a GPU: its share, as far as others leave it."""
+    return int(min(total * utilization, free * OF_FREE))
+
+
 def free_memory(device: torch.device, utilization: float = 1.0) -> int | None:
     """Bytes that may be used on ``device`` now; ``None`` if that cannot be told.
 
@@ -202,8 +208,7 @@ def free_memory(device: torch.device, utilization: float = 1.0) -> int | None:
     if device.type == "cuda":
         import torch
 
-        free, total = torch.cuda.mem_get_info(device)
-        return int(min(free, total * utilization))
+        return gpu_room(*torch.cuda.mem_get_info(device), utilization)
     known = [each for each in (_available(), _container_room()) if each is not None]
     return min(known, default=None)
 

@@ -19,6 +19,7 @@ from llama_hub.inference.config import PAGE
 from llama_hub.inference.cuda.forward import CudaForward
 from llama_hub.inference.cuda.graphs import Recorder
 from llama_hub.inference.kv_cache import KVCache
+from llama_hub.inference.memory import gpu_room
 from llama_hub.inference.model import Llama
 from llama_hub.inference.out_of_memory import is_out_of_memory
 
@@ -34,7 +35,7 @@ class MemoryMeter:
     def __init__(self, device: torch.device, utilization: float) -> None:
         self._device = device
         self._free, total = torch.cuda.mem_get_info(device)
-        self.budget = int(min(total * utilization, self._free))
+        self.budget = gpu_room(self._free, total, utilization)
         torch.cuda.reset_peak_memory_stats(device)
 
     def peak(self) -> int:

@@ -101,6 +101,22 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
     assert free is None or 1 << 20 < free < 1 << 50
 
 
+@pytest.mark.parametrize(
+    ("free", "share", "expected"),
+    [
+        (100, 0.92, 92),  # a card of its own
+        (100, 0.45, 45),
+        (55, 0.45, 45),  # beside a service that took its share
+        (50, 0.92, 48.5),  # beside one, without a share of its own: not to the last byte
+        (40, 0.45, 38.8),
+        (0, 0.92, 0),
+    ],
+)
+def test_several_services_share_a_card(free: float, share: float, expected: float) -> None:
+    room = memory.gpu_room(int(free * GIB), 100 * GIB, share)
+    assert room == pytest.approx(expected * GIB)
+
+
 def documented() -> list[tuple[str, str, str]]:
     """Card, model with precision, and cell of each entry of the table in docs/gpu.md."""
     page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
