@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_hub.deploy import client
+from llama_hub.deploy import client, rollout
 from llama_hub.deploy.backend import (
     TAG_LICENSE,
     Attestable,
@@ -18,6 +18,7 @@ from llama_hub.deploy.backend import (
 from llama_hub.deploy.deployer import Artifacts, Deployer
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import LlamaHubError
+from llama_hub.hub import unchanged
 from llama_hub.hub.manifest import Manifest
 from llama_hub.licenses.gate import Gate
 
@@ -57,7 +58,7 @@ def attest(deployer: Deployer, name: str, artifacts: Artifacts) -> Attestation:
     deployed = backend.status(name)
     good = deployer.journal(name).history().good
     expected = good[-1]["manifest"] if good else deployed.manifest
-    local, about_local = _local(good, expected, artifacts)
+    local, about_local = _local(backend, good, expected, artifacts)
     proofs = _proofs(backend, name, local)
     served = next((one.evidence for one in proofs if one.what == "manifest"), None)
     checks = [
@@ -77,13 +78,19 @@ def _compare(what: str, expected: str | None, found: str | None) -> Proof:
 
 
 def _local(
-    good: Sequence[Any], expected: str | None, artifacts: Artifacts
+    backend: Backend, good: Sequence[Any], expected: str | None, artifacts: Artifacts
 ) -> tuple[Manifest | None, Proof]:
-    """The manifest on this machine, and whether it is the one that was deployed."""
+    """The manifest on this machine, and whether it is the one that was deployed.
+
+    That is the deployment's own, where it keeps one here; its files are looked at, too.
+    """
     if not good:
         return None, Proof("local", True, "deployed from another machine; compared with the tags")
     try:
-        manifest = artifacts(DeploymentSpec(**good[-1]["spec"])).manifest
+        own = rollout.held(backend, good[-1])
+        if own is not None:
+            unchanged.check(own.folder, own.manifest)
+        manifest = (own or artifacts(DeploymentSpec(**good[-1]["spec"]))).manifest
     except LlamaHubError as error:
         return None, Proof("local", False, error.message)
     return manifest, Proof("local", manifest.digest == expected, manifest.digest)

@@ -302,6 +302,19 @@ class RollsBack(Protocol):
 
 
 @runtime_checkable
+class HoldsModels(Protocol):
+    """For platforms that keep the bytes of a deployment on this machine.
+
+    Elsewhere the store has them, or nothing: what ``name`` serves may no longer be what a model's
+    name means here.
+    """
+
+    def held(self, name: str, manifest: str) -> Path | None:
+        """The folder of the model with that manifest digest, if ``name`` has it; only reads."""
+        ...
+
+
+@runtime_checkable
 class Exports(Protocol):
     """For platforms with a declarative language of their own."""
 

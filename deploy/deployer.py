@@ -119,7 +119,14 @@ class Deployer:
                 f"this machine did not deploy {name!r}, so it cannot tell whether it has drifted",
                 hint="llama-hub deploy -f spec.yaml --plan",
             )
-        return self.plan(DeploymentSpec(**good[-1]["spec"])).changes
+        observed = self.backend.observe(name)
+        spec = DeploymentSpec(**good[-1]["spec"])
+        target = self._target(spec, observed, self.artifact_of(good[-1]))
+        return self._plan("deploy", target, observed).changes
+
+    def artifact_of(self, begin: Mapping[str, Any]) -> Artifact:
+        """The model of an earlier run: as the platform keeps it here, else as it is here now."""
+        return rollout.held(self.backend, begin) or self._artifacts(DeploymentSpec(**begin["spec"]))
 
     def _rollback(self, plan: Plan) -> Rollback | None:
         """How to return to the last good spec if this fails; ``None`` if there was none."""
@@ -132,7 +139,7 @@ class Deployer:
 
         def back() -> tuple[Target, Sequence[Step]]:
             observed = self.backend.observe(spec.name)
-            target = self._target(spec, observed)
+            target = self._target(spec, observed, self.artifact_of(good[-1]))
             return target, self.backend.plan(target, observed)
 
         return back
@@ -140,7 +147,7 @@ class Deployer:
     def _has_model_of(self, begin: Mapping[str, Any]) -> bool:
         """Whether the model of an earlier run is still on this machine, unchanged."""
         try:
-            found = self._artifacts(DeploymentSpec(**begin["spec"]))
+            found = self.artifact_of(begin)
         except LlamaHubError:
             return False
         return bool(found.manifest.digest == begin["manifest"])
@@ -156,9 +163,12 @@ class Deployer:
         target = self._target(plan.spec, observed)
         return observed, self._plan(plan.kind, target, observed), target
 
-    def _target(self, spec: DeploymentSpec, observed: Observed) -> Target:
+    def _target(
+        self, spec: DeploymentSpec, observed: Observed, found: Artifact | None = None
+    ) -> Target:
+        """``found``: the model, if not the one that the spec's name means now."""
         check_options(spec, self.backend)
-        found = self._artifacts(spec)
+        found = found or self._artifacts(spec)
         architecture, dtype = artifact.dimensions(found)
         needed = sizing.need(architecture, spec, dtype)
         offer = sizing.choose(

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_hub.deploy.backend import Artifact, Backend, Observed, RollsBack, Step
+from llama_hub.deploy.backend import Artifact, Backend, HoldsModels, Observed, RollsBack, Step
 from llama_hub.deploy.journal import History
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError
+from llama_hub.hub.manifest import read
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ def check_model(revision: Revision, artifact: Artifact) -> None:
             f"{artifact.manifest.digest}",
             hint="download or convert that model again, then roll back",
         )
+
+
+def held(backend: Backend, begin: Mapping[str, Any]) -> Artifact | None:
+    """The model of an earlier run, where the platform keeps it here."""
+    folder = None
+    if isinstance(backend, HoldsModels) and begin["manifest"]:
+        folder = backend.held(begin["spec"]["name"], begin["manifest"])
+    return Artifact(folder, read(folder), str(begin["receipt"])) if folder else None
 
 
 def is_own(backend: Backend) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from llama_hub.backends.local import plan as planning
 from llama_hub.backends.local import view
 from llama_hub.backends.local.gpus import Claim, claims, gpus
+from llama_hub.backends.local.held import place
 from llama_hub.backends.local.host import host_memory
 from llama_hub.backends.local.logs import follow as follow_lines
 from llama_hub.backends.local.logs import last_lines
@@ -40,6 +41,7 @@ from llama_hub.deploy.sizing import Need, gib
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotFoundError, ProvisioningError
 from llama_hub.home import home
+from llama_hub.hub.manifest import MANIFEST_NAME
 
 SERVICE = (sys.executable, "-m", "llama_hub", "serve")
 
@@ -140,6 +142,11 @@ class LocalBackend:
     def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
         """Write down what is wanted, and wait until the supervisor says that it is so."""
         return self._steps.run(step, context)
+
+    def held(self, name: str, manifest: str) -> Path | None:
+        """The deployment's own folder of that model."""
+        folder = place(self._steps.folder(name).path, manifest)
+        return folder if (folder / MANIFEST_NAME).is_file() else None
 
     def status(self, name: str) -> Deployed:
         """From what is wanted and what the supervisor says."""

@@ -45,6 +45,11 @@ def hold(artifact: Artifact, folder: Path, progress: Progress = NO_PROGRESS) -> 
     """
     if _holds(folder, artifact, progress):
         return
+    if artifact.folder == folder:  # there is nothing else to take it from
+        raise IntegrityError(
+            f"{folder} is not what its manifest says, and the store has the model no more",
+            hint="download or convert it again, then deploy it",
+        )
     aside = folder.with_name(f".{folder.name}.partial")
     for left in (aside, folder):
         delete(left)

@@ -75,6 +75,17 @@ def restarted() -> dict[str, Any]:
     raise AssertionError("the replica was not started again")
 
 
+def settled() -> dict[str, Any]:
+    """The status once nothing drifts from what was deployed."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        found: dict[str, Any] = run("status", "x", "--json").json
+        if found.get("drift") == []:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"it still drifts: {found}")
+
+
 def republish(store: Path, content: str) -> None:
     """As a download or a quantisation does: a new folder in the place of the old one."""
     fresh = make_folder(store.with_name("fresh"), content)
@@ -90,15 +101,24 @@ def test_a_replica_restarts_from_the_bytes_it_was_deployed_with(store: Path, hom
     assert run("remove", MODEL, "--yes", "--json").code == 2
     assert run("remove", MODEL, "--yes", "--force", "--json").code == 0
     assert restarted()["content"] == "first"
-    assert run("status", "x", "--json").json["manifest"] == first.json["manifest"]
+    assert settled()["manifest"] == first.json["manifest"]
+    checks = {one["what"]: one["ok"] for one in run("attest", "x", "--json").json["checks"]}
+    assert (checks["served"], checks["tags"], checks["local"]) == (True, True, True)
 
 
 def test_a_failed_deploy_leaves_the_old_bytes_serving(store: Path) -> None:
     assert deploy().code == 0
     republish(store, "second")
-    failed = deploy(MODEL, "--set", "environment.STANDIN_FAIL=1")
+    port = run("status", "x", "--json").json["url"]
+    failed = deploy(
+        MODEL, "--set", "environment.STANDIN_FAIL=1", "--set", "options.api_key=true",
+        "--set", "tags.team=a",
+    )  # fmt: skip
     assert failed.code == 8
+    assert "what was there before is back" in failed.json["error"]["hint"]
+    assert run("status", "x", "--json").json["url"] == port
     assert restarted()["content"] == "first"
+    assert settled()["status"] == "ready"
 
 
 def test_update_and_rollback_have_each_their_own_bytes(store: Path, home: Path) -> None:
@@ -252,6 +272,30 @@ def test_a_note_that_says_nothing_means_that_all_is_read(
         unchanged.check(target, read(store))
         monkeypatch.setattr(unchanged, "verify", None)  # nothing is read a second time
     unchanged.check(target, read(store))
+
+
+def test_written_into_it_is_attested_no_more(store: Path, home: Path) -> None:
+    assert deploy().code == 0
+    write_into(store / "model.safetensors", "FIRST")
+    found = run("attest", "x", "--json")
+    assert found.code == 5
+    [local] = [one for one in found.json["checks"] if one["what"] == "local"]
+    assert "model.safetensors" in local["evidence"] or not held_by_link(home, store)
+
+
+def held_by_link(home: Path, store: Path) -> bool:
+    [copy] = (home / "deployments/local/x/service/models").glob("*/model.safetensors")
+    return copy.samefile(store / "model.safetensors")
+
+
+def test_nothing_is_deleted_where_there_is_no_other(store: Path, tmp_path: Path) -> None:
+    target = take(store, tmp_path / "held" / "x")
+    own = artifact(target)
+    write_into(target / "model.safetensors", "FIRST")
+    before = foreign.tree(target)
+    with pytest.raises(IntegrityError, match="the store has the model no more"):
+        held.hold(own, target)
+    assert foreign.tree(target) == before
 
 
 def test_what_a_killed_run_left_is_made_anew(store: Path, tmp_path: Path) -> None:
