@@ -1,6 +1,7 @@
 """The service under attack: how long `/health` and another client's stream have to wait.
 
     python bench/attack.py [MODEL] [--seconds 5] [--only NAME …] [--python PYTHON] [--out FILE]
+        [--before FILE]  results of another version, to stand beside
 
 MODEL (default: the built-in llama-demo-chat, which `llama-hub quickstart` fetches) is served by
 ``PYTHON -m llama_hub serve`` (default: this interpreter, so another one compares versions). Each
@@ -150,7 +151,11 @@ ATTACKS: dict[str, Attack | None] = {
         lambda n: {"type": "integer", "multipleOf": 9999991 - 2 * n}
     ),
     "schema: product of multiples": grammar(
-        lambda n: {"allOf": [{"type": "integer", "multipleOf": k} for k in (97, 89, 83, n)]}
+        lambda n: {
+            "$defs": {f"d{k}": {"type": "integer", "multipleOf": k} for k in (97, 89, 83)},
+            "allOf": [{"$ref": f"#/$defs/d{k}"} for k in (97, 89, 83)],
+            "title": str(n),
+        }
     ),
     "schema: a thousand references": grammar(chain),
     "schema: patterns that never end": grammar(
@@ -320,6 +325,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--only", nargs="*", choices=list(ATTACKS))
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--before", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results = {}
@@ -333,6 +339,8 @@ def main() -> None:
         "worst_health_ms": max(each["health"]["max_ms"] for each in results.values()),
         "attacks": results,
     }
+    if options.before:
+        result["before"] = json.loads(options.before.read_text())["attacks"]
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -8,6 +8,7 @@ is bounded here, in one pass over the document. ``schema_compiler`` has a clock 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,6 +24,7 @@ MAX_LITERAL = 4096  # characters that a constant or a name forces; tokenised aga
 MAX_PATTERN = 4096  # characters of a regular expression
 MAX_MULTIPLE = 10_000  # states of its automaton: its digits as an integer, 25 for 0.25
 MAX_MULTIPLES = 40_000  # all of them together
+MULTIPLES_OF_ONE = 64  # of one allOf that are multiplied; more are too many anyway
 MAX_NUMBER = 10**400
 
 Kind = Literal["schema", "map", "list", "value"]
@@ -124,6 +126,7 @@ def _check_total(nodes: list[Node]) -> None:
         if node.kind == "schema" and isinstance(node.value, dict):
             _check_keywords(node)
             multiples += _multiple(node)
+            _check_product(node)
             if multiples > MAX_MULTIPLES:
                 raise SchemaError(
                     f"the schema's multipleOf together need {multiples} states; at most "
@@ -160,19 +163,37 @@ def _check_keywords(node: Node) -> None:
         )
 
 
+def _check_product(node: Node) -> None:
+    """All of ``allOf`` hold: one automaton, with the states of their least common multiple."""
+    parts = node.value.get("allOf")
+    schemas = [node.value, *(parts if isinstance(parts, list) else [])]
+    numbers = [_states(each.get("multipleOf")) for each in schemas if isinstance(each, dict)]
+    together = math.lcm(*filter(None, numbers[:MULTIPLES_OF_ONE]))
+    if together > MAX_MULTIPLE:
+        raise SchemaError(
+            f"its multipleOf together need more than {MAX_MULTIPLE} states",
+            (*node.path, "allOf"),
+        )
+
+
 def _multiple(node: Node) -> int:
-    """States that the node's ``multipleOf`` needs: its digits as an integer."""
+    """States that the node's ``multipleOf`` needs; ``SchemaError`` if they are too many."""
     value = node.value.get("multipleOf")
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return 0
-    digits = "".join(map(str, Decimal(str(value)).as_tuple().digits)).rstrip("0")
-    states = int(digits or "0") if len(digits) < 16 else MAX_MULTIPLE + 1
+    states = _states(value)
     if states > MAX_MULTIPLE:
         raise SchemaError(
             f"multipleOf {value} needs {states} states; at most {MAX_MULTIPLE} may be asked for",
             (*node.path, "multipleOf"),
         )
     return states
+
+
+def _states(value: Any) -> int:
+    """States of an automaton for multiples of ``value``: its digits as an integer."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return 0
+    digits = "".join(map(str, Decimal(str(value)).as_tuple().digits)).rstrip("0")
+    return int(digits or "0") if len(digits) < 16 else MAX_MULTIPLE + 1
 
 
 def costliest(document: Any) -> Path:

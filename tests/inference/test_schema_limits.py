@@ -55,6 +55,9 @@ STATIC = {
     "properties.p4.multipleOf": properties(
         **{f"p{n}": {"type": "integer", "multipleOf": 9973} for n in range(5)}
     ),
+    "properties.a.allOf": properties(
+        a={"type": "integer", "allOf": [{"multipleOf": n} for n in (97, 89, 83)]}
+    ),
     "items.items.items.items": nested(70),
     "properties.a.const": properties(a={"const": "x" * 5000}),
     "properties": properties(**{"x" * 5000: {}}),
@@ -112,7 +115,10 @@ def test_the_trial_names_the_part_that_fails(trial: Trial, where: str) -> None:
 
 FATAL = {
     "stack": chain(1200),
-    "processor": {"allOf": [{"type": "integer", "multipleOf": n} for n in (97, 89, 83)]},
+    "processor": {
+        "$defs": {f"d{n}": {"type": "integer", "multipleOf": n} for n in (97, 89, 83)},
+        "allOf": [{"$ref": f"#/$defs/d{n}"} for n in (97, 89, 83)],
+    },
 }
 
 
