@@ -113,7 +113,9 @@ class PrefillTiling:
 
 def prefill_tiling(longest: int) -> PrefillTiling:
     """The usual way for runs of at most ``longest`` tokens."""
-    return PrefillTiling(128 if longest > 64 else 64, 64, warps=8, stages=3)
+    if longest <= 64:
+        return PrefillTiling(64, 32, warps=4, stages=3)
+    return PrefillTiling(128, 64, warps=8, stages=3)
 
 
 def can_prefill(query: Tensor) -> bool:

@@ -54,10 +54,13 @@ def tiling(weight: PackedWeight, rows: int, *, swiglu: bool, tensor: bool = True
     if not tensor:
         return Tiling(16, block_k, parts, share, warps=4, stages=1)
     if height <= 16:
-        return Tiling(32, block_k, parts, share, warps=2, stages=3 if weight.bits == 4 else 4)
+        stages = {4: 3, 8: 6, 16: 4}[weight.bits]
+        return Tiling(32, block_k, parts, share, warps=2, stages=stages)
     if height == 32 and not swiglu:
         return Tiling(64, block_k, parts, share, warps=2, stages=3)
-    return Tiling(32, block_k, parts, share, warps=2 if height == 32 else 4, stages=3)
+    if height == 32:
+        return Tiling(32, block_k, parts, share, warps=2, stages=3)
+    return Tiling(32, block_k, parts, share, warps=4, stages=2)
 
 
 def steps(weight: PackedWeight, *, swiglu: bool, tensor: bool = True) -> tuple[int, int]:
@@ -68,7 +71,7 @@ def steps(weight: PackedWeight, *, swiglu: bool, tensor: bool = True) -> tuple[i
         most = 64 if weight.bits == 4 else 32
     block_k = min(most, within & -within)  # the power of two in it
     parts = weight.columns // block_k
-    at_once = (128 if swiglu else 256) * 8 // max(8, weight.bits)
+    at_once = (128 if swiglu or weight.bits == 8 else 256) * 8 // max(8, weight.bits)
     return block_k, min(max(1, at_once // block_k) if tensor else 1, parts & -parts)
 
 
