@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +21,8 @@ import torch
 from torch import Tensor
 
 from llama_hub.errors import UsageError
+from llama_hub.inference.draws import SHORTLIST, Draws, Sent, Upload
 from llama_hub.inference.engine import SamplingParams, TokenLogprob
-
-SHORTLIST = 512  # most likely tokens that are sorted first; rarely are more needed
-_LOW = (1 << 31) - 1
-
-Numbers = npt.NDArray[np.float64]
 
 
 def check(params: SamplingParams, vocab_size: int) -> None:
@@ -114,9 +110,12 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Chosen]:
     """
     if not rows:
         return []
-    upload = _Upload()
+    upload = Upload()
     edits = _Edits(rows, logits.shape[1], upload)
-    draws = _Draws(rows, upload)
+    hot = [n for n, row in enumerate(rows) if row.choice.params.temperature > 0]
+    draws = Draws(
+        {n: (rows[n].choice.params, rows[n].choice.generator.random()) for n in hot}, upload
+    )
     asked = _Asked(rows, upload)
     if not upload.size:
         return [Chosen(token) for token in logits.argmax(-1).tolist()]
@@ -141,12 +140,12 @@ def _choose_among_all(
     changed: Tensor,
     rows: Sequence[Row],
     chosen: list[int],
-    draws: _Draws,
+    draws: Draws,
     missed: list[int],
 ) -> list[Chosen]:
     """The second pass: ``missed`` rows are drawn from all tokens, with the same number."""
-    upload = _Upload()
-    again = _Draws(rows, upload, [(n, draws.fraction[n]) for n in missed])
+    upload = Upload()
+    again = Draws({n: draws.asked[n] for n in missed}, upload)
     asked = _Asked(rows, upload)
     kept = upload.add(chosen)
     sent = upload.send(logits.device)
@@ -157,43 +156,10 @@ def _choose_among_all(
     return asked.results([int(token) for token in answer[: len(rows)]], answer[len(rows) :])
 
 
-@dataclass(frozen=True)
-class _Sent:
-    """The numbers of a step on the device, in three types."""
-
-    exact: Tensor  # float64
-    ints: Tensor
-    floats: Tensor
-
-
-class _Upload:
-    """Numbers for the device, gathered and sent in one copy; float64 holds every token id."""
-
-    def __init__(self) -> None:
-        self._parts: list[Numbers] = []
-        self.size = 0
-
-    def add(self, values: Iterable[float] | npt.NDArray[np.int64]) -> slice:
-        """Where ``values`` will be among the numbers."""
-        part = np.asarray(
-            values if isinstance(values, np.ndarray) else list(values), dtype=np.float64
-        )
-        self._parts.append(part)
-        start, self.size = self.size, self.size + len(part)
-        return slice(start, self.size)
-
-    def send(self, device: torch.device) -> _Sent:
-        """All of them on ``device``; does not wait."""
-        exact = torch.from_numpy(np.concatenate(self._parts))
-        if device.type != "cpu":
-            exact = exact.pin_memory().to(device, non_blocking=True)
-        return _Sent(exact, exact.long(), exact.float())
-
-
 class _Edits:
     """What bias, penalties, grammars and held-back tokens change in the logits of a step."""
 
-    def __init__(self, rows: Sequence[Row], vocab: int, upload: _Upload) -> None:
+    def __init__(self, rows: Sequence[Row], vocab: int, upload: Upload) -> None:
         params = [row.choice.params for row in rows]
         biased = [(n, t, b) for n, p in enumerate(params) for t, b in p.logit_bias.items()]
         self._bias_at = upload.add(n * vocab + token for n, token, _ in biased)
@@ -221,7 +187,7 @@ class _Edits:
         self._masked = upload.add(n for n, _ in masked)
         self._masks = [mask for _, mask in masked]
 
-    def apply(self, logits: Tensor, sent: _Sent) -> Tensor:
+    def apply(self, logits: Tensor, sent: Sent) -> Tensor:
         """The logits as they are to be chosen from; a copy if anything changes."""
         spans = (self._bias_at, self._seen_at, self._answer_at, self._held_at, self._masked)
         if not any(map(_length, spans)):
@@ -263,130 +229,16 @@ def _length(span: slice) -> int:
     return int(span.stop - span.start)
 
 
-class _Draws:
-    """The rows whose token is drawn, and their parameters."""
-
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        upload: _Upload,
-        again: Sequence[tuple[int, float]] | None = None,
-    ) -> None:
-        """``again``: rows with the numbers that were drawn for them already."""
-        if again is None:
-            hot = [n for n, row in enumerate(rows) if row.choice.params.temperature > 0]
-            again = [(n, rows[n].choice.generator.random()) for n in hot]
-        self.rows = [n for n, _ in again]
-        self.fraction = dict(again)
-        self._params = params = [rows[n].choice.params for n in self.rows]
-        self._index = upload.add(self.rows)
-        self._fraction = upload.add(self.fraction.values())
-        self._temperature = upload.add(p.temperature for p in params)
-        self._limit = upload.add(p.top_k or _LOW for p in params)
-        self._whole = upload.add(p.top_k == 0 for p in params)
-        self._top_p = upload.add(p.top_p if p.top_p < 1 else math.inf for p in params)
-        self._min_p = upload.add(p.min_p for p in params)
-        self._open = upload.add(map(_open, params))
-
-    def index(self, sent: _Sent) -> Tensor:
-        """The rows, int64 on the device."""
-        return sent.ints[self._index]
-
-    def draw(self, logits: Tensor, sent: _Sent, shortlist: int) -> list[Tensor]:
-        """For each row the token at its ``fraction`` (0 to 1) of the mass that top-k, top-p and
-        min-p leave, found among the ``shortlist`` most likely; then what ``missed`` reads.
-        """
-        temperature = sent.floats[self._temperature].unsqueeze(1)
-        probabilities = (logits[self.index(sent)] / temperature).softmax(-1)
-        values, tokens = _most_likely(probabilities, min(shortlist, probabilities.shape[1]))
-        listed = values.sum(-1)
-        place = torch.arange(values.shape[1], device=logits.device)
-        within = place < sent.ints[self._limit].unsqueeze(1)
-        values = values * within
-        whole = sent.ints[self._whole].unsqueeze(1) > 0
-        values = values / torch.where(whole, 1.0, values.sum(-1, keepdim=True))
-        least = sent.floats[self._min_p].unsqueeze(1) * values[:, :1]
-        # top-p as Meta's: a token stays while the mass before it is at most top_p.
-        nucleus = values.cumsum(-1) - values <= sent.floats[self._top_p].unsqueeze(1)
-        keep = nucleus & within & (values >= least)
-        keep[:, 0] = True
-        cumulative = (values * keep).double().cumsum(-1)
-        kept = cumulative[:, -1]
-        if values.shape[1] < probabilities.shape[1]:
-            everything = probabilities.sum(-1, dtype=torch.float64)
-            mass = torch.where(sent.ints[self._open] > 0, everything, kept)
-        else:
-            mass = kept
-        wanted = (sent.exact[self._fraction] * mass).unsqueeze(1)
-        index = torch.searchsorted(cumulative, wanted, right=True)
-        index = torch.minimum(index, (keep * place).amax(-1, keepdim=True))
-        drawn = tokens.gather(1, index).squeeze(1)
-        return [drawn, listed, values[:, -1], least, wanted, kept]
-
-    def missed(self, answer: list[float], complete: bool) -> tuple[list[int], list[float]]:
-        """Rows for which the shortlist did not suffice, and the rest of ``answer``.
-
-        ``answer`` begins with what ``draw`` gave besides the tokens; ``complete``: the shortlist
-        held all tokens.
-        """
-        count = len(self.rows)
-        columns = [answer[n * count : (n + 1) * count] for n in range(5)]
-        missed = [] if complete else [
-            n
-            for n, params, *numbers in zip(self.rows, self._params, *columns, strict=True)
-            if not _enough(params, *numbers)
-        ]  # fmt: skip
-        return missed, answer[5 * count :]
-
-
-def _open(params: SamplingParams) -> bool:
-    """Whether every token may be drawn."""
-    return params.top_k == 0 and params.top_p >= 1 and params.min_p == 0
-
-
-def _enough(
-    params: SamplingParams, listed: float, last: float, least: float, wanted: float, kept: float
-) -> bool:
-    """Whether no token beyond the shortlist could have changed a draw.
-
-    ``listed``: mass of the shortlist; ``last``: its least likely token's; ``least``: min-p's bound;
-    ``wanted``: the mass at which the token lies; ``kept``: the mass of those that may be drawn.
-    """
-    if params.top_k:
-        return params.top_k <= SHORTLIST
-    nucleus = params.top_p < 1 and listed > params.top_p
-    tail = params.min_p > 0 and last < least
-    return nucleus or tail or (_open(params) and wanted < kept)
-
-
-def _most_likely(probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` largest of each row, largest first, and their tokens.
-
-    On a GPU values and tokens are sorted as one integer (probabilities are not negative, so their
-    bits order them): no two are equal, so that equal values come in the same order in any batch,
-    which torch's algorithms there, chosen by shape, do not promise.
-    """
-    size = probabilities.shape[1]
-    if probabilities.device.type == "cpu":
-        if count < size:
-            return probabilities.topk(count)
-        return probabilities.sort(descending=True, stable=True)
-    token = torch.arange(_LOW, _LOW - size, -1, device=probabilities.device)
-    keys = (probabilities.view(torch.int32).long() << 32) | token
-    best = keys.topk(count).values if count < size else keys.sort(descending=True).values
-    return (best >> 32).int().view(torch.float32), _LOW - (best & _LOW)
-
-
 class _Asked:
     """The rows whose requests ask for log-probabilities, under the model itself."""
 
-    def __init__(self, rows: Sequence[Row], upload: _Upload) -> None:
+    def __init__(self, rows: Sequence[Row], upload: Upload) -> None:
         counts = [row.choice.params.logprobs for row in rows]
         self.rows = {n: count for n, count in enumerate(counts) if count is not None}
         self._most = max(self.rows.values(), default=0)
         self._index = upload.add(self.rows)
 
-    def scores(self, logits: Tensor, tokens: Tensor, sent: _Sent) -> list[Tensor]:
+    def scores(self, logits: Tensor, tokens: Tensor, sent: Sent) -> list[Tensor]:
         """Log-probabilities of the tokens, then of the best alternatives with their ids."""
         if not self.rows:
             return []

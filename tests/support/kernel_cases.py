@@ -247,6 +247,34 @@ Check = Callable[[torch.device, list[torch.dtype]], None]
 HEADS = ((4, 4, 32), (8, 2, 64), (6, 2, 16), (4, 4, 24), (8, 1, 128))
 
 
+def draws(device: torch.device, dtypes: list[torch.dtype]) -> None:
+    """The same tokens as torch's operations draw, and the same numbers beside them."""
+    from llama_hub.inference.draws import Draws, Upload, _keys
+    from llama_hub.inference.engine import SamplingParams
+    from llama_hub.inference.kernels.draw import draw
+
+    kinds = [
+        SamplingParams(temperature=1.0, top_p=top_p, top_k=top_k, min_p=min_p)
+        for top_p in (0.05, 0.9, 1.0)
+        for top_k in (0, 1, 7, 300)
+        for min_p in (0.0, 0.1)
+    ]
+    for size, count in ((700, 512), (90, 90)):
+        logits = random(len(kinds), size, like=torch.float32, device=device) * 3
+        upload = Upload()
+        asked = {n: (params, (n * 0.37) % 1) for n, params in enumerate(kinds)}
+        plain = Draws(asked, upload)
+        sent = upload.send(device)
+        probabilities = logits.softmax(-1)
+        tokens, *found = plain._draw(probabilities, sent, count)
+        numbers = sent.exact[plain._fraction.start : plain._open.stop].view(6, -1)
+        everything = probabilities.sum(-1, dtype=torch.float64)
+        drawn, mine = draw(_keys(probabilities, count), everything, numbers)
+        assert torch.equal(drawn, tokens)
+        for row, other in zip(mine, found, strict=True):
+            assert torch.allclose(row, other.double().flatten(), rtol=1e-4, atol=1e-7)
+
+
 def few(device: torch.device, dtypes: list[torch.dtype]) -> None:
     """A case of each kind, for every run of the tests."""
     half = dtypes[0]
@@ -258,6 +286,7 @@ def few(device: torch.device, dtypes: list[torch.dtype]) -> None:
     decode(device, dtypes[-1], (4, 4, 32), [17, 65, 40], 5)
     prefill(device, half, (4, 2, 32), [(21, 37), (4, 1)], 5)
     between(device, half, (4, 2, 32))
+    draws(device, dtypes)
 
 
 def all_products(bits: int) -> Check:

@@ -26,6 +26,7 @@ from triton.compiler import ASTSource
 ARCHITECTURES = (75, 80, 86, 90, 100)
 SHARED = {75: 65536, 80: 166912, 86: 101376, 90: 232448, 100: 232448}  # bytes a block may take
 POINTERS = {
+    torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",

@@ -14,6 +14,7 @@ from llama_hub.inference import paged_decode
 from llama_hub.inference.kernels import (
     attention,
     dequantize,
+    draw,
     elementwise,
     few_rows,
     one_row,
@@ -34,6 +35,7 @@ KERNELS = (
     attention.decode,
     attention.prefill,
     dequantize.dequantize,
+    draw.draw_kernel,
     elementwise.rms_norm,
     elementwise.rotate_and_store_kernel,
     elementwise.swiglu_kernel,
@@ -115,6 +117,11 @@ def rotate(dtype: torch.dtype) -> None:
 
 def swiglu(dtype: torch.dtype) -> None:
     elementwise.swiglu(empty(16, 22016, dtype=dtype))
+
+
+def draw_tokens(dtype: torch.dtype) -> None:
+    keys = empty(16, 512, dtype=torch.int64)
+    draw.draw(keys, empty(16, dtype=torch.float64), empty(6, 16, dtype=torch.float64))
 
 
 def dense(bits: int) -> Callable[[torch.dtype], None]:
@@ -219,7 +226,7 @@ def test_a_kernel_of_ours_is_in_the_list() -> None:
     from triton.runtime.jit import JITFunction
 
     folder = Path(attention.__file__).parent
-    modules = (attention, dequantize, elementwise, few_rows, one_row, products)
+    modules = (attention, dequantize, draw, elementwise, few_rows, one_row, products)
     names = {path.stem for path in folder.glob("*.py")} - {"__init__", "runtime", "unpack"}
     assert names == {module.__name__.rpartition(".")[2] for module in modules}
     entry = {
