@@ -103,7 +103,7 @@ def product(name: str, bits: int, rows: int, tiles: Tiles | None = None) -> dict
     x = torch.randn(rows, columns, dtype=DTYPE, device=CUDA)
     usual: Tiles = (
         products.row_tiling(made[0], swiglu=pair)
-        if rows == 1
+        if products.alone(made[0], x)
         else products.tiling(made[0], rows, swiglu=pair)
     )
     how = tiles or usual
@@ -133,7 +133,7 @@ def candidates(name: str, bits: int, rows: int) -> list[Tiles]:
     width, columns, pair = SHAPES[name]
     made: list[Tiles] = []
     if rows == 1:
-        for block_n, warps in itertools.product((2, 4, 8, 16), (2, 4, 8)):
+        for block_n, warps in itertools.product((2, 4, 8, 16), (1, 2, 4, 8)):
             if block_n * (2 if pair else 1) <= 16:
                 made.append(products.RowTiling(block_n, warps))
         return made
@@ -159,20 +159,23 @@ def _compile(task: tuple[str, int, int, Tiles]) -> None:
         _launch(x, weight(bits, 512, columns), pair, tiles)()
 
 
-def sweep(tasks: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
-    """The four fastest tilings of each of some products."""
-    every = [(*task, tiles) for task in tasks for tiles in candidates(*task)]
+def sweep(
+    tasks: list[tuple[str, int, int]], warps: tuple[int, ...] = (1, 2, 4, 8)
+) -> list[dict[str, Any]]:
+    """The four fastest tilings of each of some products, and the usual one."""
+    tried = {task: [tiles for tiles in candidates(*task) if tiles.warps in warps] for task in tasks}
+    every = [(*task, tiles) for task in tasks for tiles in tried[task]]
     with ProcessPoolExecutor(min(14, os.cpu_count() or 1), get_context("spawn")) as pool:
         list(pool.map(_compile, every, chunksize=8))
     best = []
     for task in tasks:
         results = []
-        for tiles in candidates(*task):
+        for tiles in tried[task]:
             try:
                 results.append(product(*task, tiles))
             except Exception as error:  # a tile that does not fit the device
                 print("no", tiles, str(error)[:80], file=sys.stderr)
-        best += sorted(results, key=lambda each: float(each["us"]))[:4]
+        best += [product(*task), *sorted(results, key=lambda each: float(each["us"]))[:4]]
     return best
 
 
@@ -333,6 +336,10 @@ def show(result: dict[str, Any], full: float, results: list[dict[str, Any]]) -> 
 def measure(options: argparse.Namespace, full: float) -> list[dict[str, Any]]:
     """All that was asked for, shown as it comes."""
     results: list[dict[str, Any]] = []
+    if options.rows_sweep:
+        for result in sweep(list(itertools.product(SHAPES, (4, 8, 16), (1,))), warps=(1,)):
+            show(result, full, results)
+        return results
     rows = (1,) if options.quick else (1, 8, 16, 32)
     for bits, count in itertools.product((16, 8, 4), rows[:2]):
         show(layer(bits, count), full, results)
@@ -354,10 +361,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a case of each kind")
     parser.add_argument("--sweep", action="store_true", help="other tiles as well")
+    parser.add_argument("--rows-sweep", action="store_true", help="only tiles of one row")
     parser.add_argument("--no-check", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    if not options.no_check:
+    if not options.no_check and not options.rows_sweep:
         check()
     full = bandwidth()
     name = torch.cuda.get_device_name()

@@ -37,11 +37,13 @@ def tiling(query: Tensor, kv_heads: int, pages: int) -> Tiling:
     """The usual way for queries ``[rows, heads, width]`` and a table of ``pages`` pages."""
     group = query.shape[1] // kv_heads
     halves = query.dtype in (torch.float16, torch.bfloat16)
-    splits = min(PROGRAMS // kv_heads, triton.cdiv(pages * PAGE, 64), 64)
+    # More programs for a sequence where there are few heads, but not many parts to put together.
+    splits = min(PROGRAMS // kv_heads, max(16, PROGRAMS // 2 // kv_heads), 64)
+    splits = min(splits, triton.cdiv(pages * PAGE, 64))
     splits = 1 << max(0, splits.bit_length() - 1)
     if halves and group <= 16 and tensor_cores(query.device):
         # Also for a single query: they have nothing else to do, and take fewer registers.
-        return Tiling(tensor=True, block=64, splits=splits, warps=2, stages=3)
+        return Tiling(tensor=True, block=32, splits=splits, warps=1, stages=3)
     if group == 1:
         return Tiling(tensor=False, block=16, splits=splits, warps=4, stages=4)
     return Tiling(tensor=False, block=16, splits=splits, warps=8, stages=1)
@@ -115,7 +117,7 @@ def prefill_tiling(longest: int) -> PrefillTiling:
     """The usual way for runs of at most ``longest`` tokens."""
     if longest <= 64:
         return PrefillTiling(64, 32, warps=4, stages=3)
-    return PrefillTiling(128, 64, warps=8, stages=3)
+    return PrefillTiling(128, 64, warps=8, stages=2)
 
 
 def can_prefill(query: Tensor) -> bool:

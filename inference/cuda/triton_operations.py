@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from llama_hub.inference.batch import Span
 from llama_hub.inference.cuda.inputs import MixedRows, PromptRows
 from llama_hub.inference.cuda.operations import TorchOperations
 from llama_hub.inference.kernels import elementwise
 from llama_hub.inference.kernels.products import product
 from llama_hub.inference.linear import Dense, Linear, Packed
 from llama_hub.inference.paged_decode import can_prefill, paged_decode, paged_prefill
+
+LONG = 1024  # rows of a prompt that repay laying its keys side by side for torch
 
 
 class TritonOperations(TorchOperations):
@@ -46,7 +51,7 @@ class TritonOperations(TorchOperations):
         return paged_decode(query, keys, values, table, lengths)
 
     def attend_spans(self, query: Tensor, keys: Tensor, values: Tensor, rows: MixedRows) -> Tensor:
-        if not can_prefill(query):
+        if not can_prefill(query) or flash_is_faster(query, keys, rows.spans):
             return super().attend_spans(query, keys, values, rows)
         first, starts, counts = rows.places
         longest = max(span.count for span in rows.spans)
@@ -61,3 +66,11 @@ class TritonOperations(TorchOperations):
         first, starts, counts = rows.places
         out = torch.zeros_like(query)
         return paged_prefill(query, keys, values, rows.table, first, starts, counts, longest, out)
+
+
+def flash_is_faster(query: Tensor, keys: Tensor, spans: Sequence[Span]) -> bool:
+    """Whether torch's own flash attention beats ours, which reads pages: twice as fast at 2048 rows
+    on an H200, less a copy of the keys; only as plainly causal, from the beginning of a sequence.
+    """
+    plain = query.shape[1] == keys.shape[1]
+    return plain and all(span.start == 0 and span.count >= LONG for span in spans)
