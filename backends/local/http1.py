@@ -25,7 +25,7 @@ MAX_BODY = 32 << 20  # bytes; the service itself allows less
 MAX_CHUNKS = 1 << 16  # of a body whose length is not announced
 PIECE = 64 << 10  # bytes read at a time
 CHUNKED_PIECE = 2 << 10  # less: it may hold hundreds of chunks, parsed without a pause
-READ_AHEAD = 64 << 10  # bytes of a next request that are taken while one is answered
+READ_AHEAD = 16 << 10  # bytes of a next request that are taken while one is answered
 
 IDLE = 75.0  # seconds that a kept connection may be silent
 HEAD = 10.0  # seconds from the first byte of a head to its last
@@ -83,17 +83,19 @@ class ClientConnection:
     async def body(self) -> AsyncIterator[bytes]:
         """The body of the present request, piece by piece; raises ``Problem`` (400, 408, 413)."""
         end = asyncio.get_running_loop().time() + BODY
-        total = chunks = 0
+        size = chunks = 0
         while self._http.their_state is h11.SEND_BODY:
-            event = self._event()
+            pieces: list[bytes] = []
+            while isinstance(event := self._event(), h11.Data):
+                pieces.append(event.data)
+                size, chunks = size + len(event.data), chunks + bool(event.chunk_end)
+            if size > MAX_BODY or chunks > MAX_CHUNKS:
+                raise _too_large()
+            if pieces:  # what came together goes on together
+                yield b"".join(pieces)
             if event is h11.NEED_DATA:
                 self._feed(await self._next_bytes(end))
-            elif isinstance(event, h11.Data):
-                total, chunks = total + len(event.data), chunks + bool(event.chunk_start)
-                if total > MAX_BODY or chunks > MAX_CHUNKS:
-                    raise _too_large()
-                yield bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
+            else:
                 self._finish(event)
 
     async def until_gone(self) -> None:

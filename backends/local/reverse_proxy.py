@@ -29,6 +29,7 @@ HOLD = 3.0  # seconds that a request waits for a replica, as while one is starte
 WAITING = 64  # requests that may wait at once; more are told to come back
 ATTEMPTS = 3  # replicas that are tried until one can be reached
 RETRY_PAUSE = 0.2  # seconds, in which a dead replica is noticed
+CLIENT_BUFFER = 16 << 10  # bytes of a client that wait to be read, twice that at most
 CONNECTIONS = 2048  # clients at once, where the process may have that many files
 LEAVING = 32  # clients beyond that limit that are given time to read why they are refused
 FILES_OF_OURS = 128  # that are no client's
@@ -59,7 +60,9 @@ class ReverseProxy:
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         """Start; ``port`` 0 takes a free one."""
-        return await asyncio.start_server(self._accept, host, port, backlog=1024)
+        return await asyncio.start_server(
+            self._accept, host, port, limit=CLIENT_BUFFER, backlog=1024
+        )
 
     def require(self, key: str | None) -> None:
         """From now on requests have to carry ``key``; ``None`` leaves it to the replicas."""
