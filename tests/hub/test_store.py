@@ -215,7 +215,7 @@ def cannot(first: Path, second: Path) -> None:
 
 
 @pytest.mark.parametrize("swaps", [True, False])
-@pytest.mark.parametrize("step", [97, pytest.param(5, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("step", [311, pytest.param(5, marks=pytest.mark.exhaustive)])
 def test_there_is_no_moment_without_a_whole_model(
     stored: Downloaded, monkeypatch: pytest.MonkeyPatch, swaps: bool, step: int
 ) -> None:

@@ -285,32 +285,39 @@ def test_more_extra_files_than_anybody_reads(tmp_path: Path) -> None:
 # a repair changes the folder and nothing else
 
 
-def test_a_file_with_a_second_name_is_mended_in_a_copy(stored: Downloaded, tmp_path: Path) -> None:
-    os.link(stored.path / SHARD, tmp_path / "theirs")
-    flip(stored.path / SHARD, 5)
+@pytest.fixture
+def small(tmp_path: Path) -> Downloaded:
+    """A model of a few kilobytes, from a folder."""
+    base = models.write(tmp_path / "small", models.meta_files(size=5000))
+    return download(Job(MODEL, mirror(str(base)), "meta"))
+
+
+def test_a_file_with_a_second_name_is_mended_in_a_copy(small: Downloaded, tmp_path: Path) -> None:
+    os.link(small.path / SHARD, tmp_path / "theirs")
+    flip(small.path / SHARD, 5)
     damaged = (tmp_path / "theirs").read_bytes()
-    mend(verify(stored.path))
-    assert verify(stored.path).ok
+    mend(verify(small.path))
+    assert verify(small.path).ok
     assert (tmp_path / "theirs").read_bytes() == damaged
 
 
 def test_a_link_in_a_files_place_is_replaced_not_followed(
-    stored: Downloaded, tmp_path: Path
+    small: Downloaded, tmp_path: Path
 ) -> None:
     (tmp_path / "theirs").write_bytes(b"irreplaceable")
-    (stored.path / SHARD).unlink()
-    (stored.path / SHARD).symlink_to(tmp_path / "theirs")
-    mend(verify(stored.path))
-    assert verify(stored.path).ok
-    assert not (stored.path / SHARD).is_symlink()
+    (small.path / SHARD).unlink()
+    (small.path / SHARD).symlink_to(tmp_path / "theirs")
+    mend(verify(small.path))
+    assert verify(small.path).ok
+    assert not (small.path / SHARD).is_symlink()
     assert (tmp_path / "theirs").read_bytes() == b"irreplaceable"
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "file"])
 def test_the_place_where_files_are_mended_may_be_anothers(
-    kind: str, stored: Downloaded, tmp_path: Path
+    kind: str, small: Downloaded, tmp_path: Path
 ) -> None:
-    aside = stored.path.with_name(f".{stored.path.name}.repair")
+    aside = small.path.with_name(f".{small.path.name}.repair")
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "diary.txt").write_text("irreplaceable")
@@ -321,15 +328,15 @@ def test_the_place_where_files_are_mended_may_be_anothers(
         theirs = aside
     else:
         aside.write_text("irreplaceable")
-    (stored.path / SHARD).unlink()
+    (small.path / SHARD).unlink()
     with pytest.raises(UsageError, match="not llama-hub's"):
-        mend(verify(stored.path))
+        mend(verify(small.path))
     kept = aside if kind == "file" else theirs / "diary.txt"
     assert kept.read_text() == "irreplaceable"
 
 
-def test_a_folder_in_a_files_place_is_named(stored: Downloaded) -> None:
-    (stored.path / SHARD).unlink()
-    (stored.path / SHARD).mkdir()
+def test_a_folder_in_a_files_place_is_named(small: Downloaded) -> None:
+    (small.path / SHARD).unlink()
+    (small.path / SHARD).mkdir()
     with pytest.raises(IntegrityError, match="stands in a file's place"):
-        mend(verify(stored.path))
+        mend(verify(small.path))

@@ -160,7 +160,7 @@ def test_what_another_has_just_finished_is_not_begun_again(source: Path, tmp_pat
     assert not partial.exists()
 
 
-@pytest.mark.parametrize("step", [9001, pytest.param(307, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("step", [19001, pytest.param(307, marks=pytest.mark.exhaustive)])
 def test_killed_at_any_call_the_next_run_makes_it_whole(
     source: Path, tmp_path: Path, step: int
 ) -> None:
