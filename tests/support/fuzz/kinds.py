@@ -95,6 +95,19 @@ def _seal_plan(document: Any) -> Any:
     return document | {"digest": f"sha256:{hashlib.sha256(_canonical(known)).hexdigest()}"}
 
 
+def _seal_local(document: Any) -> Any:
+    text = json.dumps(document["content"], sort_keys=True, separators=(",", ":"))
+    return document | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+SEALED = _document(json.loads, mutation.to_json, _seal_local)
+
+
+def _copied(path: Path) -> None:
+    """The backup of the desired state is as wrong as the state itself."""
+    path.with_name("desired.backup.json").write_bytes(path.read_bytes())
+
+
 def _ledger(rng: random.Random, good: bytes) -> bytes:
     """Changed receipts in a chain that fits them again (the head is then another, see below)."""
     lines = [json.loads(line) for line in good.splitlines()]
@@ -228,6 +241,9 @@ READ_X = (
     ("delete", "x", "--plan"), ("deploy", "memory", "{case}/served", "--name", "x", "--yes"),
     ("invoke", "x", "hello"),
 )  # fmt: skip
+
+
+READ_Z = (("ps",), ("status", "z"), ("logs", "z"), ("gc",), ("delete", "z", "--plan"))
 
 
 def _dry(folder: str, *formats: str) -> tuple[Words, ...]:
@@ -392,6 +408,11 @@ KINDS: dict[str, Kind] = {
     "deployment-journal": Kind(
         "home/deployments/memory/x/journal.jsonl", READ_X, ("served",), _lines
     ),
+    "local-desired": Kind(
+        "home/deployments/local/z/service/desired.json", READ_Z, ("served",), SEALED, _copied
+    ),
+    "local-state": Kind("home/deployments/local/z/service/state.json", READ_Z, ("served",), SEALED),
+    "local-key": Kind("home/deployments/local/z/service/key", READ_Z, ("served",)),
     "simulated-platform": Kind("home/deployments/memory.json", READ_X, ("served",), JSON),
     "request-body": Kind(
         "body.json",
@@ -427,7 +448,36 @@ def prepare(root: Path) -> None:
     (root / "cache/models--acme--m/refs").mkdir()
     (root / "cache/models--acme--m/refs/main").write_text("0123abcd\n")
     _partial(root)
+    _local(root)
     _deployment(root)
+
+
+def _local(root: Path) -> None:
+    """A local deployment ``z`` whose supervisor and replica died: only what is read is tried.
+
+    What would start or end processes is not: a changed process id must never be acted upon here.
+    """
+    from llama_hub.backends.local import documents
+
+    revision = documents.Revision(
+        argv=["serve"], environment={"A": "1"}, devices={"0": {"B": "2"}}, instance="cpu",
+        folder=str(root / "served"), replicas=1, drain=60, run=True, tags={"team": "a"},
+    )  # fmt: skip
+    desired = documents.DesiredState(
+        host="127.0.0.1", port=0, api_key=True, tags={"llama-hub:deployment": "z"},
+        revisions={"g": revision}, active="g", created="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    child = documents.ReplicaState("g", 0, 2**22 + 1, "boot/1", 1, "ready", 0, "", "")
+    state = documents.SupervisorState(
+        pid=2**22 + 2, identity="boot/2", address=("127.0.0.1", 1), trouble="", serving="g",
+        proved=["g"], seen=desired.digest, stopping=0, children=[child],
+    )  # fmt: skip
+    folder = root / "home/deployments/local/z/service"
+    folder.mkdir(parents=True)
+    (folder / "desired.json").write_bytes(documents.seal(desired))
+    (folder / "desired.backup.json").write_bytes(documents.seal(desired))
+    (folder / "state.json").write_bytes(documents.seal(state))
+    (folder / "key").write_text("llh-" + "k" * 43 + "\n")
 
 
 def _partial(root: Path) -> None:
