@@ -6,11 +6,13 @@ final name is replaced in one step, when what takes its place is whole.
 
 A folder's place in the store says which model it is, never what its manifest says of itself; and
 every path is made of a ``ModelId`` and a ``Variant``, through no link, so that nothing outside the
-store is ever written or removed. (``models`` itself may be a link of the user's to a larger disk.)
+store is ever written or removed. (``models`` itself may be a link of the user's to a larger disk;
+unfinished work is then there too.)
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,12 +82,20 @@ class Store:
 
     def partial_folder(self, model: str, variant: str) -> Path:
         """Where a download is put together."""
-        return _without_links(self.root / "partials", model_id(model), _variant(variant))
+        return _without_links(self._work(), model_id(model), _variant(variant))
 
     def work_folder(self, model: str, variant: str, work: Work) -> Path:
         """Where a conversion or an import is put together, apart from a download of the same."""
         place = f"{_variant(variant)}.{work}"
-        return _without_links(self.root / "partials", model_id(model), place)
+        return _without_links(self._work(), model_id(model), place)
+
+    def _work(self) -> Path:
+        """The folder of unfinished work: on the models' disk, since a rename ends it."""
+        models, partials = self.root / "models", self.root / "partials"
+        beside = next(folder for folder in (partials, *partials.parents) if folder.is_dir())
+        if models.is_dir() and models.stat().st_dev != beside.stat().st_dev:
+            return models / ".partials"
+        return partials
 
     @contextmanager
     def lock(self, model: str, variant: str, *, blocking: bool = True) -> Iterator[None]:
@@ -209,7 +219,7 @@ class Store:
 
     def _set_aside(self, model: str, variant: str) -> Path:
         """Where ``_replace`` keeps the old folder for a moment, if it must."""
-        return _without_links(self.root / "partials", model_id(model), f".{_variant(variant)}.old")
+        return _without_links(self._work(), model_id(model), f".{_variant(variant)}.old")
 
     def _put_back(self, model: str, variant: str) -> None:
         """Undo a replacement that was cut off, delete what one that was complete left."""
@@ -256,7 +266,7 @@ class Store:
     def partials(self) -> list[Partial]:
         """What is unfinished, by model and variant."""
         found = []
-        for folder in sorted((self.root / "partials").glob("*/*/")):
+        for folder in sorted(self._work().glob("*/*/")):
             place, _, work = folder.name.partition(".")
             known = _known(folder.parent.name, place) if work in ("", *get_args(Work)) else None
             if known and not folder.is_symlink() and not folder.parent.is_symlink():
@@ -357,7 +367,13 @@ def _delete(folder: Path, aside: Path) -> None:
     """Delete a folder so that a crash in between leaves no half of it under its final name."""
     aside.parent.mkdir(parents=True, exist_ok=True)
     delete(aside)
-    folder.rename(aside)
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)  # of an image's lower layer: no model now
+        aside = folder
     fsync_folder(folder.parent)
     delete(aside)
     _remove_if_empty(aside.parent)

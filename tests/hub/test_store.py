@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -250,3 +251,39 @@ def test_swapping_names_swaps_what_they_name(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "x").exists()
     with pytest.raises(FileNotFoundError):
         exchange(tmp_path / "a", tmp_path / "nothing")
+
+
+def test_models_may_lie_on_another_disk(home: Path, tmp_path: Path) -> None:
+    """``models`` is a link of the user's: what is made there is put together there."""
+    disk = Path("/dev/shm")  # another file system than the tests' own, on most systems
+    if not disk.is_dir() or disk.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system here")
+    base = models.write(tmp_path / "mirror", models.meta_files())
+    with tempfile.TemporaryDirectory(dir=disk) as folder:
+        home.mkdir()
+        (home / "models").symlink_to(folder)
+        store = Store()
+        store.partial_folder("half", "meta").mkdir(parents=True)
+        assert [part.model for part in store.partials()] == ["half"]
+        done = download(Job(MODEL, mirror(str(base)), "meta"))
+        assert verify(done.path).ok
+        assert [one.id for one in store.all()] == ["acme-7b"]
+        assert [part.model for part in store.collect_partials()] == ["half"]
+        store.remove("acme-7b")
+        assert store.all() == []
+
+
+def test_a_folder_that_cannot_be_moved_is_deleted_where_it_is(
+    stored: Downloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a folder of an image's lower layer, which overlayfs does not rename."""
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self == stored.path:
+            raise OSError(errno.EXDEV, "another file system")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    Store().remove("acme-7b")
+    assert not stored.path.exists()
