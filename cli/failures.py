@@ -20,6 +20,7 @@ from llama_hub.errors import (
     AccessError,
     DiskFullError,
     ExitCode,
+    IntegrityError,
     LlamaHubError,
     MissingExtraError,
     NotEnoughError,
@@ -119,6 +120,13 @@ def _encoding(error: Exception) -> LlamaHubError | None:
     return UsageError(f"{shown} is not text in UTF-8", hint="check the arguments and the locale")
 
 
+def _nesting(error: Exception) -> LlamaHubError | None:
+    """A document from outside that nothing bounded before: an answer, an argument."""
+    if not isinstance(error, RecursionError) or "JSON" not in str(error):
+        return None
+    return IntegrityError("a JSON document is nested too deep to be one of ours")
+
+
 def _network(error: Exception) -> LlamaHubError | None:
     if type(error).__name__ in ("InvalidURL", "UnsupportedProtocol"):  # httpx's
         return UsageError(f"that address cannot be used: {error}", hint="https://HOST[:PORT]")
@@ -135,6 +143,7 @@ def _network(error: Exception) -> LlamaHubError | None:
 _TABLE: tuple[Callable[[Exception], LlamaHubError | None], ...] = (
     _missing_module,
     _encoding,
+    _nesting,
     _network,
     _operating_system,
 )

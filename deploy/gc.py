@@ -132,8 +132,11 @@ def expiry(deployed: Deployed) -> datetime | None:
     seconds = deployed.tags.get(TAG_TTL, "")
     if not seconds.isdigit() or deployed.created is None:
         return None
-    begun = datetime.fromisoformat(deployed.created)
-    return begun.replace(tzinfo=begun.tzinfo or UTC) + timedelta(seconds=int(seconds))
+    try:
+        begun = datetime.fromisoformat(deployed.created)
+        return begun.replace(tzinfo=begun.tzinfo or UTC) + timedelta(seconds=int(seconds))
+    except (ValueError, OverflowError):  # tags that others wrote: nothing is removed for them
+        return None
 
 
 def _orphans(backend: Backend, named: set[str], busy: set[str]) -> Iterator[Leftover]:

@@ -17,7 +17,7 @@ from tests.support.deployments import make_folder
 from tests.support.fuzz.driver import endings, problem
 from tests.support.fuzz.kinds import KINDS
 
-FEW = 2
+FEW = 1
 MANY = 680  # of each kind
 
 

@@ -129,6 +129,13 @@ def _refuse_what_it_is_not(parts: SplitResult, text: str) -> None:
             raise UsageError(f"that URL is for {family}, not for Llama 2", hint=FORM)
 
 
+# OSError: a time that the C library cannot represent; RecursionError: lists in lists in lists.
+_UNREADABLE = (
+    binascii.Error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError,
+    RecursionError,
+)  # fmt: skip
+
+
 def _read_policy(policy: str) -> tuple[str, datetime | None]:
     """Scope and end of a CloudFront policy: base64 with three characters replaced."""
     try:
@@ -138,7 +145,7 @@ def _read_policy(policy: str) -> tuple[str, datetime | None]:
         resource = str(statement["Resource"])
         end = statement.get("Condition", {}).get("DateLessThan", {}).get("AWS:EpochTime")
         return resource, datetime.fromtimestamp(int(end), UTC) if end is not None else None
-    except (binascii.Error, ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise UsageError(
             "the policy in the URL cannot be read: characters were lost or changed", hint=COPY
         ) from error

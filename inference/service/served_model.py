@@ -92,5 +92,5 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
 def _timestamp(created: str | None) -> int:
     try:
         return int(datetime.fromisoformat(created or "").timestamp())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0

@@ -14,7 +14,7 @@ import pytest
 from llama_hub.backends.memory.platform import Fault
 from llama_hub.deploy import attest, gc, plan_file
 from llama_hub.deploy.apply import ApplyOptions
-from llama_hub.deploy.backend import TAG_TTL, Step
+from llama_hub.deploy.backend import TAG_TTL, Deployed, Step
 from llama_hub.deploy.plan import ordered
 from llama_hub.errors import (
     NotFoundError,
@@ -338,3 +338,12 @@ def test_the_facts_of_earlier_steps_reach_later_ones(bench: Bench) -> None:
     bench.backend.execute = watch  # type: ignore[method-assign]
     bench.deploy()
     assert "endpoint/x" in seen["traffic/x"]
+
+
+@pytest.mark.parametrize(
+    ("created", "ttl"),
+    [("yesterday", "60"), ("2026-01-01T00:00:00Z", "9" * 30), ("2026-01-01", "9" * 12), ("", "1")],
+)
+def test_a_lifetime_that_nobody_can_read_ends_nothing(created: str, ttl: str) -> None:
+    deployed = Deployed("x", "memory", "ready", None, None, None, created, tags={TAG_TTL: ttl})
+    assert gc.expiry(deployed) is None

@@ -123,6 +123,27 @@ def test_any_policy_is_read_or_refused(junk: bytes) -> None:
         parse(url)
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"[" * 100_000,
+        b'{"Statement": [{"Resource": "*", "Condition": []}]}',
+        b'{"Statement": {"0": 1}}',
+        *(
+            b'{"Statement":[{"Resource":"*","Condition":{"DateLessThan":{"AWS:EpochTime":%s}}}]}'
+            % time
+            for time in (b"1e400", b"99999999999999999", b"-1e18", b"NaN", b"[]", b"true" * 2)
+        ),
+    ],
+    ids=lambda value: repr(value)[-40:],
+)
+def test_a_policy_of_any_content_is_wrong_usage(document: bytes) -> None:
+    policy = base64.b64encode(document).decode().translate(str.maketrans("+=/", "-_~"))
+    url = f"https://download.llamameta.net/*?Policy={policy}&Signature=s&Key-Pair-Id=k"
+    with pytest.raises(UsageError, match="cannot be read"):
+        parse(url)
+
+
 def test_the_url_is_not_in_its_own_description() -> None:
     assert "Signature" not in repr(parse(GOOD))
 
