@@ -30,6 +30,7 @@ from llama_hub.errors import (
     PlatformUnreachableError,
     ProvisioningError,
 )
+from llama_hub.hub.transfer.bounded_requests import bounded
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -346,9 +347,11 @@ def _response(error: Any) -> ErrorResponse:
 
 
 def transport(sleep: Callable[[float], None]) -> Any:
-    """The SDK's own transport, with a sleep that tests can shorten."""
+    """The SDK's own transport with bounded answers, and a sleep that tests can shorten."""
     from azure.core.pipeline.transport import RequestsTransport
 
     made = RequestsTransport()
+    made.open()
+    bounded(made.session)
     made.sleep = sleep
     return made
