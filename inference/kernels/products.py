@@ -60,7 +60,7 @@ def tiling(weight: PackedWeight, rows: int, *, swiglu: bool, tensor: bool = True
         return Tiling(64, block_k, parts, share, warps=2, stages=3)
     if height == 32:
         return Tiling(32, block_k, parts, share, warps=2, stages=3)
-    return Tiling(32, block_k, parts, share, warps=4, stages=2)
+    return Tiling(32, block_k, 1, share, warps=4, stages=3)
 
 
 def steps(weight: PackedWeight, *, swiglu: bool, tensor: bool = True) -> tuple[int, int]:
