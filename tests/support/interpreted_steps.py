@@ -17,6 +17,7 @@ import torch
 from llama_hub.hub.model_config import read_config
 from llama_hub.inference.collective import Alone
 from llama_hub.inference.cuda import checks, forward
+from llama_hub.inference.cuda.inputs import PromptInputs
 from llama_hub.inference.cuda.triton_operations import TritonOperations
 from llama_hub.inference.kv_cache import KVCache
 from llama_hub.inference.model import Llama
@@ -27,7 +28,7 @@ from llama_hub.inference.weights import Loader, Target, TensorFiles, heads_of
 from tests.support.recording import Rerun
 
 CPU = torch.device("cpu")
-CONTEXT = 64
+CONTEXT = 32
 
 
 def main(folder: Path, dtype: torch.dtype, bits: int | None) -> dict[str, str]:
@@ -41,7 +42,7 @@ def main(folder: Path, dtype: torch.dtype, bits: int | None) -> dict[str, str]:
     cache = KVCache(architecture.n_layers, 9, heads.keys, heads.width, dtype, CPU)
     model = Llama(architecture, heads, weights, rope, Alone())
     steps = forward.CudaForward(
-        model, cache, CONTEXT, 3, operations=[TritonOperations()], recorder=Rerun
+        model, cache, CONTEXT, 2, operations=[TritonOperations()], recorder=Rerun
     )
     with torch.inference_mode():
         steps.prepare()
@@ -50,6 +51,7 @@ def main(folder: Path, dtype: torch.dtype, bits: int | None) -> dict[str, str]:
 
 if __name__ == "__main__":
     checks.PROMPT_LENGTHS = (12,)
-    forward.RUN_ROWS = (16, 32)
+    forward.RUN_ROWS = (16,)
+    PromptInputs.RUNS = 2
     path, name, number = sys.argv[1:]
     print(json.dumps(main(Path(path), getattr(torch, name), int(number) or None)))
