@@ -136,7 +136,7 @@ LAUNCHES: dict[str, tuple[Callable[[torch.dtype], None], int, bool]] = {
     **{
         f"{bits} bits, {rows} rows{', swiglu' * pair}": (
             product(bits, rows, swiglu=pair),
-            8,
+            8 if rows > 1 else 3,  # two rows of the weight and x at least
             rows > 1,
         )
         for bits, most in ((4, 64), (8, 64), (16, 8))
