@@ -2,6 +2,7 @@
 
     python bench/attack.py [MODEL] [--seconds 5] [--only NAME …] [--python PYTHON] [--out FILE]
         [--before FILE]  results of another version, to stand beside
+        [--deployed]     attack the address of a local deployment instead of the service itself
 
 MODEL (default: the built-in llama-demo-chat, which `llama-hub quickstart` fetches) is served by
 ``PYTHON -m llama_hub serve`` (default: this interpreter, so another one compares versions). Each
@@ -29,6 +30,7 @@ from typing import Any
 
 MEGABYTE = 1 << 20
 USER = [{"role": "user", "content": "hello"}]
+NAME = "attacked"  # of the deployment
 PATIENCE = 10.0  # seconds after which an answer counts as this late
 Attack = Callable[[int], Awaitable[None]]  # on a port, until cancelled
 
@@ -291,8 +293,30 @@ def measure(name: str, port: int, seconds: float) -> dict[str, Any]:
 
 
 @contextmanager
-def served(python: str, model: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """The port of a service of its own, and its process."""
+def deployed(python: str, model: str) -> Iterator[tuple[int, Callable[[], bool]]]:
+    """The port of a local deployment, and whether its replica has lived all the time."""
+
+    def hub(*words: str) -> Any:
+        done = subprocess.run(
+            [python, "-m", "llama_hub", *words, "--json"], capture_output=True, text=True
+        )
+        return json.loads(done.stdout)
+
+    def logged() -> str:
+        return "".join(path.read_text() for path in folder.glob("supervisor.log*"))
+
+    home = Path(os.environ.get("LLAMA_HUB_HOME", "~/.llama-hub")).expanduser()
+    folder = home / "deployments" / "local" / NAME / "service"
+    url = hub("deploy", "local", model, "--name", NAME, "--yes")["url"]
+    try:
+        yield int(url.rsplit(":", 1)[1]), lambda: logged().count("is ready") == 1
+    finally:
+        hub("delete", NAME, "--backend", "local")
+
+
+@contextmanager
+def served(python: str, model: str) -> Iterator[tuple[int, Callable[[], bool]]]:
+    """The port of a service of its own, and whether its process lives."""
     command = [python, "-m", "llama_hub", "serve", model, "--port", "0", "--json", "--quiet"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -300,7 +324,7 @@ def served(python: str, model: str) -> Iterator[tuple[int, subprocess.Popen[str]
     assert process.stdout is not None
     try:
         ready = json.loads(process.stdout.readline())
-        yield int(ready["url"].rsplit(":", 1)[1]), process
+        yield int(ready["url"].rsplit(":", 1)[1]), lambda: process.poll() is None
     finally:
         process.terminate()
         try:
@@ -313,9 +337,10 @@ def served(python: str, model: str) -> Iterator[tuple[int, subprocess.Popen[str]
 
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One attack on a fresh server."""
-    with served(options.python, options.model) as (port, process):
+    server = deployed if options.deployed else served
+    with server(options.python, options.model) as (port, lives):
         result = measure(name, port, options.seconds)
-        result["alive"] = process.poll() is None
+        result["alive"] = lives()
     return result
 
 
@@ -325,6 +350,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--only", nargs="*", choices=list(ATTACKS))
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--deployed", action="store_true")
     parser.add_argument("--before", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -335,6 +361,7 @@ def main() -> None:
     result = {
         "machine": {"python": platform.python_version(), "cpus": os.cpu_count()},
         "model": options.model,
+        "deployed": options.deployed,
         "seconds": options.seconds,
         "worst_health_ms": max(each["health"]["max_ms"] for each in results.values()),
         "attacks": results,

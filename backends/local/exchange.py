@@ -83,7 +83,6 @@ class Exchange:
         last: list[h11.Event] = [head]
         if framing(self._request) != 0:
             await replica.send(head)
-            await self._client.welcome_body()
             last = []
         async for piece in self._client.body():
             digest.update(piece)

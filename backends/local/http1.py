@@ -23,8 +23,13 @@ MAX_HEAD = 64 << 10  # bytes of request line and headers
 MAX_HEADERS = 100
 MAX_BODY = 32 << 20  # bytes; the service itself allows less
 MAX_CHUNKS = 1 << 16  # of a body whose length is not announced
+FEW_CHUNKS = 256  # of which each may be as small as it likes
+MEAN_CHUNK = 64  # bytes, at least, of more chunks than that
+PREFETCH = 64 << 10  # bytes of a body that are awaited before a replica hears of the request
 PIECE = 64 << 10  # bytes read at a time
-CHUNKED_PIECE = 2 << 10  # less: it may hold hundreds of chunks, parsed without a pause
+COARSE_PIECE = 16 << 10  # the same of a body in chunks
+FINE_PIECE = 1 << 10  # the same where they are small: 170 chunks, parsed without a pause
+MANY = 16  # chunks in a piece: the next piece is a fine one
 READ_AHEAD = 16 << 10  # bytes of a next request that are taken while one is answered
 
 IDLE = 75.0  # seconds that a kept connection may be silent
@@ -44,14 +49,24 @@ class ClientGoneError(ConnectionError):
 class ClientConnection:
     """One connection of a client: request after request, one at a time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        turn: asyncio.Lock | None = None,
+    ) -> None:
+        """``turn``: shared by connections whose costly parsing has to take turns."""
         self._reader = reader
+        self._turn = turn or asyncio.Lock()
+        self._prefetched: list[bytes] = []
+        self._body: AsyncIterator[bytes] | None = None
         self._writer = writer
         self._pending = b""  # bytes behind those that the parser has
         self._fed = b""  # the last bytes that the parser was given
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._method = b""
         self._is_chunked = False
+        self._is_fine = True
         self._is_spoiled = False  # what came cannot be told apart from what will come
         self.is_idle = True  # between two requests
 
@@ -62,6 +77,7 @@ class ClientConnection:
         """
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._method = b""
+        self._prefetched, self._body = [], None
         self.is_idle = True
         try:
             async with asyncio.timeout(IDLE):
@@ -80,8 +96,28 @@ class ClientConnection:
             self._is_spoiled = True
             raise
 
+    async def prefetch(self) -> None:
+        """Await the body, or the beginning of a large one; raises ``Problem`` (400, 408, 413).
+
+        A client that takes its time over a small body so takes it at our cost, not a replica's.
+        """
+        await self._welcome_body()
+        self._body, self._prefetched, size = self._read_body(), [], 0
+        async for piece in self._body:
+            self._prefetched.append(piece)
+            size += len(piece)
+            if size >= PREFETCH:
+                return
+
     async def body(self) -> AsyncIterator[bytes]:
         """The body of the present request, piece by piece; raises ``Problem`` (400, 408, 413)."""
+        for piece in self._prefetched:
+            yield piece
+        if self._body is not None:
+            async for piece in self._body:
+                yield piece
+
+    async def _read_body(self) -> AsyncIterator[bytes]:
         end = asyncio.get_running_loop().time() + BODY
         size = chunks = 0
         while self._http.their_state is h11.SEND_BODY:
@@ -89,14 +125,22 @@ class ClientConnection:
             while isinstance(event := self._event(), h11.Data):
                 pieces.append(event.data)
                 size, chunks = size + len(event.data), chunks + bool(event.chunk_end)
-            if size > MAX_BODY or chunks > MAX_CHUNKS:
-                raise _too_large()
+                if size > MAX_BODY or chunks > MAX_CHUNKS or _too_fine(size, chunks):
+                    raise _too_large()
             if pieces:  # what came together goes on together
+                self._is_fine = len(pieces) > MANY
                 yield b"".join(pieces)
             if event is h11.NEED_DATA:
                 self._feed(await self._next_bytes(end))
+                await self._take_turns()
             else:
                 self._finish(event)
+
+    async def _take_turns(self) -> None:
+        """Parse the chunks of one client at a time, and let others be answered in between."""
+        if self._is_chunked:
+            async with self._turn:
+                await asyncio.sleep(0)
 
     async def until_gone(self) -> None:
         """Return when the client has closed; a little of what it sends meanwhile is taken."""
@@ -137,7 +181,7 @@ class ClientConnection:
             await self.send(h11.Data(data=body))
         await self.send(h11.EndOfMessage())
 
-    async def welcome_body(self) -> None:
+    async def _welcome_body(self) -> None:
         """Tell a client that waits for it that its body may come."""
         if self._http.they_are_waiting_for_100_continue:
             await self.send(h11.InformationalResponse(status_code=100, headers=[]))
@@ -218,7 +262,7 @@ class ClientConnection:
         if not isinstance(request, h11.Request):
             raise invalid("the request is not HTTP/1.1")
         self._method = bytes(request.method)
-        self._is_chunked = framing(request) is None
+        self._is_chunked, self._is_fine = framing(request) is None, True
         _check_request(request)
         if framing(request) == 0:
             self._finish(self._event())
@@ -240,9 +284,15 @@ class ClientConnection:
             raise Problem(408, "the body of the request did not come in time") from error
         if not self._pending:
             raise ClientGoneError
-        size = CHUNKED_PIECE if self._is_chunked else PIECE
+        size = self._piece()
         data, self._pending = self._pending[:size], self._pending[size:]
         return data
+
+    def _piece(self) -> int:
+        """Bytes that are parsed in one go."""
+        if not self._is_chunked:
+            return PIECE
+        return FINE_PIECE if self._is_fine else COARSE_PIECE
 
     def _feed(self, data: bytes) -> None:
         self._fed = self._fed[-4:] + data
@@ -287,6 +337,11 @@ def _check_request(request: h11.Request) -> None:
         raise invalid("the request announces its length in two ways")
     if (framing(request) or 0) > MAX_BODY:
         raise _too_large()
+
+
+def _too_fine(size: int, chunks: int) -> bool:
+    """Whether a body is cut so fine that reading it is work for its own sake."""
+    return chunks > FEW_CHUNKS and size < MEAN_CHUNK * chunks
 
 
 def _too_large() -> Problem:

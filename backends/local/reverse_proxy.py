@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,7 +32,10 @@ WAITING = 64  # requests that may wait at once; more are told to come back
 ATTEMPTS = 3  # replicas that are tried until one can be reached
 RETRY_PAUSE = 0.2  # seconds, in which a dead replica is noticed
 CLIENT_BUFFER = 16 << 10  # bytes of a client that wait to be read, twice that at most
+IN_FLIGHT = 512  # requests that one replica is given at once; it has limits of its own
 CONNECTIONS = 2048  # clients at once, where the process may have that many files
+ACCEPTED = 32  # connections that are taken in one go, before others are answered
+QUEUED = 1024  # that may wait to be taken
 LEAVING = 32  # clients beyond that limit that are given time to read why they are refused
 FILES_OF_OURS = 128  # that are no client's
 _READING = (b"GET", b"HEAD", b"OPTIONS")
@@ -54,15 +59,20 @@ class ReverseProxy:
         self.require(key)
         self._hold = hold
         self._limit = connections or _room()
+        self._turn = asyncio.Lock()
         self._waiting = 0
         self._leaving = 0
         self._clients: dict[asyncio.Task[None], ClientConnection] = {}
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         """Start; ``port`` 0 takes a free one."""
-        return await asyncio.start_server(
-            self._accept, host, port, limit=CLIENT_BUFFER, backlog=1024
+        server = await asyncio.start_server(
+            self._accept, host, port, limit=CLIENT_BUFFER, backlog=ACCEPTED
         )
+        for listening in server.sockets:  # asyncio takes one number for both
+            with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                same.listen(QUEUED)
+        return server
 
     def require(self, key: str | None) -> None:
         """From now on requests have to carry ``key``; ``None`` leaves it to the replicas."""
@@ -77,7 +87,7 @@ class ReverseProxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        client = ClientConnection(reader, writer)
+        client = ClientConnection(reader, writer, self._turn)
         if not self._make_room():
             await self._turn_away(client)
             return
@@ -134,6 +144,8 @@ class ReverseProxy:
         has_body = framing(request) != 0
         if has_body and not has_key:  # what is open without a key has no body
             raise missing_key()
+        if has_body:
+            await client.prefetch()
         left, replays = ATTEMPTS, 0 if has_body or request.method not in _READING else 1
         tried: set[Upstream] = set()
         while left:
@@ -180,9 +192,9 @@ class ReverseProxy:
         end = time.monotonic() + (patience if self._waiting < WAITING else 0.0)
         self._waiting += 1
         try:
-            while not (ready := self._replicas()):
+            while not (ready := [one for one in self._replicas() if one.in_flight < IN_FLIGHT]):
                 if time.monotonic() >= end:
-                    raise unavailable("no replica is ready", 1)
+                    raise unavailable("no replica is ready, or all are busy", 1)
                 await asyncio.sleep(0.05)
         finally:
             self._waiting -= 1

@@ -255,12 +255,13 @@ def test_what_can_be_read_in_two_ways_is_400_and_closed(name: str) -> None:
     [
         (headers(b"Content-Length: %d" % (http1.MAX_BODY + 1)), b"413"),
         (CHUNKED + b"%x\r\n" % (http1.MAX_BODY + 1) + b"a" * (http1.MAX_BODY + 1), b"413"),
-        (CHUNKED + b"1\r\na\r\n" * (http1.MAX_CHUNKS + 1), b"413"),
+        (CHUNKED + b"1\r\na\r\n" * (http1.FEW_CHUNKS + 2), b"413"),
+        (CHUNKED + (b"40\r\n" + b"a" * 64 + b"\r\n") * (http1.MAX_CHUNKS + 1), b"413"),
         (headers(b"X: " + b"a" * http1.MAX_HEAD), b"431"),
         (b"GET /" + b"a" * 3 * http1.MAX_HEAD, b"431"),
         (headers(*[b"X: y"] * (http1.MAX_HEADERS + 1)), b"431"),
     ],
-    ids=["length", "chunks", "many chunks", "header", "path", "many headers"],
+    ids=["length", "chunks", "small chunks", "many chunks", "header", "path", "many headers"],
 )
 def test_what_is_too_large_is_refused_and_closed(
     raw: bytes, status: bytes, monkeypatch: pytest.MonkeyPatch
@@ -390,6 +391,39 @@ def test_without_the_key_no_body_is_read() -> None:
             for more in (b"Authorization: bearer k\r\n", b"X-Api-Key: k\r\n", b"api-key: k\r\n"):
                 assert b"200 OK" in await made.ask(post(b"{}", more))
             assert b"200 OK" in await made.ask(get(b"/health"))  # the service judges these
+
+    run(check())
+
+
+def test_a_slow_body_is_no_replicas_business() -> None:
+    async def check() -> None:
+        replica = Replica()
+        async with proxy(replica) as made:
+            reader, writer = await made.connect()
+            writer.write(headers(b"Content-Length: 10", CLOSE[:-2]) + b"12345")
+            await asyncio.sleep(0.1)
+            assert replica.connections == 0
+            writer.write(b"67890")
+            assert b"200 OK" in await asyncio.wait_for(reader.read(), 10)
+            assert replica.whole[0].endswith(b"1234567890")
+            writer.close()
+
+    run(check())
+
+
+def test_a_replica_is_given_only_so_many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reverse_proxy, "IN_FLIGHT", 1)
+
+    async def check() -> None:
+        replica = Replica(endless)
+        async with proxy(replica, hold=0.05) as made:
+            reader, writer = await made.connect()
+            writer.write(get())
+            await reader.readexactly(100)
+            said = await made.ask(get())
+            assert said.startswith(b"HTTP/1.1 503 ")
+            assert b"all are busy" in said
+            writer.transport.abort()
 
     run(check())
 
@@ -682,7 +716,7 @@ def test_a_replica_that_refuses_early_is_heard() -> None:
     async def check() -> None:
         async with proxy(Replica(refuse)) as made:
             reader, writer = await made.connect()
-            writer.write(headers(b"Content-Length: 20000000"))
+            writer.write(headers(b"Content-Length: 20000000") + bytes(http1.PREFETCH))
             said = await asyncio.wait_for(reader.read(), 10)
             assert said.startswith(b"HTTP/1.1 413 ")
             assert b"connection: close" in said.lower()
