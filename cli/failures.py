@@ -95,7 +95,7 @@ _REASONS: Mapping[int, _Reason] = {
     **dict.fromkeys((errno.EHOSTDOWN, errno.ETIMEDOUT), _DOWN),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _MISSING),
     **dict.fromkeys((errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), _NO_PATH),
-    **dict.fromkeys((errno.ENXIO, errno.ENODEV, errno.EEXIST), _NO_PATH),
+    **dict.fromkeys((errno.ENXIO, errno.ENODEV, errno.EEXIST, errno.EAGAIN), _NO_PATH),
     **dict.fromkeys((errno.ENOMEM, errno.EMFILE, errno.ENFILE), _LIMIT),
 }
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
-from llama_hub.files import CHUNK
+from llama_hub.files import CHUNK, open_regular
 from llama_hub.hub.transfer.journal import BLOCK
 
 
@@ -82,7 +82,7 @@ def hash_file(
 
     ``limit``: bytes after which reading stops, of a file that may be larger or grow.
     """
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         hashes = {name: new(name, size) for name in algorithms}
         checksums: list[int] = []

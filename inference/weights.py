@@ -295,7 +295,7 @@ class StoredForm:
 def stored_form(config: Config) -> StoredForm | None:
     """What ``config.json`` says of quantisation; ``IntegrityError`` for a form we cannot read."""
     stated = config.quantization_config
-    if stated is None:
+    if stated is None or stated == QuantizationConfig():
         return None
     form = _packed_form(stated)
     if form is None:

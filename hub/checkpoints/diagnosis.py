@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError, NotFoundError
+from llama_hub.files import open_regular
 from llama_hub.hub.model_config import QuantizationConfig
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -31,9 +33,9 @@ def refuse_lfs_pointer(path: Path, beginning: bytes) -> None:
 def beginning(path: Path) -> bytes:
     """The first bytes of a file, enough to tell what it is; empty if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return file.read(512)
-    except OSError:
+        with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+            return file.read(512) or b""
+    except (OSError, IntegrityError):
         return b""
 
 

@@ -72,8 +72,7 @@ def _bad(path: Path, why: str) -> IntegrityError:
 
 
 def _is_web_page(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(512).lstrip()[:1] == b"<"
+    return diagnosis.beginning(path).lstrip()[:1] == b"<"
 
 
 def _parsed(path: Path, text: bytes) -> tuple[dict[str, Any], dict[str, str]]:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from llama_hub.errors import IntegrityError
+from llama_hub.hub import digests
+from llama_hub.hub.checkpoints import diagnosis
 from tests.support.limited import Limited, limited
 
 PARAMS = {"dim": 8, "n_layers": 1, "n_heads": 2, "norm_eps": 1e-5, "vocab_size": -1}
@@ -346,3 +349,16 @@ def test_many_files_of_many_tensors_are_bounded_together(reader: Limited, tmp_pa
         )
         (tmp_path / name).write_bytes(_header(b"{" + entries + b"}"))
     assert "which no model has" in refused(reader, "open", tmp_path, "model-000")
+
+
+@pytest.mark.parametrize("name", ["pipe", "endless", "/dev/zero", "missing"])
+def test_what_a_damaged_file_is_instead_is_told_without_waiting(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "endless":  # a regular file that blocks whoever reads it to its end
+        path.symlink_to("/proc/kmsg")
+    assert isinstance(diagnosis.beginning(path), bytes)
+    if name in ("pipe", "/dev/zero"):
+        with pytest.raises(IntegrityError):
+            digests.hash_file(path, ())
