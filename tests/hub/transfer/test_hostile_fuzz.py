@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from llama_hub.errors import LlamaHubError
-from llama_hub.hub.transfer.receiver import Policy
 from llama_hub.hub.transfer.remote_file import Transient, read_all
+from llama_hub.hub.transfer.retry import Policy
 from tests.support.raw_server import Peer, raw
 from tests.support.transfers import Target
 
