@@ -108,9 +108,9 @@ def _cases(folder: Path, seeds: range) -> int:
 
 
 def _read_small(url: str, seed: int) -> None:
-    from llama_hub.hub.sources.web import HttpPlace
+    from llama_hub.hub.sources.web import HttpTree
 
-    place = HttpPlace(url, POLICY)
+    place = HttpTree(url, POLICY)
     try:
         assert len(read_all(place.request("LICENSE"), 4000)) <= 4000
     except (Transient, LlamaHubError):
