@@ -20,7 +20,7 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama_hub.inference.engine import Engine
-from llama_hub.inference.service.auth import Gatekeeper, HostCheck
+from llama_hub.inference.service.auth import Authentication, HostCheck
 from llama_hub.inference.service.body import read_json
 from llama_hub.inference.service.problems import ClientGoneError, Problem, as_problem
 from llama_hub.inference.service.route import Route
@@ -57,7 +57,7 @@ def create_app(
             Middleware(RequestLog, service=service),
             Middleware(HostCheck, settings=settings),
             *_cors(settings),
-            Middleware(Gatekeeper, settings=settings, open_routes=OPEN),
+            Middleware(Authentication, settings=settings, open_routes=OPEN),
         ],
     )
     app.state.service = service
@@ -94,7 +94,7 @@ def _endpoint(service: Service, route: Route) -> Endpoint:
             if not route.bodies:
                 return await _answer(service, route, request, {})
             document = await read_json(request, service.bodies, service.settings.body_timeout)
-            await service.turnstile.one_at_a_time()
+            await service.pacer.next_round()
             return await while_connected(
                 request.receive, _answer(service, route, request, document)
             )

@@ -73,7 +73,7 @@ def _host(scope: Scope) -> str:
         return ""
 
 
-class Gatekeeper:
+class Authentication:
     """ASGI middleware that lets through whom the settings allow.
 
     ``open_routes``: method and path of those that need no key.
@@ -109,8 +109,8 @@ class Gatekeeper:
             return None
         host = urlsplit(origin).netloc
         # Without a key, "same host" is not enough: a foreign name may be made to point here.
-        known = self._key is not None or is_loopback(urlsplit(origin).hostname or "")
-        if host and host == headers.get("host") and known:
+        trusted = self._key is not None or is_loopback(urlsplit(origin).hostname or "")
+        if host and host == headers.get("host") and trusted:
             return None
         return Problem(
             403,

@@ -27,19 +27,21 @@ async def manifest(service: Service, request: Request, document: Document) -> Re
 
 def by_field(routes: Sequence[Route], document: Document) -> Handler:
     """The handler that ``document``'s fields name; 400 if none or several do."""
-    known = {route.field: route.handler for route in routes if route.field}
-    named = [name for name in (MANIFEST, *known) if name in document]
+    handlers = {route.field: route.handler for route in routes if route.field}
+    named = [name for name in (MANIFEST, *handlers) if name in document]
     if len(named) != 1:
         raise invalid(
             "the body must have exactly one of messages (chat), prompt (completion), inputs "
             "(Hugging Face's form) and manifest (which weights are served)"
         )
-    return manifest if named[0] == MANIFEST else known[named[0]]
+    return manifest if named[0] == MANIFEST else handlers[named[0]]
 
 
 def by_path(routes: Sequence[Route], path: str) -> Handler:
     """The handler of one of our own routes, those that take one kind of body; 404 for another."""
-    known = {route.path: route.handler for route in routes if len(route.bodies) == 1}
-    if path not in known:
-        raise Problem(404, f"there is no route {path[:100]!r}; known are {', '.join(known)}")
-    return known[path]
+    handlers = {route.path: route.handler for route in routes if len(route.bodies) == 1}
+    if path not in handlers:
+        raise Problem(
+            404, f"there is no route {path[:100]!r}; the routes are {', '.join(handlers)}"
+        )
+    return handlers[path]

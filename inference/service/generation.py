@@ -117,14 +117,14 @@ async def answers(service: Service, asks: Sequence[Ask], request_id: str) -> lis
     async with aclosing(pieces(service, wide, request_id)) as stream:
         async for piece in stream:
             gathered[piece.index].add(piece)
-    found: list[Answer] = []
+    likeliest: list[Answer] = []
     for ask in asks:
         width = max(ask.n, ask.best_of)
         group, gathered = gathered[:width], gathered[width:]
         if width > ask.n:
             group.sort(key=lambda answer: answer.mean_logprob, reverse=True)
-        found += group[: ask.n]
-    return found
+        likeliest += group[: ask.n]
+    return likeliest
 
 
 def _with_logprobs(ask: Ask) -> Ask:

@@ -70,7 +70,7 @@ class Admission:
         await self._empty.wait()
 
 
-class Turnstile:
+class Pacer:
     """Lets one request pass in each round of the event loop.
 
     Hundreds that arrive at the same moment are prepared one by one, with what else has come in
@@ -80,7 +80,7 @@ class Turnstile:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
-    async def one_at_a_time(self) -> None:
+    async def next_round(self) -> None:
         """Return when it is the caller's turn."""
         async with self._lock:
             await asyncio.sleep(0)

@@ -39,16 +39,16 @@ Moderator = Callable[[Passage], Verdict | Awaitable[Verdict]]
 
 def installed() -> dict[str, Moderator]:
     """The hooks of all installed packages by name; ``UsageError`` if one cannot be imported."""
-    found: dict[str, Moderator] = {}
+    moderators: dict[str, Moderator] = {}
     for point in entry_points(group=GROUP):
         try:
-            found[point.name] = point.load()
+            moderators[point.name] = point.load()
         except Exception as error:
             raise UsageError(
                 f"the moderation hook {point.name!r} ({point.value}) cannot be loaded: {error}",
                 hint="fix or uninstall the package that offers it",
             ) from error
-    return found
+    return moderators
 
 
 async def judge(moderators: tuple[Moderator, ...], passage: Passage) -> Verdict:

@@ -179,8 +179,8 @@ async def _reply(
     """Run ``asks`` and answer in ``shape``, whole or as a stream."""
     prompt_tokens = sum(len(ask.prompt) for ask in asks)
     if not body.stream:
-        found = await answers(service, asks, shape.id)
-        return await document_response(lambda: shape.whole(found, prompt_tokens))
+        finished = await answers(service, asks, shape.id)
+        return await document_response(lambda: shape.whole(finished, prompt_tokens))
     usage = bool(body.stream_options and body.stream_options.include_usage)
     source = await started(_chunks(service, asks, shape, usage, prompt_tokens))
     return StreamReply(source, lines=wants_lines(request), done=DONE)

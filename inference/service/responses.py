@@ -186,8 +186,8 @@ class Completion(_Call):
         if logprobs is None:
             return text, None
         filled = [
-            known or TokenLogprob(token, float("nan"))
-            for token, known in zip(prompt, logprobs, strict=True)
+            entry or TokenLogprob(token, float("nan"))
+            for token, entry in zip(prompt, logprobs, strict=True)
         ]
         return text, self._part(filled, self._offsets(prompt))
 

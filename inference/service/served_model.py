@@ -42,8 +42,8 @@ def stored(
 
     shelf = store or Store()
     (gate or Gate()).require(shelf.find(name).manifest.license)
-    found = convert.served(shelf, name, progress=progress)
-    return _servable(found.path, found.manifest, catalog)
+    converted = convert.served(shelf, name, progress=progress)
+    return _servable(converted.path, converted.manifest, catalog)
 
 
 def mounted(folder: Path, catalog: Catalog) -> Servable:

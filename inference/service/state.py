@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llama_hub._version import __version__
 from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.body import Bodies
-from llama_hub.inference.service.limits import Admission, Turnstile
+from llama_hub.inference.service.limits import Admission, Pacer
 from llama_hub.inference.service.metrics import Metrics
 from llama_hub.inference.service.moderation import Passage, judge
 from llama_hub.inference.service.problems import invalid, unavailable
@@ -47,7 +47,7 @@ class Service:
             settings.max_queue,
             lambda: self.metrics.recent_seconds,
         )
-        self.turnstile = Turnstile()
+        self.pacer = Pacer()
         self.bodies = Bodies(settings.max_body_bytes)
         self._tokenizing = ThreadPoolExecutor(TOKENIZERS, "llama-hub-tokenizer")
         self.started = asyncio.Event()  # set when the engine is ready or has failed

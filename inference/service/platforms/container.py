@@ -46,35 +46,35 @@ def detect(environment: Mapping[str, str] | None = None) -> Platform | None:
 
     ``NotFoundError`` if its mount holds no model.
     """
-    known = os.environ if environment is None else environment
-    named = _named(known)
-    found = _mount(known, named)
-    if found is None:
+    variables = os.environ if environment is None else environment
+    named = _named(variables)
+    mounted = _mount(variables, named)
+    if mounted is None:
         return None
-    name, mount = found
-    return Platform(named or name, model_below(mount), _port(known))
+    name, mount = mounted
+    return Platform(named or name, model_below(mount), _port(variables))
 
 
-def _named(known: Mapping[str, str]) -> str | None:
-    name = known.get("LLAMA_HUB_PLATFORM") or None
+def _named(variables: Mapping[str, str]) -> str | None:
+    name = variables.get("LLAMA_HUB_PLATFORM") or None
     if name not in (None, *NAMES):
         raise UsageError(f"LLAMA_HUB_PLATFORM is {name!r}", hint=f"one of {', '.join(NAMES)}")
     return name
 
 
-def _mount(known: Mapping[str, str], named: str | None) -> tuple[str | None, Path] | None:
-    if known.get("LLAMA_HUB_MODEL_DIR"):
-        return named, Path(known["LLAMA_HUB_MODEL_DIR"])
-    if known.get(AZURE):
-        return "azureml", Path(known[AZURE])
+def _mount(variables: Mapping[str, str], named: str | None) -> tuple[str | None, Path] | None:
+    if variables.get("LLAMA_HUB_MODEL_DIR"):
+        return named, Path(variables["LLAMA_HUB_MODEL_DIR"])
+    if variables.get(AZURE):
+        return "azureml", Path(variables[AZURE])
     for name, mount in MOUNTS.items():
         if named in (None, name) and Path(mount).is_dir():
             return name, Path(mount)
     return None
 
 
-def _port(known: Mapping[str, str]) -> int:
-    given = known.get("LLAMA_HUB_PORT") or known.get("SAGEMAKER_BIND_TO_PORT") or str(PORT)
+def _port(variables: Mapping[str, str]) -> int:
+    given = variables.get("LLAMA_HUB_PORT") or variables.get("SAGEMAKER_BIND_TO_PORT") or str(PORT)
     if not (given.isascii() and given.isdigit() and int(given) < 65536):
         raise UsageError(f"the port {given!r} is not a number below 65536")
     return int(given)
@@ -87,15 +87,15 @@ def model_below(mount: Path) -> Path:
     ``NotFoundError`` if there is none, ``UsageError`` if two are equally near.
     """
     for level in _levels(mount):
-        found = [folder for folder in level if (folder / CONFIG).is_file()]
-        if len(found) > 1:
-            names = ", ".join(str(folder.relative_to(mount)) for folder in found)
+        models = [folder for folder in level if (folder / CONFIG).is_file()]
+        if len(models) > 1:
+            names = ", ".join(str(folder.relative_to(mount)) for folder in models)
             raise UsageError(
                 f"{mount} holds more than one model: {names}",
                 hint="mount one of them, or name its folder: llama-hub serve FOLDER",
             )
-        if found:
-            return found[0]
+        if models:
+            return models[0]
     there = ", ".join(sorted(path.name for path in mount.iterdir())[:10]) if mount.is_dir() else ""
     raise NotFoundError(
         f"there is no {CONFIG} in or below {mount} (it holds: {there or 'nothing'})",

@@ -71,13 +71,13 @@ async def _generate(
     if stream:
         source = await started(_events(service, asks[0], texts[0], parameters, call_id))
         return StreamReply(source, shape="huggingface", lines=wants_lines(request))
-    found = await answers(service, asks, call_id)
+    finished = await answers(service, asks, call_id)
     bare = not listed and isinstance(body.inputs, str)
 
     def documents() -> Any:
         made = [
             _document(service, answer, text, ask, parameters)
-            for answer, text, ask in zip(found, texts, asks, strict=True)
+            for answer, text, ask in zip(finished, texts, asks, strict=True)
         ]
         return made[0] if bare else made
 
@@ -170,13 +170,13 @@ def _document(
 
 
 def _prefill(
-    service: Service, prompt: Sequence[int], known: Sequence[TokenLogprob | None] | None
+    service: Service, prompt: Sequence[int], logprobs: Sequence[TokenLogprob | None] | None
 ) -> list[Document]:
-    if known is None:
+    if logprobs is None:
         return []
     return [
         _likelihood(service, token, None if entry is None else entry.logprob)
-        for token, entry in zip(prompt, known, strict=True)
+        for token, entry in zip(prompt, logprobs, strict=True)
     ]
 
 

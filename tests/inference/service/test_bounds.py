@@ -15,7 +15,7 @@ import pytest
 from llama_hub.hub.manifest import Manifest
 from llama_hub.inference.service import body as bodies
 from llama_hub.inference.service.body import Bodies, parse_json
-from llama_hub.inference.service.limits import Turnstile
+from llama_hub.inference.service.limits import Pacer
 from llama_hub.inference.service.problems import Problem
 from llama_hub.inference.service.settings import ServiceSettings
 from tests.support.serving import SERVED, Running, echo_engine, serving
@@ -254,10 +254,10 @@ def test_large_bodies_together_have_a_limit() -> None:
 
 def test_requests_that_come_together_are_prepared_one_in_a_round() -> None:
     async def main() -> None:
-        turnstile, order = Turnstile(), []
+        pacer, order = Pacer(), []
 
         async def request(number: int) -> None:
-            await turnstile.one_at_a_time()
+            await pacer.next_round()
             order.append(f"request {number}")
 
         requests = [asyncio.create_task(request(number)) for number in range(5)]
