@@ -105,25 +105,31 @@ def completion(**body: Any) -> tuple[str, bytes]:
     return "/v1/completions", json.dumps(body).encode()
 
 
-def holding(count: int, data: bytes, drops: bytes = b"", read: bool = False) -> Attack:
+def holding(count: int, data: bytes, drops: bytes = b"", reads: bool = True) -> Attack:
     """``count`` connections that send ``data``, then one byte of ``drops`` a second.
 
-    Those that are cut off are opened again. ``read`` False: what is answered stays unread.
+    Those that are cut off come again after a second: slow, not many. ``reads`` False: what is
+    answered stays unread, and nobody comes again.
     """
+
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        for drop in drops:
+            await asyncio.sleep(1)
+            writer.write(bytes([drop]))
+        await asyncio.sleep(3600)
 
     async def hold(port: int) -> None:
         while True:
             with suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-                writer.write(data)
-                for drop in drops or b"":
-                    await asyncio.sleep(1)
-                    writer.write(bytes([drop]))
-                if read:
-                    await reader.read()
-                else:
-                    await asyncio.sleep(3600)
-            await asyncio.sleep(0.05)
+                dripping = asyncio.create_task(drip(writer))
+                try:
+                    await (reader.read() if reads else dripping)
+                finally:
+                    dripping.cancel()
+                    writer.close()
+            await asyncio.sleep(1)
 
     async def attack(port: int) -> None:
         tasks = []
@@ -194,7 +200,7 @@ ATTACKS: dict[str, Attack | None] = {
     "1500 heads, drop by drop": holding(1500, b"GET / HTTP/1.1\r\nHost: a\r\n", b"X-A: bcd"),
     "1500 bodies, drop by drop": holding(1500, HEAD, b'{"prompt'),
     "1500 silent connections": holding(1500, b""),
-    "300 streams that nobody reads": holding(300, request(*STREAM)),
+    "300 streams that nobody reads": holding(300, request(*STREAM), reads=False),
 }  # fmt: skip
 
 

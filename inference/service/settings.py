@@ -36,7 +36,7 @@ class ServiceSettings:
     body_timeout: float = 30.0  # seconds within which the body must have arrived
     head_timeout: float = 10.0  # seconds within which a request's head must have arrived
     write_timeout: float = 30.0  # seconds that a client may leave a full buffer unread
-    max_connections: int = 1000  # beyond: who has kept us waiting longest makes room
+    max_connections: int = 2048  # beyond: who has kept us waiting longest makes room
     drain_timeout: float = 25.0  # seconds between SIGTERM and the end of unfinished answers
     log_prompts: bool = False
     moderators: tuple[Moderator, ...] = ()
