@@ -6,6 +6,7 @@ import ipaddress
 import os
 import signal
 import socket
+import socketserver
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("exhaustive")
 
+
+# A server that is told to stop looks at that twice a second; hundreds of tests would wait for it.
+socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 
 _real_connect = socket.socket.connect
 _real_connect_ex = socket.socket.connect_ex

@@ -100,6 +100,8 @@ class Folder:
         """Whether one may live whose lock file is gone; it will make another at its next look."""
         if self.lock.is_file() and not self.lock.is_symlink():
             return self.living_state() is not None
+        if self.path.is_dir() and not self.has_desired:
+            return True  # nothing is left: it will make all of it again
         return (self.path / "state.json").exists() or self.lock.is_symlink() or self.lock.exists()
 
     def desired(self) -> DesiredState | None:

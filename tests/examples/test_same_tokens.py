@@ -109,12 +109,12 @@ def test_four_backends_answer_with_the_same_tokens(clouds: Clouds, tmp_path: Pat
     artifact = Artifact(stored.path, stored.manifest, stored.manifest.receipt or "r-0")
     answers = []
     for name in ("local", "azure", "sagemaker", "huggingface"):
-        backend, options, options = clouds.backend(name)
+        backend, apply_options, options = clouds.backend(name)
         spec = DeploymentSpec(
             name="parity", backend=name, model=CHAT, context=256, concurrency=2, options=options
         )
         deployer = Deployer(backend, artifacts=lambda _: artifact, root=tmp_path / "journals")
-        answers.append(ask(deployer, spec, lambda _: artifact, options))
+        answers.append(ask(deployer, spec, lambda _: artifact, apply_options))
     assert differences(answers) == []
     assert {one.manifest for one in answers} == {stored.manifest.digest}
     assert all(text.strip() for text in answers[0].texts)
