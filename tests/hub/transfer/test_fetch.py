@@ -153,7 +153,7 @@ def test_a_drop_is_continued_where_it_happened(target: Target, server: Server) -
 def test_a_stalled_connection_is_left(target: Target, server: Server, kind: str) -> None:
     server.fault(NAME, kind, at=MIB)
     impatient = Policy(
-        connections=1, span=None, backoff=0.001, stall_seconds=0.2, stall_bytes=1 << 20
+        connections=1, span=None, backoff=0.001, stall_seconds=0.5, stall_bytes=1 << 18
     )
     fetched = target.fetch(policy=impatient)
     target.assert_right()
