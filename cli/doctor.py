@@ -49,7 +49,16 @@ def doctor(
 
 
 def _machine() -> list[Check]:
-    return [_python(), _home(), _disk(), _ledger(), _settings(), _gpu(), *_extras()]
+    return [
+        _python(),
+        _distribution(),
+        _home(),
+        _disk(),
+        _ledger(),
+        _settings(),
+        _gpu(),
+        *_extras(),
+    ]
 
 
 def _python() -> Check:
@@ -61,6 +70,23 @@ def _python() -> Check:
     return Check(
         "python", True, f"{platform.python_version()}, llama-hub {__version__}, {platform.system()}"
     )
+
+
+def _distribution() -> Check:
+    """Whether another project's package of the same import name is installed as well."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from llama_hub.deploy.backend import Check
+    from llama_hub.distribution import NAME
+
+    try:
+        foreign = version("llama-hub")
+    except PackageNotFoundError:
+        return Check("distribution", True, NAME)
+    from llama2_hub import REPAIR
+
+    detail = f"llama-hub {foreign} from PyPI, another project, also installs llama_hub"
+    return Check("distribution", False, detail, REPAIR)
 
 
 def _home() -> Check:
@@ -140,12 +166,13 @@ def _gpu() -> Check:
 def _extras() -> list[Check]:
     """One line each; an extra that is not installed is no fault."""
     from llama_hub.deploy.backend import Check
+    from llama_hub.distribution import install_command
 
     lines = []
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if not _importable(name)]
         detail = (
-            f"not installed ({', '.join(missing)}): pip install 'llama-hub[{extra}]'"
+            f"not installed ({', '.join(missing)}): {install_command(extra)}"
             if missing
             else "installed"
         )

@@ -35,6 +35,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from llama_hub import __version__
+from llama_hub.distribution import NAME, install_command
 from llama_hub.errors import UsageError
 from llama_hub.files import write_atomic
 
@@ -125,13 +126,13 @@ def write(folder: Path, cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) ->
 
 
 def requirements() -> list[str]:
-    """``llama-hub[serve]`` and all it needs, each at the version that is installed here.
+    """``llama2-hub[serve]`` and all it needs, each at the version that is installed here.
 
     For images that bring a torch of their own, to which no digest of ours belongs.
     """
     found: dict[str, str] = {}
-    _collect("llama-hub", frozenset({"serve"}), found)
-    found.pop("llama-hub", None)
+    _collect(NAME, frozenset({"serve"}), found)
+    found.pop(NAME, None)
     return [f"{name}=={version}" for name, version in sorted(found.items())]
 
 
@@ -147,7 +148,7 @@ def _collect(name: str, extras: frozenset[str], found: dict[str, str]) -> None:
     except PackageNotFoundError as error:
         raise UsageError(
             f"{name} is not installed, so its version cannot be pinned",
-            hint="pip install 'llama-hub[serve]'",
+            hint=install_command("serve"),
         ) from error
     found[key] = installed.version.partition("+")[0]  # 2.13.0+cpu is the same release
     for line in installed.requires or []:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import IntEnum, unique
 
+from llama_hub.distribution import install_command
+
 
 @unique
 class ExitCode(IntEnum):
@@ -51,7 +53,7 @@ class MissingExtraError(UsageError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"this needs the package {package!r}, which is not installed",
-            hint=f"pip install 'llama-hub[{extra}]'",
+            hint=install_command(extra),
         )
         self.package = package
         self.extra = extra

@@ -17,6 +17,7 @@ from llama_hub.backends.azure.client import MANAGEMENT_SCOPE, Client
 from llama_hub.backends.azure.errors import BLOB_ROLE, ROLE
 from llama_hub.deploy.backend import Check
 from llama_hub.deploy.checks import line
+from llama_hub.distribution import install_command
 from llama_hub.errors import LlamaHubError
 
 PROVIDERS = ("Microsoft.MachineLearningServices", "Microsoft.Insights")
@@ -55,7 +56,7 @@ def _tools() -> Iterator[Check]:
             found = find_spec(module) is not None
         except ModuleNotFoundError:
             found = False
-        hint = "" if found else "pip install 'llama-hub[azure]'"
+        hint = "" if found else install_command("azure")
         yield Check(package, found, "installed" if found else "not installed", hint)
 
 

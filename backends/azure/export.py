@@ -15,6 +15,7 @@ from typing import Any
 from llama_hub.backends.azure.bodies import DATASTORE
 from llama_hub.backends.azure.values import seconds
 from llama_hub.deploy.backend import Step
+from llama_hub.deploy.image import requirements, sources
 from llama_hub.errors import UsageError
 
 SCHEMAS = "https://azuremlschemas.azureedge.net/latest"
@@ -293,7 +294,8 @@ def score(steps: Mapping[str, Step]) -> Files:
     """``az ml`` YAML for Microsoft's own inference server, with the ``score.py`` it runs."""
     made = az_yaml(steps)
     script = package_files("llama_hub.backends.azure").joinpath("score.py").read_text("utf-8")
-    extra = {"code/score.py": script, "conda.yml": _conda()}
+    package = {f"code/{name}": data.decode() for name, data in sources()}
+    extra = {"code/score.py": script, "conda.yml": _conda()} | package
     if "environment" in steps:
         extra["environment.yml"] = _yaml(
             {
@@ -313,8 +315,7 @@ def score(steps: Mapping[str, Step]) -> Files:
 
 
 def _conda() -> str:
-    from llama_hub._version import __version__
-
+    """What the package beside ``score.py`` needs; the package itself comes along as files."""
     return _yaml(
         {
             "name": "llama-hub",
@@ -322,7 +323,7 @@ def _conda() -> str:
             "dependencies": [
                 "python=3.11",
                 "pip",
-                {"pip": ["azureml-inference-server-http", f"llama-hub[serve]=={__version__}"]},
+                {"pip": ["azureml-inference-server-http", *requirements()]},
             ],
         }
     )

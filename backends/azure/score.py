@@ -1,8 +1,8 @@
 """For Azure ML's stock inference server: llama-hub's service behind ``init`` and ``run``.
 
-Copied as it is into a deployment's code folder; it needs nothing but the standard
-library and, in the interpreter that ``LLAMA_HUB_PYTHON`` names (else this one),
-llama-hub with its extra ``serve``. The service runs as a child process on loopback
+Copied as it is into a deployment's code folder, with the package ``llama_hub`` beside it; it needs
+nothing but the standard library and, in the interpreter that ``LLAMA_HUB_PYTHON`` names (else this
+one), what the package's extra ``serve`` requires. The service runs as a child process on loopback
 and does the batching, so that the server's threads only pass bodies on.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 TIMEOUT = 180  # seconds; the platform's own limit for a request
@@ -31,6 +32,8 @@ def init() -> None:
     # What the server's own environment holds must not reach another interpreter's imports.
     if python != sys.executable:
         variables.pop("PYTHONPATH", None)
+    paths = [str(Path(__file__).parent.resolve()), variables.get("PYTHONPATH", "")]
+    variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     _service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
     atexit.register(_service.terminate)
     assert _service.stdout is not None

@@ -39,6 +39,7 @@ from llama_hub.deploy.environment import has_bfloat16
 from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.sizing import Need, gib
 from llama_hub.deploy.spec import DeploymentSpec
+from llama_hub.distribution import install_command
 from llama_hub.errors import NotFoundError, ProvisioningError
 from llama_hub.home import home
 from llama_hub.hub.manifest import MANIFEST_NAME
@@ -76,7 +77,7 @@ class LocalBackend:
                 "service",
                 not missing,
                 f"missing: {', '.join(missing)}" if missing else "the inference core is installed",
-                "pip install 'llama-hub[serve]'" if missing else "",
+                install_command("serve") if missing else "",
             ),
         ]
 

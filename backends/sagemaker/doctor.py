@@ -16,6 +16,7 @@ from llama_hub.backends.sagemaker.errors import LOGIN, quota_hint
 from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.deploy.backend import Check
 from llama_hub.deploy.checks import line
+from llama_hub.distribution import install_command
 from llama_hub.errors import AccessError, NotFoundError
 
 READS: Mapping[str, tuple[str, str, dict[str, object]]] = {
@@ -54,7 +55,7 @@ def checks(inventory: Inventory) -> Iterator[Check]:
 
 
 def _extra(found: bool) -> str:
-    return "" if found else "pip install 'llama-hub[sagemaker]'"
+    return "" if found else install_command("sagemaker")
 
 
 def _identity(inventory: Inventory) -> Check:

@@ -125,7 +125,7 @@ def test_every_error_class_has_a_documented_exit_code() -> None:
 def test_a_missing_package_names_its_extra() -> None:
     shown = failures.as_error(ModuleNotFoundError("No module named 'boto3'", name="boto3"))
     assert shown.exit_code == ExitCode.USAGE
-    assert "llama-hub[sagemaker]" in shown.hint
+    assert "llama2-hub[sagemaker]" in shown.hint
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["models", "--nonsense"]])

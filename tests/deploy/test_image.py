@@ -68,7 +68,7 @@ def test_every_dependency_is_pinned() -> None:
     assert all(line.count("==") == 1 and "+" not in line for line in lines)
     names = {line.split("==")[0] for line in lines}
     assert {"torch", "safetensors", "sentencepiece", "uvicorn", "typer"} <= names
-    assert not {"pytest", "boto3", "azure-ai-ml", "llama-hub"} & names
+    assert not {"pytest", "boto3", "azure-ai-ml", "llama2-hub"} & names
 
 
 GOOD = image.context()["Dockerfile"].decode()

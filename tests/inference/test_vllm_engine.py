@@ -143,4 +143,4 @@ def test_without_vllm_the_extra_is_named(model: Model, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(MissingExtraError) as caught:
         asyncio.run(VllmEngine(model()).start())
-    assert "llama-hub[vllm]" in caught.value.hint
+    assert "llama2-hub[vllm]" in caught.value.hint

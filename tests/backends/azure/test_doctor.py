@@ -90,4 +90,4 @@ def test_without_the_extra_it_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert importlib.util.find_spec("azure.ai")
     found = checks(AzureBackend("s", "g", "w"))
     assert set(found) == {"azure-ai-ml", "azure-identity"}
-    assert all(check.hint == "pip install 'llama-hub[azure]'" for check in found.values())
+    assert all(check.hint == "pip install 'llama2-hub[azure]'" for check in found.values())

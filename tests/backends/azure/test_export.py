@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +118,25 @@ def test_the_stock_servers_files_load_too(
 
     made = drive.backend.export(drive.plan(drive.target(artifact)), "score")
     for name, text in made.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
     deployment = load_online_deployment(tmp_path / "deployment.yml")
     assert deployment.code_configuration.scoring_script == "score.py"
     assert deployment.environment_variables["WORKER_COUNT"] == "1"
-    assert load_environment(tmp_path / "environment.yml").conda_file["name"] == "llama-hub"
     compile(made["code/score.py"], "score.py", "exec")
+    conda = load_environment(tmp_path / "environment.yml").conda_file
+    # Nothing is taken from PyPI under a name of ours: the package comes along, its needs pinned.
+    server, *pinned = conda["dependencies"][-1]["pip"]
+    assert server == "azureml-inference-server-http"
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pinned)
+    assert not {line.partition("==")[0] for line in pinned} & {"llama-hub", "llama2-hub"}
+    look = (
+        "import sys; sys.path.insert(0, 'code'); import llama_hub.cli.main as m; print(m.__file__)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", look], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip().endswith("code/llama_hub/cli/main.py")
 
 
 def test_an_unknown_form_names_the_known_ones(backend: AzureBackend) -> None:
