@@ -108,11 +108,22 @@ def open_regular(path: Path) -> int:
     _require_regular(path, path.stat())  # opening a device may already act
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        _require_regular(path, os.fstat(descriptor))
+        state = os.fstat(descriptor)
+        _require_regular(path, state)
+        if state.st_size == 0 and _gives_bytes(descriptor):
+            raise IntegrityError(f"{path} is no file of bytes but one that the system makes up")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _gives_bytes(descriptor: int) -> bool:
+    """Whether a file that states no size has content, or would wait for some: /proc and /sys."""
+    try:
+        return os.read(descriptor, 1) != b""
+    except OSError:  # BlockingIOError: /proc/kmsg
+        return True
 
 
 def _require_regular(path: Path, state: os.stat_result) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from llama_hub.child_environment import child_environment, is_allowed
-from llama_hub.errors import UsageError
-from llama_hub.files import PRIVATE, locked, private_folder, write_atomic
+from llama_hub.errors import IntegrityError, UsageError
+from llama_hub.files import PRIVATE, locked, open_regular, private_folder, write_atomic
 
 NEEDED = """
     PATH HOME LANG LC_ALL TZ TMPDIR LD_LIBRARY_PATH VIRTUAL_ENV XDG_CACHE_HOME PYTHONPATH
@@ -84,3 +85,18 @@ def test_no_folder_and_no_device_is_ever_replaced(name: str, tmp_path: Path) -> 
         write_atomic(tmp_path / name, b"x")
     assert Path("/dev/null").is_char_device()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("target", ["/proc/kmsg", "/proc/self/environ", "/proc/version"])
+def test_what_the_system_makes_up_is_no_file_of_bytes(target: str, tmp_path: Path) -> None:
+    """It is "regular" and has no size; a read that would wait gives ``None``."""
+    (tmp_path / "model.safetensors").symlink_to(target)
+    with pytest.raises(IntegrityError, match="the system makes up|no file"):
+        open_regular(tmp_path / "model.safetensors")
+
+
+def test_an_empty_file_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with os.fdopen(open_regular(tmp_path / "empty"), "rb") as file:
+        assert file.read() == b""
