@@ -5,64 +5,15 @@
  * as the floats do.
  */
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "ggml_blocks.h"
 
 #define BLOCK 32
-#define SIGN 0x80000000u
-
-enum input { FLOAT32, BFLOAT16 };
-
-static inline float as_float(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-static inline uint32_t as_bits(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return bits;
-}
 
 /* Signed integers that order as the floats do, -0 below +0; the same function leads back. */
 static inline int32_t ordered(uint32_t bits)
 {
     int32_t word = (int32_t)bits;
     return word ^ (int32_t)((uint32_t)(word >> 31) >> 1);
-}
-
-/* The nearest float16, ties to even, little-endian at `out`; returns what follows it. */
-static inline uint8_t *put_half(float value, uint8_t *out)
-{
-    uint32_t bits = as_bits(value), sign = bits >> 16 & 0x8000, half;
-    bits &= ~SIGN;
-    if (bits > 0x7F800000u)
-        half = 0x7E00; /* NaN */
-    else if (bits >= 0x477FF000u)
-        half = 0x7C00; /* from 65520 on: infinite */
-    else if (bits < 0x38800000u)
-        half = as_bits(as_float(bits) + 0.5f) - as_bits(0.5f); /* subnormal: units of 2^-24 */
-    else
-        half = (bits - 0x38000000u + 0xFFF + (bits >> 13 & 1)) >> 13;
-    half |= sign;
-    *out++ = (uint8_t)half;
-    *out++ = (uint8_t)(half >> 8);
-    return out;
-}
-
-static inline void load(float *weights, const void *from, size_t block, enum input input)
-{
-    if (input == FLOAT32) {
-        memcpy(weights, (const float *)from + block * BLOCK, BLOCK * sizeof(float));
-        return;
-    }
-    const uint16_t *halves = (const uint16_t *)from + block * BLOCK;
-    for (int i = 0; i < BLOCK; i++)
-        weights[i] = as_float((uint32_t)halves[i] << 16);
 }
 
 static inline void extremes(const float *weights, float *least, float *most)
@@ -133,7 +84,7 @@ INLINE symmetric(const void *from, size_t blocks, enum input input, uint8_t *out
     float weights[BLOCK], half = (float)(levels / 2);
     size_t width = levels > 16 ? 22 : 18;
     for (size_t block = 0; block < blocks; block++, out += width) {
-        load(weights, from, block, input);
+        load(weights, from, block * BLOCK, BLOCK, input);
         float scale = extreme_of(weights) / -half;
         choose(weights, 0.0f, inverse_of(scale), half + 0.5f, levels, put_half(scale, out));
     }
@@ -145,7 +96,7 @@ INLINE affine(const void *from, size_t blocks, enum input input, uint8_t *out, f
     float weights[BLOCK], most;
     size_t width = levels > 16 ? 24 : 20;
     for (size_t block = 0; block < blocks; block++, out += width) {
-        load(weights, from, block, input);
+        load(weights, from, block * BLOCK, BLOCK, input);
         extremes(weights, &least[block], &most);
         float scale = (most - least[block]) / (float)(levels - 1);
         uint8_t *numbers = put_half(least[block], put_half(scale, out));
@@ -157,7 +108,7 @@ INLINE eight_bits(const void *from, size_t blocks, enum input input, uint8_t *ou
 {
     float weights[BLOCK];
     for (size_t block = 0; block < blocks; block++, out += 34) {
-        load(weights, from, block, input);
+        load(weights, from, block * BLOCK, BLOCK, input);
         uint32_t largest = 0;
         for (int i = 0; i < BLOCK; i++) {
             uint32_t magnitude = as_bits(weights[i]) & ~SIGN;

@@ -12,6 +12,8 @@ Q5_1  float16 d, m; 32 high bits; 16 bytes of nibbles   weight = d q + m
 
 Nibble byte i holds weight i (low) and weight i + 16 (high).
 
+Larger ones, the K-quants, are in ``k_quants``; ``encoder`` and ``dequantize`` know both.
+
 The numbers are chosen by C kernels (``ggml_quants.c``), or by numpy where there is no compiler.
 numpy is slow along rows of 32, so there n blocks are worked on as *lanes*, [8, 4 n]: lane g holds
 weights 4g to 4g + 3 of every block. What belongs to a block is then repeated four times, [4 n].
@@ -29,12 +31,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from llama_hub.hub.checkpoints import numeric
+from llama_hub.hub.checkpoints import k_quants, numeric
 from llama_hub.hub.checkpoints.numeric import Bits, Floats
 from llama_hub.kernels import Kernels
 
 BLOCK = 32  # weights
 BLOCK_BYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24}
+# Kind → (weights, bytes) of a block, of every kind that is read.
+BLOCKS = {kind: (BLOCK, size) for kind, size in BLOCK_BYTES.items()} | {
+    kind: (k_quants.SUPER, size) for kind, size in k_quants.SUPER_BYTES.items()
+}
 _AT_ONCE = 1 << 12  # blocks: 512 KiB as float32
 _QUAD = 4  # weights of a block that stay together in a lane
 _BELOW_HALF = np.float32(0.49999997).view(np.uint32)  # the float32 before 0.5, see _away
@@ -47,10 +53,11 @@ _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 KERNELS = Kernels(
     name="ggml",
     folder=Path(__file__).parent,
-    sources=("ggml_quants.c",),
+    sources=("ggml_quants.c", "k_quants.c"),
+    headers=("ggml_blocks.h",),
     signatures={
         f"lh_{kind.lower()}": [_POINTER, _SIZE, ctypes.c_int, _POINTER, _POINTER]
-        for kind in BLOCK_BYTES
+        for kind in (*BLOCK_BYTES, *k_quants.WRITTEN)
     },
 )
 _KERNEL_INPUT = {"float32": 0, "bfloat16": 1}
@@ -63,13 +70,13 @@ def library() -> ctypes.CDLL | None:
 
 
 def encoder(kind: str, dtype: str) -> Callable[[Bits], tuple[Bytes]]:
-    """The encoder of rows ``[R, K]`` of ``dtype`` into ``[R, K / 32 * BLOCK_BYTES]``."""
+    """The encoder of rows ``[R, K]`` of ``dtype`` into ``[R, bytes of a row's blocks]``."""
     kernels = library()
     pack = _in_numpy(kind, dtype) if kernels is None else _in_c(kernels, kind, dtype)
-    width = BLOCK_BYTES[kind]
+    weights, width = BLOCKS[kind]
 
     def encode(block: Bits) -> tuple[Bytes]:
-        blocks = block.reshape(-1, BLOCK)
+        blocks = block.reshape(-1, weights)
         out = np.empty((len(blocks), width), np.uint8)
         pack(blocks, out)
         return (out.reshape(len(block), -1),)
@@ -79,6 +86,9 @@ def encoder(kind: str, dtype: str) -> Callable[[Bits], tuple[Bytes]]:
 
 def _in_numpy(kind: str, dtype: str) -> Callable[[Bits, Bytes], None]:
     def pack(blocks: Bits, out: Bytes) -> None:
+        if kind in k_quants.WRITTEN:
+            k_quants.quantize(kind, numeric.to_float32(blocks, dtype), out)
+            return
         for start in range(0, len(blocks), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             _PACKERS[kind](numeric.to_float32(blocks[part], dtype), out[part])
@@ -99,6 +109,32 @@ def _in_c(kernels: ctypes.CDLL, kind: str, dtype: str) -> Callable[[Bits, Bytes]
             out[zero, 2:4] = _half(numeric.to_float32(blocks[zero], dtype).min(axis=1))
 
     return pack
+
+
+def dequantize(kind: str, rows: Bytes) -> Floats:
+    """Rows of blocks, in bytes [R, B], to their weights [R, K], exactly."""
+    blocks = rows.reshape(-1, BLOCKS[kind][1])
+    weights = (
+        k_quants.dequantize(kind, blocks)
+        if kind in k_quants.SUPER_BYTES
+        else _unpacked(kind, blocks)
+    )
+    return weights.reshape(len(rows), -1)
+
+
+def _unpacked(kind: str, blocks: Bytes) -> Floats:
+    d = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
+    if kind == "Q8_0":
+        return d * blocks[:, 2:].view(np.int8).astype(np.float32)
+    nibbles = np.concatenate([blocks[:, -16:] & np.uint8(15), blocks[:, -16:] >> np.uint8(4)], 1)
+    if kind.startswith("Q5"):
+        fifth = np.unpackbits(blocks[:, -20:-16], axis=1, bitorder="little")
+        nibbles |= fifth << np.uint8(4)
+    numbers = nibbles.astype(np.float32)
+    if kind.endswith("_0"):
+        return d * (numbers - np.float32(16 if kind == "Q5_0" else 8))
+    least = np.ascontiguousarray(blocks[:, 2:4]).view("<f2").astype(np.float32)
+    return d * numbers + least
 
 
 def _lanes(blocks: Floats) -> Floats:
