@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_hub.backends import registry
@@ -38,11 +38,24 @@ def find(name: str, backend: str | None = None) -> Deployer:
     if not places:
         raise not_found(name, backend or "any backend that is set up here")
     if len(places) > 1:
-        raise UsageError(
-            f"{name!r} exists in {' and '.join(place[0] for place in places)}",
-            hint=f"add --backend {places[0][0]}",
-        )
+        raise _ambiguous(name, [place[0] for place in places])
     return _deployer(*places[0])
+
+
+def _ambiguous(name: str, backends: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"{name!r} exists in {' and '.join(backends)}", hint=f"add --backend {backends[0]}"
+    )
+
+
+def journal(name: str, backend: str | None = None) -> Journal:
+    """The journal that this machine has of ``name``; no backend is asked or even made."""
+    mine = _journals(name, backend) if is_name(name) else []
+    if not mine:
+        raise not_found(name[:80], backend or "the journals of this machine")
+    if len(mine) > 1:
+        raise _ambiguous(name, [one.backend for one in mine])
+    return mine[0]
 
 
 def every(only: str | None = None) -> tuple[list[Deployed], list[dict[str, str]]]:

@@ -9,8 +9,9 @@ import typer
 from llama_hub.cli import planned
 from llama_hub.cli.deploy import Timeout
 from llama_hub.cli.options import Json, Quiet, Yes
-from llama_hub.cli.output import output
+from llama_hub.cli.output import Output, output
 from llama_hub.cli.status import BackendName, Name
+from llama_hub.errors import UsageError
 
 app = typer.Typer(add_completion=False)
 
@@ -22,6 +23,9 @@ def delete(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only show; exit 9 if it would act.")
     ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Ask no cloud; only this machine forgets about it.")
+    ] = False,
     yes: Yes = False,
     timeout: Timeout = 3600.0,
     json: Json = False,
@@ -32,6 +36,8 @@ def delete(
     from llama_hub.deploy.plan import entry
 
     out = output(json, quiet)
+    if forget:
+        return _forget(out, name, backend, plan=plan, yes=yes)
     deployer = find(name, backend)
     made = deployer.plan_delete(name)
     if plan:
@@ -47,3 +53,27 @@ def delete(
         "plan": [entry(step) for step in made.steps],
     }
     out.result(document, f"{name} was deleted from {made.backend}")
+
+
+def _forget(out: Output, name: str, backend: str | None, *, plan: bool, yes: bool) -> None:
+    """End the journal of ``name``; what may still be there is named, and stays."""
+    from llama_hub.backends import lookup
+    from llama_hub.deploy import deployer
+
+    if plan:
+        raise UsageError("--forget changes nothing in a cloud, so it has no --plan")
+    journal = lookup.journal(name, backend)
+    left = ", ".join(journal.history().standing) or "nothing"
+    question = f"forget {name} in {journal.backend}? what may stay there, and cost: {left}"
+    if not planned.agreed(out, "", question, yes=yes):
+        raise UsageError("nothing was changed")
+    standing = deployer.forget(journal)
+    document = {
+        "name": name,
+        "backend": journal.backend,
+        "status": "forgotten",
+        "deleted": [],
+        "plan": [],
+        "standing": list(standing),
+    }
+    out.result(document, f"{name} is forgotten here; in {journal.backend} may stay: {left}")

@@ -101,8 +101,11 @@ class PlanRunner:
     def _interrupted(self, before: Sequence[str]) -> None:
         """Ctrl-C: the journal stays open for the next run, unless the person wants it undone."""
         if self._plan.kind != "delete" and self._options.on_interrupt() == "remove":
-            self._undo(before)
-            self._journal.end("undone")
+            problems = self._undo(before)
+            if not problems:
+                self._journal.end("undone")
+            else:
+                self._options.progress.say(self._not_undone(problems, before))
 
     def _failed(self, error: Exception, before: Sequence[str]) -> LlamaHubError:
         """Keep the log, remove what this run made, and say so in the error."""
@@ -118,15 +121,45 @@ class PlanRunner:
         if self._options.on_failure == "keep" or self._cannot_undo(before):
             self._journal.end("kept")
             return (
-                "nothing was undone: run deploy again to go on, "
+                f"nothing was undone{self._standing()}: run deploy again to go on, "
                 f"or llama-hub delete {self._plan.name} to remove all"
             )
-        try:
-            self._undo(before)
-        except LlamaHubError as second:
-            return f"undoing it failed too ({second.message}); to clean up: llama-hub gc"
+        problems = self._undo(before)
+        if problems:
+            return self._not_undone(problems, before)
         self._journal.end("undone")
-        return "what was there before is back" if before else "what was made is removed again"
+        done = "what was there before is back" if before else "what was made is removed again"
+        return done + self._lasting()
+
+    def _not_undone(self, problems: Sequence[str], before: Sequence[str]) -> str:
+        """What failed, what it leaves and costs, and the command that ends it."""
+        mend = f"llama-hub delete {self._plan.name}"
+        mend = f"run deploy again, or {mend}" if before else f"llama-hub gc, or {mend}"
+        return (
+            f"undoing it failed too ({'; '.join(problems)}){self._standing()}; to clean up: {mend}"
+        )
+
+    def _standing(self) -> str:
+        """What is still there, and what it may cost."""
+        try:
+            names = [one.id for one in self._all().resources]
+        except LlamaHubError:
+            names = [str(one["id"]) for one in self._journal.history().unfinished()]
+        if not names:
+            return ""
+        cost = self._plan.cost_per_hour
+        price = f", which may cost up to ${cost[1]:.2f} an hour" if cost and cost[1] else ""
+        return f"; still there: {', '.join(names)}{price}"
+
+    def _lasting(self) -> str:
+        """What this run has put there and an undo leaves: uploads, which the next try needs."""
+        begun = {one["id"] for one in self._journal.history().runs[-1].intents if not one["undo"]}
+        names = [one.id for one in self._plan.changes if one.id in begun and one.action != "delete"]
+        if not names:
+            return ""
+        return (
+            f", except {', '.join(names)}: the next deploy goes on with it, llama-hub gc removes it"
+        )
 
     def _cannot_undo(self, before: Sequence[str]) -> bool:
         """Whether something that was there before may be changed, and the way back is unknown."""
@@ -135,21 +168,39 @@ class PlanRunner:
         intents = self._journal.history().runs[-1].intents
         return any(_changes_what_was_there(intent, before) for intent in intents)
 
-    def _undo(self, before: Sequence[str]) -> None:
-        """Return to the last good spec, if there was one; then remove what is left of this run."""
-        keep = {*before, *(step.id for step in self._plan.steps if not step.undo)}
-        if self._back is not None:
-            self._context.target, steps = self._back()
-            keep |= {step.id for step in steps if step.action in ("create", "replace")}
-            self._do_all(steps)
-        self._context.target = None
-        made = [found for found in self._all().resources if found.id not in keep]
-        self._do_all(self._backend.plan_delete(self._plan.name, Observed(tuple(made))))
+    def _undo(self, before: Sequence[str]) -> list[str]:
+        """Return to the last good spec, if there was one; then remove what is left of this run.
 
-    def _do_all(self, steps: Sequence[Step]) -> None:
+        Everything that can be undone is; what could not be is returned, in words.
+        """
+        keep = {*before, *(step.id for step in self._plan.steps if not step.undo)}
+        try:
+            if self._back is not None:
+                self._context.target, steps = self._back()
+                keep |= {step.id for step in steps if step.action in ("create", "replace")}
+                problems = self._try_all(steps)
+                if problems:  # what was made may be all that answers now
+                    return problems
+            self._context.target = None
+            made = [found for found in self._all().resources if found.id not in keep]
+            return self._try_all(self._backend.plan_delete(self._plan.name, Observed(tuple(made))))
+        except Exception as error:
+            return [_as_error(error).message]
+
+    def _try_all(self, steps: Sequence[Step]) -> list[str]:
+        """Do each step that does not wait for one that failed; what went wrong."""
+        problems: list[str] = []
+        failed: set[str] = set()
         for step in ordered(steps):
-            if step.action != "noop":
-                self._do(step)
+            if failed & set(step.after):
+                failed.add(step.id)
+            elif step.action != "noop":
+                try:
+                    self._do(step)
+                except Exception as error:
+                    failed.add(step.id)
+                    problems.append(f"{step.id}: {_as_error(error).message}")
+        return problems
 
     def _all(self) -> Observed:
         """What is there, and what may be there although it does not show yet."""
@@ -172,15 +223,16 @@ def _changes_what_was_there(intent: Mapping[str, Any], before: Sequence[str]) ->
 def with_unconfirmed(observed: Observed, intents: Sequence[Mapping[str, Any]]) -> Observed:
     """``observed`` and what was asked for without a known outcome.
 
-    A platform may list a new resource late; deleting what is absent does no harm.
+    A platform may list a new resource late; deleting what is absent does no harm. What others have
+    in its place was never made by us.
     """
-    shown = {found.id for found in observed.resources}
+    shown = {found.id for found in (*observed.resources, *observed.foreign)}
     unconfirmed = tuple(
         Resource(kind=intent["kind"], name=intent["name"], state="unknown")
         for intent in intents
         if intent["undo"] and intent["id"] not in shown
     )
-    return Observed(observed.resources + unconfirmed)
+    return Observed(observed.resources + unconfirmed, observed.foreign)
 
 
 def _before(journal: Journal, observed: Observed) -> list[str]:

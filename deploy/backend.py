@@ -106,9 +106,14 @@ class Resource:
 
 @dataclass(frozen=True)
 class Observed:
-    """All resources of one deployment; empty if there is none."""
+    """All resources of one deployment; empty if there is none.
+
+    ``foreign``: what stands where one of ours would, without our tags. It is never changed or
+    removed; the deployer refuses to plan a deployment over it.
+    """
 
     resources: tuple[Resource, ...] = ()
+    foreign: tuple[Resource, ...] = ()
 
     def find(self, kind: str, name: str | None = None) -> Resource | None:
         """The first resource of a kind, or the one with the name."""
@@ -232,7 +237,10 @@ class Backend(Protocol):
         ...
 
     def observe(self, name: str) -> Observed:
-        """What exists of deployment ``name``, found by tags; only reads; empty if absent."""
+        """What exists of deployment ``name``, found by tags; only reads; empty if absent.
+
+        What is in its place without our tags is ``foreign``.
+        """
         ...
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
@@ -277,6 +285,19 @@ class Invoker(Protocol):
 
     def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
         """Send an OpenAI-style body; yields the answer, in pieces when ``stream``."""
+        ...
+
+
+@runtime_checkable
+class Validates(Protocol):
+    """For platforms that can judge by reads what they would refuse after an upload of hours."""
+
+    def validate(self, target: Target, observed: Observed) -> None:
+        """Only reads, before anything is made; raises what ``execute`` would raise later.
+
+        ``UsageError`` for input that the platform refuses, ``AccessError`` for a permission that
+        this deployment needs. A read that is itself denied judges nothing.
+        """
         ...
 
 

@@ -21,13 +21,22 @@ from typing import Any
 
 from llama_hub.deploy import artifact, rollout, sizing
 from llama_hub.deploy.apply import ApplyOptions, PlanRunner, Rollback, with_unconfirmed
-from llama_hub.deploy.backend import Artifact, Backend, Deployed, Observed, Step, Target
+from llama_hub.deploy.backend import (
+    Artifact,
+    Backend,
+    Deployed,
+    Observed,
+    Resource,
+    Step,
+    Target,
+    Validates,
+)
 from llama_hub.deploy.journal import Journal
 from llama_hub.deploy.options import check_options
-from llama_hub.deploy.plan import Plan, ordered
+from llama_hub.deploy.plan import Kind, Plan, ordered
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.deploy.waiting import wait_for
-from llama_hub.errors import LlamaHubError, NotFoundError, StalePlanError
+from llama_hub.errors import LlamaHubError, NotFoundError, NotOursError, StalePlanError
 
 SETTLING = 120.0  # seconds that a platform may take to show what it has confirmed
 SETTLING_POLL = 1.0  # seconds
@@ -59,14 +68,14 @@ class Deployer:
     def plan(self, spec: DeploymentSpec) -> Plan:
         """What deploying ``spec`` would change; only reads."""
         observed = self.backend.observe(spec.name)
-        return self._plan("deploy", self._target(spec, observed), observed)
+        return self._judged("deploy", self._target(spec, observed), observed)
 
     def plan_delete(self, name: str) -> Plan:
         """What removing ``name`` would delete; ``NotFoundError`` if there is nothing of it."""
         history = self.journal(name).history()
         observed = with_unconfirmed(self.backend.observe(name), history.unfinished())
         if not observed.resources and not history.exists:
-            raise not_found(name, self.backend.name)
+            raise not_found(name, self.backend.name, observed.foreign)
         steps = self.backend.plan_delete(name, observed)
         return Plan("delete", self.backend.name, name, ordered(steps), self._location)
 
@@ -74,12 +83,12 @@ class Deployer:
         """What returning to the revision before the present one would change."""
         observed = self.backend.observe(name)
         if not observed.resources:
-            raise not_found(name, self.backend.name)
+            raise not_found(name, self.backend.name, observed.foreign)
         earlier = rollout.earlier(self.journal(name).history(), name)
         own = rollout.own_steps(self.backend, name, observed)
         if own is None:
             rollout.check_model(earlier, self._artifacts(earlier.spec))
-            return self._plan("rollback", self._target(earlier.spec, observed), observed)
+            return self._judged("rollback", self._target(earlier.spec, observed), observed)
         return Plan(
             kind="rollback",
             backend=self.backend.name,
@@ -161,7 +170,16 @@ class Deployer:
         if plan.spec is None:
             raise StalePlanError(f"the plan for {plan.name!r} has no spec")
         target = self._target(plan.spec, observed)
-        return observed, self._plan(plan.kind, target, observed), target
+        return observed, self._judged(plan.kind, target, observed), target
+
+    def _judged(self, kind: Kind, target: Target, observed: Observed) -> Plan:
+        """The plan, unless a read tells already that the platform would refuse it."""
+        if observed.foreign:
+            raise not_ours(observed.foreign, self.backend.name)
+        plan = self._plan(kind, target, observed)
+        if isinstance(self.backend, Validates):
+            self.backend.validate(target, observed)
+        return plan
 
     def _target(
         self, spec: DeploymentSpec, observed: Observed, found: Artifact | None = None
@@ -180,7 +198,7 @@ class Deployer:
         """The machine type that runs now, which ``auto`` keeps while it fits."""
         return self.backend.status(name).instance if observed.resources else None
 
-    def _plan(self, kind: Any, target: Target, observed: Observed) -> Plan:
+    def _plan(self, kind: Kind, target: Target, observed: Observed) -> Plan:
         return Plan(
             kind=kind,
             backend=self.backend.name,
@@ -236,6 +254,20 @@ class Deployer:
         return self.backend.status(plan.name)
 
 
+def forget(journal: Journal) -> tuple[str, ...]:
+    """End what the journal says without asking the platform; ids of what may still be there.
+
+    The way out where the platform can no longer be asked: an account that was closed, a namespace
+    that one has left.
+    """
+    with journal.locked():
+        standing = journal.history().standing
+        where = dict(journal.history().location)
+        journal.begin(Plan("delete", journal.backend, journal.name, (), where), [], "")
+        journal.end("done")
+    return standing
+
+
 def _continues(journal: Journal, plan: Plan, fresh: Plan) -> bool:
     """Whether what is there differs because of a run of this very plan, cut off or done."""
     runs = journal.history().runs
@@ -263,6 +295,22 @@ def _difference(planned: Plan, fresh: Plan) -> str:
     return f"no longer {', '.join(gone) or 'anything'}, but now {', '.join(new) or 'nothing'}"
 
 
-def not_found(name: str, backend: str) -> NotFoundError:
-    """The error for a deployment that is not there."""
-    return NotFoundError(f"there is no deployment {name!r} in {backend}", hint="llama-hub ps")
+def not_found(name: str, backend: str, foreign: Sequence[Resource] = ()) -> NotFoundError:
+    """The error for a deployment that is not there; ``foreign``: what others have in its place."""
+    message = f"there is no deployment {name!r} in {backend}"
+    if foreign:
+        message += f"; {_ids(foreign)} was not made by llama-hub and is left alone"
+    return NotFoundError(message, hint="llama-hub ps")
+
+
+def not_ours(foreign: Sequence[Resource], backend: str) -> NotOursError:
+    """The error for a place that others have taken."""
+    return NotOursError(
+        f"{_ids(foreign)} exists in {backend} and was not made by llama-hub: it has no tag of "
+        "this deployment and is left alone",
+        hint="choose another name with --name",
+    )
+
+
+def _ids(resources: Sequence[Resource]) -> str:
+    return ", ".join(one.id for one in resources)

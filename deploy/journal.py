@@ -126,6 +126,20 @@ class History:
         ended = [run for run in self.runs if run.result in ("done", "kept")]
         return bool(ended) and (ended[-1].kind != "delete" or ended[-1].result == "kept")
 
+    @property
+    def standing(self) -> tuple[str, ...]:
+        """Ids of what was asked for and, as far as this machine knows, not removed since."""
+        found: dict[str, None] = {}
+        for run in self.runs:
+            for intent in run.intents:
+                if intent["action"] != "delete":
+                    found[intent["id"]] = None
+                elif intent["id"] in run.outcomes:
+                    found.pop(intent["id"], None)
+            if run.kind == "delete" and run.result == "done":
+                found = {}
+        return tuple(found)
+
     def unfinished(self) -> list[Mapping[str, Any]]:
         """Intents to create something, of runs that came to no good end, since the last good one.
 

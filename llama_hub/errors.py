@@ -158,6 +158,10 @@ class PlatformUnreachableError(TransientError, UnreachableError):
     exit_code = ExitCode.UNREACHABLE
 
 
+class NotOursError(ProvisioningError):
+    """Something that llama-hub did not make stands where a deployment would."""
+
+
 class StalePlanError(ProvisioningError):
     """What is there is no longer what the plan was made for."""
 

@@ -75,25 +75,30 @@ class Inventory:
 
     def observe(self, name: str) -> Observed:
         """All that carries the tag of deployment ``name``, and the weights its models refer to."""
-        endpoint = self.endpoint(name)
+        there = self._any_endpoint(name)
+        endpoint = there if there and _is_ours(there) else None
         found = [endpoint] if endpoint else []
         found += self.deployments(name) if endpoint else []
         models = self.assets("model", name)
         found += [*models, *self.assets("environment", name)]
         found += [one for one in self.autoscales() if one.tags.get(TAG_DEPLOYMENT) == name]
-        return Observed((*found, *self._weights(models)))
+        foreign = (there,) if there and not endpoint else ()
+        return Observed((*found, *self._weights(models)), foreign)
 
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint of deployment ``name``; ``None`` if absent or somebody else's."""
+        there = self._any_endpoint(name)
+        return there if there and _is_ours(there) else None
+
+    def _any_endpoint(self, name: str) -> Resource | None:
         document = self.client.get(f"{self.workspace.scope.id}/onlineEndpoints/{name}")
-        found = _online("endpoint", name, document) if document else None
-        return found if found and found.tags.get(TAG_DEPLOYMENT) == name else None
+        return _online("endpoint", name, document) if document else None
 
     def endpoints(self) -> Iterator[Resource]:
         """Every endpoint that carries our tag."""
         for document in self.client.pages(f"{self.workspace.scope.id}/onlineEndpoints"):
             found = _online("endpoint", document["name"], document)
-            if found.tags.get(TAG_DEPLOYMENT) == found.name:
+            if _is_ours(found):
                 yield found
 
     def deployments(self, endpoint: str) -> list[Resource]:
@@ -208,6 +213,10 @@ class Inventory:
 
 def _state(document: Mapping[str, Any]) -> str:
     return str(document.get("properties", {}).get("provisioningState", ""))
+
+
+def _is_ours(endpoint: Resource) -> bool:
+    return endpoint.tags.get(TAG_DEPLOYMENT) == endpoint.name
 
 
 def _online(kind: str, name: str, document: Mapping[str, Any]) -> Resource:

@@ -27,23 +27,28 @@ class Inventory:
 
     def observe(self, name: str) -> Observed:
         """The endpoint and the repositories of deployment ``name``."""
-        endpoint = self.endpoint(name)
+        there = self._any_endpoint(name)
+        known = (there,) if there else ()
+        ours = tuple(one for one in known if _is_ours(one))
         mine = [one for one in self.repositories() if one.tags.get(TAG_DEPLOYMENT) == name]
-        return Observed(tuple([endpoint] if endpoint else []) + tuple(mine))
+        return Observed((*ours, *mine), () if ours else known)
 
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint of deployment ``name``; ``None`` if absent or somebody else's."""
+        there = self._any_endpoint(name)
+        return there if there and _is_ours(there) else None
+
+    def _any_endpoint(self, name: str) -> Resource | None:
         try:
-            found = bodies.endpoint_resource(self.client.endpoint(self.namespace, name))
+            return bodies.endpoint_resource(self.client.endpoint(self.namespace, name))
         except NotFoundError:
             return None
-        return found if found.tags.get(TAG_DEPLOYMENT) == name else None
 
     def endpoints(self) -> Iterator[Resource]:
         """Every endpoint that carries our tags, all pages."""
         for raw in self.client.endpoints(self.namespace):
             found = bodies.endpoint_resource(raw)
-            if found.tags.get(TAG_DEPLOYMENT) == found.name:
+            if _is_ours(found):
                 yield found
 
     def repositories(self) -> Iterator[Resource]:
@@ -70,3 +75,7 @@ class Inventory:
         for one in self.repositories():
             if one.tags.get(TAG_DEPLOYMENT) not in alive:
                 yield one
+
+
+def _is_ours(endpoint: Resource) -> bool:
+    return endpoint.tags.get(TAG_DEPLOYMENT) == endpoint.name

@@ -96,7 +96,9 @@ class MemoryBackend:
             shown = [one for one in mine if one["hidden"] <= 0]
             for one in mine:
                 one["hidden"] -= 1 if one["hidden"] > 0 else 0
-            return Observed(tuple(_resource(one) for one in shown))
+            foreign = records.get(f"endpoint/{name}")
+            others = [foreign] if foreign and foreign["tags"].get(TAG_DEPLOYMENT) != name else []
+            return Observed(*(tuple(map(_resource, each)) for each in (shown, others)))
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """Upload, endpoint, new revision, traffic to it, stop the old one, drop older ones."""
@@ -169,8 +171,10 @@ class MemoryBackend:
         self.platform.fail("list", "before")
         with self.platform.open() as records:
             names = {
-                one["tags"][TAG_DEPLOYMENT] for one in records.values() if one["kind"] != "model"
-            }
+                one["tags"].get(TAG_DEPLOYMENT)
+                for one in records.values()
+                if one["kind"] != "model"
+            } - {None}
             found = [_deployed(name, _of(records, name)) for name in sorted(names)]
         yield from found
 
@@ -224,7 +228,11 @@ class MemoryBackend:
         """Uploads and revisions of deployments that have no endpoint."""
         with self.platform.open() as records:
             alive = {one["name"] for one in records.values() if one["kind"] == "endpoint"}
-            left = [one for one in records.values() if one["tags"][TAG_DEPLOYMENT] not in alive]
+            left = [
+                one
+                for one in records.values()
+                if one["tags"].get(TAG_DEPLOYMENT, one["name"]) not in alive
+            ]
         yield from (_resource(one) for one in left)
 
 
@@ -368,7 +376,7 @@ def _states(resource: Resource, manifest: Manifest) -> bool:
 
 
 def _of(records: Mapping[str, dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [one for one in records.values() if one["tags"][TAG_DEPLOYMENT] == name]
+    return [one for one in records.values() if one["tags"].get(TAG_DEPLOYMENT) == name]
 
 
 def _deployed(name: str, found: Sequence[Mapping[str, Any]]) -> Deployed:

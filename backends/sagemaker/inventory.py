@@ -72,7 +72,13 @@ class Inventory:
             *_given(self._role(name)),
             *_given(self._image(name)),
         ]
-        return Observed(tuple(found))
+        return Observed(tuple(found), tuple(self._foreign(name)))
+
+    def _foreign(self, name: str) -> Iterator[Resource]:
+        """An endpoint of that name that is not ours."""
+        there = self._any_endpoint(name)
+        if there is not None and there.tags.get(TAG_DEPLOYMENT) != name:
+            yield there
 
     # --- SageMaker ------------------------------------------------------------------------
 
@@ -126,6 +132,14 @@ class Inventory:
 
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint ``name``, if it is ours."""
+        there = self._any_endpoint(name)
+        if there is None or there.tags.get(TAG_DEPLOYMENT) != name:
+            return None
+        known = {**there.body, "config": dict(self.config(str(there.body["EndpointConfigName"])))}
+        return Resource("endpoint", name, there.state, there.tags, known)
+
+    def _any_endpoint(self, name: str) -> Resource | None:
+        """The endpoint ``name``, whoever has made it."""
         body = self.state(name)
         if body is None:
             return None
@@ -133,10 +147,7 @@ class Inventory:
             tags = self.tags("endpoint", name)
         except NotFoundError:
             return None
-        if tags.get(TAG_DEPLOYMENT) != name:
-            return None
-        known = _plain(body) | {"config": dict(self.config(str(body["EndpointConfigName"])))}
-        return Resource("endpoint", name, str(body["EndpointStatus"]), tags, known)
+        return Resource("endpoint", name, str(body["EndpointStatus"]), tags, _plain(body))
 
     def endpoints(self) -> Iterator[Resource]:
         """Every endpoint of ours."""

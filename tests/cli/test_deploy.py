@@ -217,6 +217,24 @@ def test_gc_shows_first_and_removes_with_yes(monkeypatch: pytest.MonkeyPatch) ->
     assert done("gc")["leftovers"] == []
 
 
+def test_what_can_no_longer_be_asked_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_hub.errors import AccessError
+
+    def refuse(self: Any, name: str) -> Any:
+        raise AccessError("the account is closed")
+
+    assert deploy("--yes").code == 0
+    monkeypatch.setattr(memory.MemoryBackend, "observe", refuse)
+    assert run("delete", "x").code == 4
+    assert run("delete", "x", "--forget").code == 2  # asked for, and nobody answers
+    gone = done("delete", "x", "--forget", "--yes")
+    assert (gone["status"], gone["deleted"]) == ("forgotten", [])
+    assert "endpoint/x" in gone["standing"]
+    again = run("delete", "x", "--forget", "--yes")
+    assert again.code == 6
+    assert "journals of this machine" in again.stderr
+
+
 def test_one_name_in_two_backends_asks_which(local_command: None) -> None:
     assert deploy("--yes").code == 0
     done("deploy", "local", "llama-demo", "--name", "x", "--context", "256")

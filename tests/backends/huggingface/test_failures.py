@@ -19,6 +19,7 @@ from llama_hub.deploy.deployer import Deployer
 from llama_hub.errors import (
     AccessError,
     NotFoundError,
+    NotOursError,
     ProvisioningError,
     QuotaError,
     TransientError,
@@ -83,8 +84,10 @@ def test_quota_is_its_own_error(quick: Loopback, deployer: Deployer) -> None:
 def test_a_name_that_somebody_else_has(quick: Loopback, deployer: Deployer) -> None:
     apply(deployer)
     quick.plane.endpoints[(USER, "chat")]["tags"] = []
-    with pytest.raises(ProvisioningError, match="already taken") as raised:
-        apply(deployer)
+    writes = quick.hub.writes
+    with pytest.raises(NotOursError, match="endpoint/chat exists in huggingface") as raised:
+        deployer.plan(spec())
+    assert quick.hub.writes == writes, "weights were sent before the refusal"
     assert "--name" in raised.value.hint
     assert (USER, "chat") in quick.plane.endpoints
 
