@@ -18,7 +18,7 @@ from llama_hub.errors import (
     UnreachableError,
     UsageError,
 )
-from llama_hub.hub.transfer.bounded_httpx import bounded
+from llama_hub.hub.transfer import bounded_httpx
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Invoker
@@ -129,7 +129,7 @@ class RemoteSpeaker:
 
         self._base = url.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
-        self._client = bounded(httpx.Client(headers=dict(headers), timeout=timeout))
+        self._client = bounded_httpx.client(headers=dict(headers), timeout=timeout)
         try:
             self.name = self._model()
             self.notice = self._notice()

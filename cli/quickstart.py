@@ -17,7 +17,7 @@ import typer
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import Output, output, size_text
 from llama_hub.errors import IntegrityError
-from llama_hub.hub.transfer.bounded_httpx import bounded
+from llama_hub.hub.transfer import bounded_httpx
 from llama_hub.progress import Progress
 
 if TYPE_CHECKING:
@@ -153,10 +153,9 @@ def _service(journey: Journey) -> Iterator[str]:
 
 
 def _chat(url: str, prompt: str) -> str:
-    import httpx
 
     body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 120}
-    with bounded(httpx.Client(timeout=60, trust_env=False), seconds=300) as client:
+    with bounded_httpx.client(seconds=300, timeout=60, trust_env=False) as client:
         answer = client.post(f"{url}/v1/chat/completions", json=body)
     answer.raise_for_status()
     return str(answer.json()["choices"][0]["message"]["content"]).strip()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_hub import sse
 from llama_hub.deploy.backend import Backend, Endpoint, Invoker
 from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, UsageError
-from llama_hub.hub.transfer.bounded_httpx import bounded
+from llama_hub.hub.transfer import bounded_httpx
 
 if TYPE_CHECKING:
     import httpx
@@ -28,11 +28,9 @@ def chat(backend: Backend, name: str, body: Mapping[str, Any], *, stream: bool) 
 
 def post(endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Iterator[bytes]:
     """Send JSON; yields the answer in the pieces in which it comes."""
-    import httpx
-
     headers = {**endpoint.headers, "Content-Type": "application/json"}
     with (
-        bounded(httpx.Client(timeout=TIMEOUT, headers=headers)) as client,
+        bounded_httpx.client(timeout=TIMEOUT, headers=headers) as client,
         client.stream("POST", endpoint.url.rstrip("/") + path, content=json.dumps(body)) as answer,
     ):
         if answer.is_error:
@@ -43,9 +41,7 @@ def post(endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Iterator[byt
 
 def get(endpoint: Endpoint, path: str, *, timeout: float = 30.0) -> Any:
     """The JSON document at ``path``."""
-    import httpx
-
-    made = bounded(httpx.Client(timeout=timeout, headers=dict(endpoint.headers)), seconds=timeout)
+    made = bounded_httpx.client(seconds=timeout, timeout=timeout, headers=dict(endpoint.headers))
     with made as client:
         answer = client.get(endpoint.url.rstrip("/") + path)
     if answer.is_error:

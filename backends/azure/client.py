@@ -31,6 +31,7 @@ from llama_hub.errors import (
     ProvisioningError,
 )
 from llama_hub.hub.transfer.bounded_requests import bounded
+from llama_hub.hub.transfer.proxy import certificate_bundle
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -86,7 +87,11 @@ class Client:
         # Its own account of why each way failed goes to the log; ours is one line.
         logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
         return cast(
-            "TokenCredential", DefaultAzureCredential(exclude_interactive_browser_credential=True)
+            "TokenCredential",
+            DefaultAzureCredential(
+                exclude_interactive_browser_credential=True,
+                connection_verify=_trusted(),
+            ),
         )
 
     def token(self, scope: str) -> str:
@@ -350,8 +355,13 @@ def transport(sleep: Callable[[float], None]) -> Any:
     """The SDK's own transport with bounded answers, and a sleep that tests can shorten."""
     from azure.core.pipeline.transport import RequestsTransport
 
-    made = RequestsTransport()
+    made = RequestsTransport(connection_verify=_trusted())
     made.open()
     bounded(made.session)
     made.sleep = sleep
     return made
+
+
+def _trusted() -> str | bool:
+    """requests by itself knows no SSL_CERT_FILE."""
+    return certificate_bundle("REQUESTS_CA_BUNDLE") or True

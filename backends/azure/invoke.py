@@ -23,7 +23,7 @@ from llama_hub.errors import (
     TransientError,
     UsageError,
 )
-from llama_hub.hub.transfer.bounded_httpx import bounded
+from llama_hub.hub.transfer import bounded_httpx
 
 if TYPE_CHECKING:
     import httpx
@@ -57,7 +57,7 @@ def _answer(
 
     try:
         with (
-            bounded(httpx.Client(timeout=TIMEOUT)) as client,
+            bounded_httpx.client(timeout=TIMEOUT) as client,
             client.stream("POST", url, headers=dict(headers), json=body) as response,
         ):
             if response.status_code != 200:

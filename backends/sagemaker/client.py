@@ -27,6 +27,7 @@ from llama_hub.errors import (
     UsageError,
 )
 from llama_hub.hub.transfer.bounded_aws import bounded
+from llama_hub.hub.transfer.proxy import certificate_bundle
 
 RETRIES = 5  # of a call that AWS was too busy for
 CONNECTIONS = 16
@@ -122,7 +123,12 @@ class Aws:
             if service not in self._clients:
                 region = GLOBAL_PRICES if service == "pricing" else None
                 self._clients[service] = bounded(
-                    self._session.client(service, config=self._config, region_name=region)
+                    self._session.client(
+                        service,
+                        config=self._config,
+                        region_name=region,
+                        verify=certificate_bundle("AWS_CA_BUNDLE"),
+                    )
                 )
             return self._clients[service]
 

@@ -15,6 +15,7 @@ from llama_hub.errors import (
 )
 from llama_hub.hub.redaction import redact
 from llama_hub.hub.transfer.bounded_aws import bounded, read_some
+from llama_hub.hub.transfer.proxy import certificate_bundle
 from llama_hub.hub.transfer.remote_file import Body, Changed, Request, Transient, stated_size
 from llama_hub.hub.transfer.retry import Policy, TransferError
 
@@ -169,7 +170,8 @@ def _client() -> Any:
         response_checksum_validation="when_required",
     )
     try:
-        return bounded(boto3.session.Session().client("s3", config=config))
+        verify = certificate_bundle("AWS_CA_BUNDLE")
+        return bounded(boto3.session.Session().client("s3", config=config, verify=verify))
     except BotoCoreError as error:
         raise _not_configured(error) from error
 

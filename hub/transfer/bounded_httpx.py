@@ -4,6 +4,8 @@ httpx has a limit for each pause between two reads. A server that sends a byte n
 answers without end, or a compressed answer that unpacks to gigabytes, has none. Here each
 connection counts what came since a request was written on it, and for how long; nothing compressed
 is asked for or taken; a redirect never leads nearer to this machine than whoever sent it.
+Certificates are judged as in every other call of this program: httpx by itself knows no
+REQUESTS_CA_BUNDLE.
 """
 
 from __future__ import annotations
@@ -13,10 +15,14 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from llama_hub.hub.transfer.addresses import Zone, zone_of_name, zone_of_text
+from llama_hub.hub.transfer.proxy import tls_context
+
+if TYPE_CHECKING:
+    import httpx
 
 C = TypeVar("C")
 
@@ -30,6 +36,16 @@ class _Limits:
     seconds: float
 
 
+def client(
+    *, limit: int = ANSWER_BYTES, seconds: float = ANSWER_SECONDS, **settings: Any
+) -> httpx.Client:
+    """A new ``httpx.Client`` with bounds; ``settings`` are its own."""
+    import httpx
+
+    made = httpx.Client(**{"verify": tls_context(), **settings})
+    return bounded(made, limit=limit, seconds=seconds)
+
+
 def bounded(client: C, *, limit: int = ANSWER_BYTES, seconds: float = ANSWER_SECONDS) -> C:
     """``client`` itself, an ``httpx.Client`` (or one of its fork, ``httpx2``), with bounds."""
     made: Any = client
@@ -40,6 +56,7 @@ def bounded(client: C, *, limit: int = ANSWER_BYTES, seconds: float = ANSWER_SEC
     for transport in (made._transport, *made._mounts.values()):
         pool = getattr(transport, "_pool", None)
         if pool is not None:
+            pool._ssl_context = tls_context()
             pool._network_backend = _Backend(
                 pool._network_backend, _errors(pool), _Limits(limit, seconds)
             )

@@ -20,12 +20,28 @@ from llama_hub.hub.transfer.bounded_response import BoundedResponse
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-@cache
+def certificate_bundle(*first: str) -> str | None:
+    """The file or folder of certificates for libraries that take one; none: the system's.
+
+    ``first``: the variables that such a library, or its platform's tools, look at before others.
+    """
+    names = (*first, *CERTIFICATE_VARIABLES)
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
 def tls_context() -> ssl.SSLContext:
-    """The trusted certificates: the environment's bundle, else the system's, else certifi's."""
-    for variable in CERTIFICATE_VARIABLES:
-        if bundle := os.environ.get(variable):
-            return _context_with(Path(bundle), variable)
+    """The trusted certificates: the environment's bundles, else the system's, else certifi's.
+
+    One for all calls of this program, whichever library makes them. Each variable is some tool's
+    own; whoever sets two of them means both.
+    """
+    named = ((name, os.environ.get(name)) for name in CERTIFICATE_VARIABLES)
+    bundles = tuple((name, value) for name, value in named if value)
+    return _context_with(bundles) if bundles else _system_context()
+
+
+@cache
+def _system_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     if not context.get_ca_certs() and not _has_certificate_folder():
         try:
@@ -36,16 +52,22 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def _context_with(bundle: Path, variable: str) -> ssl.SSLContext:
-    try:
-        if bundle.is_dir():
-            return ssl.create_default_context(capath=str(bundle))
-        return ssl.create_default_context(cafile=str(bundle))
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"the certificates in {bundle} cannot be read: {error}",
-            hint=f"{variable} must name a file with PEM certificates",
-        ) from error
+@cache
+def _context_with(bundles: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
+    """``bundles``: variable and what it names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for variable, bundle in bundles:
+        try:
+            if Path(bundle).is_dir():
+                context.load_verify_locations(capath=bundle)
+            else:
+                context.load_verify_locations(cafile=bundle)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(
+                f"the certificates in {bundle} cannot be read: {error}",
+                hint=f"{variable} must name a file with PEM certificates",
+            ) from error
+    return context
 
 
 def _has_certificate_folder() -> bool:

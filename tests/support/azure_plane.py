@@ -95,8 +95,7 @@ class Plane:
             "https_proxy": proxy,
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
-            "REQUESTS_CA_BUNDLE": str(self.authority),
-            "SSL_CERT_FILE": str(self.authority),
+            "REQUESTS_CA_BUNDLE": str(self.authority),  # all that a company's proxy asks for
             "AZURE_TENANT_ID": TENANT,
             "AZURE_CLIENT_ID": CLIENT,
             "AZURE_CLIENT_SECRET": SECRET,

@@ -14,8 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_hub.backends.azure.client import transport
+from llama_hub.backends.sagemaker.client import Aws
 from llama_hub.errors import AccessError, LlamaHubError, UsageError
 from llama_hub.hub.redaction import plain_url, redact
+from llama_hub.hub.sources import s3
+from llama_hub.hub.transfer import bounded_httpx
 from llama_hub.hub.transfer import proxy as network
 from llama_hub.hub.transfer.http import Client, StatusError
 from llama_hub.hub.transfer.remote_file import Changed, Transient
@@ -41,9 +45,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    for name in network.CERTIFICATE_VARIABLES:
+    for name in (*network.CERTIFICATE_VARIABLES, "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    network.tls_context.cache_clear()
 
 
 def read(client: Client, url: str, start: int = 0, stop: int | None = None, **more: Any) -> bytes:
@@ -207,10 +210,36 @@ def test_the_companys_certificates_are_taken_from_the_environment(
             client.open(url, 0, None)
         assert "SSL_CERT_FILE" in caught.value.hint
         for variable in network.CERTIFICATE_VARIABLES:
-            network.tls_context.cache_clear()
             with monkeypatch.context() as patch:
                 patch.setenv(variable, str(pem))
+                patch.setenv("AWS_ACCESS_KEY_ID", "x")  # so that nobody asks the EC2 host for one
+                patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
                 assert read(client, url) == DATA
+                assert _read_by_httpx(url) == DATA
+                assert _read_by_azure(url) == DATA
+                assert _trusted_by_boto3() == str(pem)
+
+
+def _read_by_httpx(url: str) -> bytes:
+    with bounded_httpx.client() as client:
+        return client.get(url).content
+
+
+def _read_by_azure(url: str) -> bytes:
+    pytest.importorskip("azure.core")
+    from azure.core.rest import HttpRequest
+
+    with closing(transport(lambda seconds: None)) as made:
+        response = made.send(HttpRequest("GET", url))
+        response.read()
+        return bytes(response.content)
+
+
+def _trusted_by_boto3() -> object:
+    pytest.importorskip("boto3")
+    verify = Aws("eu-west-1").client("sts")._endpoint.http_session._inner._verify
+    assert verify == s3._client()._endpoint.http_session._inner._verify
+    return verify
 
 
 def test_certificates_that_cannot_be_read_name_the_variable(
