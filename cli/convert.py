@@ -38,8 +38,9 @@ def convert(
         typer.Option(
             "--dtype",
             metavar="DTYPE",
-            help="bfloat16, float16 or float32; for GGUF also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1. "
-            "Without it the weights stay as they are.",
+            help="bfloat16, float16 or float32; for GGUF also Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, "
+            "Q4_K_S, Q5_1, Q5_0, Q4_1, Q4_0 (in any case). Without it the weights stay as they "
+            "are.",
         ),
     ] = None,
     quantize: Annotated[
@@ -53,6 +54,22 @@ def convert(
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="Of a file; for --to hf.")
     ] = "2GB",
+    split_max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--split-max-size",
+            metavar="SIZE",
+            help="For --to gguf: several files NAME-00001-of-0000N.gguf, each at most so large.",
+        ),
+    ] = None,
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize",
+            help="Take the values of a quantised GGUF file for the weights: exactly what it holds, "
+            "not what it was made of.",
+        ),
+    ] = False,
     model_parallel: Annotated[
         int | None,
         typer.Option("--model-parallel", metavar="N", help="Shards to make; for --to meta."),
@@ -104,6 +121,8 @@ def convert(
         "max_shard_size": parse_size(max_shard_size),
         "model_parallel": model_parallel,
         "allow_non_finite": allow_non_finite,
+        "dequantize": dequantize,
+        "split_max_size": parse_size(split_max_size) if split_max_size is not None else None,
         "verify": verify,
         "dry_run": dry_run,
     }

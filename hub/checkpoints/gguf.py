@@ -1,8 +1,9 @@
-"""Reading GGUF (version 3, little-endian), every size checked before it is believed.
+"""Reading GGUF (versions 2 and 3, little-endian), every size checked before it is believed.
 
 Magic, version, counts; key/value pairs; tensor infos (name, dimensions in reverse, type, offset);
 then the tensors, aligned. ggml's ``docs/gguf.md`` is the specification. q and k are in Meta's row
-order; vectors are stored as F32 whatever the matrices are.
+order; vectors are stored as F32 whatever the matrices are. A model may be split over several files
+(``NAME-00001-of-0000N.gguf``): the first has all keys, each has tensors of its own.
 """
 
 from __future__ import annotations
@@ -10,26 +11,29 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.files import open_regular
 from llama_hub.hub.architecture import Architecture
-from llama_hub.hub.checkpoints import diagnosis, gguf_keys, layout
+from llama_hub.hub.checkpoints import diagnosis, gguf_keys, gguf_types, layout
 from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
 
 MAGIC = b"GGUF"
-VERSION = 3
+VERSION = 3  # the one that is written
+VERSIONS = (2, 3)  # 3 only says that the order of bytes may be the other one
 ALIGNMENT = 32  # bytes, unless the file says otherwise
 MAX_HEADER = 64 << 20  # bytes; Llama 2's has less than 1 MB, most of it the vocabulary
 MAX_PAIRS, MAX_TENSORS = 1 << 12, 1 << 16  # Llama 2 70B: 30 and 723
 MAX_ITEMS = 1 << 19  # values of all arrays together; Llama 2 has 96,000
 MAX_KEY = 1 << 10  # letters
 MAX_ROPE_FACTORS = 1 << 16  # bytes
+MAX_PARTS = 1 << 10  # files of a model that was split; 70B in parts of 1 GB has 138
 
 # Value types of key/value pairs and their struct codes.
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
@@ -42,7 +46,8 @@ SCALARS = {
 TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2),
     2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
+    8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
 }  # fmt: skip
 TYPE_NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
 FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -57,6 +62,7 @@ class Info:
     shape: tuple[int, ...]
     offset: int
     size: int  # bytes
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class Content:
 def is_gguf(folder: Path) -> bool:
     """Whether there is a GGUF file in the folder."""
     return any(folder.glob("*.gguf"))
+
+
+def is_file(path: Path) -> bool:
+    """Whether ``path`` names a file that ought to be GGUF."""
+    return path.suffix.lower() == ".gguf" and path.is_file()
 
 
 def read_header(path: Path) -> Content:
@@ -92,8 +103,10 @@ def _content(path: Path, cursor: _Cursor) -> Content:
     if cursor.take(4) != MAGIC:
         raise _bad(path, "it does not begin with GGUF")
     version = cursor.scalar(U32)
-    if version != VERSION:
-        raise _bad(path, f"version {version} is not supported, only {VERSION} little-endian")
+    if version not in VERSIONS:
+        swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS
+        what = "its numbers are big-endian" if swapped else f"version {version}"
+        raise _bad(path, f"{what}: only versions 2 and 3, little-endian, are supported")
     tensor_count, pair_count = cursor.count(MAX_TENSORS), cursor.count(MAX_PAIRS)
     values: dict[str, Any] = {}
     for _ in range(pair_count):
@@ -125,7 +138,7 @@ def _info(path: Path, cursor: _Cursor) -> Info:
     label, block, block_bytes = TYPES[kind]
     if not shape or min(shape) < 1 or max(shape) > 1 << 40 or shape[-1] % block:
         raise _bad(path, f"{name[:100]!r} of type {label} has shape {shape}")
-    return Info(name, label, shape, offset, math.prod(shape) // block * block_bytes)
+    return Info(name, label, shape, offset, math.prod(shape) // block * block_bytes, path)
 
 
 def _placed(path: Path, infos: list[Info], base: int, alignment: int, size: int) -> dict[str, Info]:
@@ -137,7 +150,7 @@ def _placed(path: Path, infos: list[Info], base: int, alignment: int, size: int)
         if info.offset % alignment or info.offset < at or base + info.offset + info.size > size:
             raise _bad(path, f"{info.name[:100]!r} lies outside the file or on another tensor")
         at = info.offset + info.size
-        found[info.name] = Info(info.name, info.kind, info.shape, base + info.offset, info.size)
+        found[info.name] = replace(info, offset=base + info.offset)
     return found
 
 
@@ -198,46 +211,114 @@ class _Cursor:
         return list(struct.unpack(code, self.take(struct.calcsize(code))))
 
 
-# ------------------------------------------------------------------ reading a folder
+# ------------------------------------------------------------------ reading a model
+
+_PART = re.compile(r"(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 
 
-def open_gguf(folder: Path, *, quantised: bool = False) -> Checkpoint:
-    """The checkpoint in the only GGUF file of ``folder``.
+def open_gguf(path: Path, *, quantised: bool = False, dequantize: bool = False) -> Checkpoint:
+    """The checkpoint in the GGUF file ``path``, or in the only one of a folder; all its parts.
 
-    A quantised file is an ``IntegrityError`` unless ``quantised``: then only its unquantised
-    tensors can be read, and ``stored`` says where the bytes of the others are.
+    A quantised file is an ``IntegrityError``, unless it is to be read as what its blocks say
+    (``dequantize``: float32, exactly), or ``quantised``: then only its unquantised tensors can be
+    read, and ``stored`` says where the bytes of the others are.
     """
-    content = read_header(_only_file(folder))
+    content = read_model(path)
     architecture = _architecture(content)
     gguf_keys.check(content.values, architecture)
+    tensors = _tensors(content, architecture)
+    blocks = dequantize and any(info.kind not in FLOAT_TYPES for info in tensors.values())
+    narrow = None if blocks else content.values.get("llama_hub.dtype")
     locations: dict[str, Location] = {}
     stored: list[StoredRun] = []
-    _check_names(content, architecture)
     for spec in layout.specs(architecture):
-        info = content.tensors[layout.gguf_name(spec.name)]
+        info = tensors[spec.name]
         if info.shape != spec.shape:
-            raise _bad(content.path, f"{info.name} has shape {info.shape}, not {spec.shape}")
-        if info.kind in FLOAT_TYPES:
-            locations[spec.name] = _location(content, spec, info)
-        else:
+            raise _bad(info.path, f"{info.name} has shape {info.shape}, not {spec.shape}")
+        if info.kind in FLOAT_TYPES or (dequantize and not quantised):
+            locations[spec.name] = _location(spec, info, narrow)
+        elif info.name == layout.gguf_name(spec.name):
             stored.append(
                 StoredRun(
-                    spec.name, info.kind.lower(), spec.shape, content.path, info.offset, info.size
+                    spec.name, info.kind.lower(), spec.shape, info.path, info.offset, info.size
                 )
             )
     if stored and not quantised:
         raise IntegrityError(
             f"{content.path} is quantised ({stored[0].dtype}): the original weights cannot be had "
             "from it",
-            hint="convert from the model in Meta's or Hugging Face's layout",
+            hint="convert from the model in Meta's or Hugging Face's layout, or add --dequantize "
+            "to take the quantised values as they are",
         )
+    folder = path if path.is_dir() else path.parent
     return Checkpoint(folder, "gguf", architecture, locations, stored=tuple(stored))
 
 
+def read_model(path: Path) -> Content:
+    """The header of the GGUF file ``path``, or of the only one of a folder, all parts together."""
+    first = read_header(_only_file(path) if path.is_dir() else path)
+    count = first.values.get("split.count", 1)
+    if type(count) is not int or not 1 <= count <= MAX_PARTS:
+        raise _bad(first.path, f"split.count is {str(count)[:40]}")
+    if count == 1:
+        return first
+    named = _PART.fullmatch(first.path.name)
+    if named is None or int(named["count"]) != count:
+        raise _bad(
+            first.path,
+            f"it is one of {count} parts, but not called NAME-00001-of-{count:05d}.gguf",
+        )
+    paths = [first.path.with_name(name) for name in gguf_types.split_names(named["stem"], count)]
+    return _joined([_part(path, first.path) for path in paths])
+
+
+def _part(path: Path, named: Path) -> Content:
+    if not path.is_file():
+        raise NotFoundError(
+            f"{path} is missing: {named.name} is one part of a model that was split",
+            hint="download all its parts into the same folder",
+        )
+    return read_header(path)
+
+
+def _joined(parts: list[Content]) -> Content:
+    """All parts as one; ``IntegrityError`` unless they are of one model."""
+    first, tensors = parts[0], dict(parts[0].tensors)
+    for number, part in enumerate(parts):
+        stated = (part.values.get("split.no"), part.values.get("split.count"))
+        if stated != (number, len(parts)):
+            raise _bad(part.path, f"its split.no and split.count are {stated}")
+        if number == 0:
+            continue
+        for key, value in part.values.items():
+            if not key.startswith("split.") and first.values.get(key) != value:
+                raise _bad(part.path, f"its key {key[:100]!r} is not that of {first.path.name}")
+        twice = sorted(tensors.keys() & part.tensors.keys())
+        if twice:
+            raise _bad(part.path, f"the tensor {twice[0][:100]!r} is in another part too")
+        tensors |= part.tensors
+        layout.check_count(part.path, len(tensors))
+    total = first.values.get("split.tensors.count", len(tensors))
+    if total != len(tensors):
+        raise _bad(
+            first.path, f"its parts hold {len(tensors)} tensors, not the {str(total)[:40]} it says"
+        )
+    return Content(first.path, first.values, tensors)
+
+
 def _only_file(folder: Path) -> Path:
+    """The GGUF file of a folder, or the first part of one that is split."""
     files = sorted(folder.glob("*.gguf"))
+    parts = [_PART.fullmatch(path.name) for path in files]
+    models = {part and (part["stem"], part["count"]) for part in parts}
+    if len(files) > 1 and None not in models and len(models) == 1:
+        return files[0]
     if len(files) != 1:
-        raise NotFoundError(f"{folder} holds {len(files)} GGUF files; exactly one is wanted")
+        names = ", ".join(path.name for path in files[:4])
+        raise NotFoundError(
+            f"{folder} holds {len(files)} GGUF files ({names}); which of them is meant?",
+            hint=f"name the file itself: {files[0]}" if files else "wanted: one *.gguf",
+        )
     return files[0]
 
 
@@ -280,7 +361,7 @@ def _rope_factors(content: Content) -> list[float] | None:
         return None
     if info.kind != "F32" or len(info.shape) != 1 or info.size > MAX_ROPE_FACTORS:
         raise _bad(content.path, f"{info.name} has the type {info.kind} and shape {info.shape}")
-    with os.fdopen(open_regular(content.path), "rb") as file:
+    with os.fdopen(open_regular(info.path), "rb") as file:
         file.seek(info.offset)
         return list(struct.unpack(f"<{info.shape[0]}f", file.read(info.size)))
 
@@ -296,19 +377,26 @@ def _shortest(value: float) -> float:
     return value
 
 
-def _check_names(content: Content, architecture: Architecture) -> None:
-    expected = {layout.gguf_name(spec.name) for spec in layout.specs(architecture)}
+def _tensors(content: Content, architecture: Architecture) -> dict[str, Info]:
+    """What is stored of each tensor, by canonical name; the output may be the embedding itself."""
+    names = {spec.name: layout.gguf_name(spec.name) for spec in layout.specs(architecture)}
+    if names["output.weight"] not in content.tensors:  # tied
+        names["output.weight"] = names["tok_embeddings.weight"]
+    expected = set(names.values())
     found = {name for name in content.tensors if name != gguf_keys.FACTORS}
     if found != expected:
         odd = sorted(found ^ expected)[0]
         state = "missing" if odd in expected else "unexpected"
         raise _bad(content.path, f"the tensor {odd[:100]} is {state}")
+    return {name: content.tensors[stored] for name, stored in names.items()}
 
 
-def _location(content: Content, spec: layout.TensorSpec, info: Info) -> Location:
-    dtype = FLOAT_TYPES[info.kind]
-    item = info.size // math.prod(info.shape)
-    where = Segment(content.path, info.offset, spec.rows, spec.columns, spec.columns * item, item)
-    narrow = content.values.get("llama_hub.dtype")
+def _location(spec: layout.TensorSpec, info: Info, narrow: Any) -> Location:
+    """Where a tensor is; ``narrow``: the dtype that vectors had before they were written as F32."""
+    dtype = FLOAT_TYPES.get(info.kind)
+    row = info.size // spec.rows
+    where = Segment(info.path, info.offset, spec.rows, spec.columns, row, row // spec.columns)
+    if dtype is None:
+        return Location("float32", (where,), blocks_of=info.kind)
     narrows = len(spec.shape) == 1 and narrow in FLOAT_TYPES.values() and narrow != dtype
     return Location(dtype, (where,), narrow_to=narrow if narrows else None)

@@ -21,6 +21,7 @@ from llama_hub.hub.checkpoints.blueprint import (
     TensorPlan,
     as_it_is,
 )
+from llama_hub.hub.checkpoints.gguf_types import FILE_TYPES, Mixture, split_names
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.source import Checkpoint
 from llama_hub.hub.conversion.companions import Subject, added_pieces, vocabulary
@@ -28,37 +29,76 @@ from llama_hub.hub.conversion.sentencepiece_model import UNUSED, Piece, Vocabula
 
 _FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _INFILL = {"fim_pre": "▁<PRE>", "fim_suf": "▁<SUF>", "fim_mid": "▁<MID>", "eot": "▁<EOT>"}
-_FILE_TYPES = {
-    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "BF16": 32,
-}  # fmt: skip
 
 
-def plan(source: Checkpoint, wanted: str | None, subject: Subject) -> Blueprint:
-    """One file ``MODEL-TYPE.gguf``; ``wanted``: a GGUF type or a dtype, ``None``: as it is."""
-    kind = _FLOATS.get(wanted or source.dtype, wanted or "")
-    cast = gguf.FLOAT_TYPES.get(kind) if wanted else None
-    tensors = [_tensor(spec, cast or source.dtype_of(spec.name), kind) for spec in source.specs]
-    matrices = cast or source.dtype
-    pairs = _pairs(subject, kind, matrices) + _tokenizer_pairs(subject)
+@dataclass(frozen=True)
+class Form:
+    """How the model is to be stored."""
+
+    type: str | None = None  # a GGUF file type or a dtype; ``None``: as it is
+    stem: str | None = None  # of the file's name, by default MODEL-TYPE
+    split_max_size: int | None = None  # bytes of the tensors of one file
+
+
+def plan(source: Checkpoint, form: Form, subject: Subject) -> Blueprint:
+    """One file, or several if it is to be split."""
+    kind = _FLOATS.get(form.type or source.dtype, form.type or "")
+    cast = gguf.FLOAT_TYPES.get(kind) if form.type else None
+    mixture = Mixture(kind, source.architecture)
+    tensors = [_tensor(spec, cast or source.dtype_of(spec.name), mixture) for spec in source.specs]
+    pairs = _pairs(subject, kind, cast or source.dtype) + _tokenizer_pairs(subject)
+    parts = _parts(tensors, form.split_max_size)
+    names = split_names(form.stem or f"{subject.model}-{kind}", len(parts))
     factors = _rope_factors(subject.architecture)
+    files: list[FilePlan] = []
+    plans: list[TensorPlan] = []
+    for number, (name, part) in enumerate(zip(names, parts, strict=True)):
+        stated = pairs if number == 0 else []
+        if len(parts) > 1:
+            stated = [*stated, *_split_pairs(number, len(parts), len(tensors) + bool(factors))]
+        last = factors if number == len(parts) - 1 else b""
+        file, placed = _file(name, number, part, stated, last)
+        files.append(file)
+        plans += placed
+    return Blueprint(tuple(files), tuple(plans))
+
+
+def _file(
+    name: str, number: int, tensors: Sequence[_Tensor], pairs: Sequence[Pair], factors: bytes
+) -> tuple[FilePlan, list[TensorPlan]]:
+    """One file with these tensors and, after them, the content of ``rope_freqs.weight``."""
     head = _header(pairs, tensors, len(factors) // 4)
     plans, at = [], len(head)
     for one in tensors:
-        place = Extent(0, at, one.size // one.spec.rows)
-        stored = (
-            ()
-            if one.kind in _FLOATS.values()
-            else ((one.spec.name, one.kind.lower(), one.spec.shape),)
-        )
-        plans.append(
-            TensorPlan(
-                one.spec, one.dtype, (Portion(0, one.spec.rows, (place,), one.encode),), stored
-            )
-        )
+        place = Extent(number, at, one.size // one.spec.rows)
+        portion = Portion(0, one.spec.rows, (place,), one.encode)
+        stored = () if one.is_float else ((one.spec.name, one.kind.lower(), one.spec.shape),)
+        plans.append(TensorPlan(one.spec, one.dtype, (portion,), stored))
         at += one.size + -one.size % gguf.ALIGNMENT
     known = ((0, head), (at, factors)) if factors else ((0, head),)
-    file = FilePlan(f"{subject.model}-{kind}.gguf", at + len(factors), known)
-    return Blueprint((file,), tuple(plans))
+    return FilePlan(name, at + len(factors), known), plans
+
+
+def _parts(tensors: Sequence[_Tensor], most: int | None) -> list[list[_Tensor]]:
+    """The tensors of each file: as many as have at most so many bytes, one at least."""
+    parts: list[list[_Tensor]] = [[]]
+    taken = 0
+    for one in tensors:
+        size = one.size + -one.size % gguf.ALIGNMENT
+        if most is not None and parts[-1] and taken + size > most:
+            parts.append([])
+            taken = 0
+        parts[-1].append(one)
+        taken += size
+    return parts
+
+
+def _split_pairs(number: int, parts: int, tensors: int) -> list[Pair]:
+    return [
+        ("split.no", gguf.U16, number),
+        ("split.count", gguf.U16, parts),
+        ("split.tensors.count", gguf.I32, tensors),
+    ]
 
 
 def _rope_factors(architecture: Architecture) -> bytes:
@@ -78,22 +118,24 @@ class _Tensor:
     encode: Encoder
 
     @property
+    def is_float(self) -> bool:
+        """Whether its weights are kept, not quantised."""
+        return self.kind in gguf.FLOAT_TYPES
+
+    @property
     def size(self) -> int:
         """Bytes of its data."""
         _, block, block_bytes = gguf.TYPES[gguf.TYPE_NUMBERS[self.kind]]
         return math.prod(self.spec.shape) // block * block_bytes
 
 
-def _tensor(spec: TensorSpec, dtype: str, wanted: str) -> _Tensor:
-    """Vectors are F32. The output matrix is never below Q8_0: it costs most in quality.
-
-    Rows that do not divide into blocks stay as they are.
-    """
+def _tensor(spec: TensorSpec, dtype: str, mixture: Mixture) -> _Tensor:
+    """Vectors are F32, matrices what the file type makes of them."""
     if len(spec.shape) == 1:
         return _Tensor(spec, dtype, "F32", _widened(dtype))
-    if wanted in _FLOATS.values() or spec.columns % ggml_quants.BLOCK:
+    kind = None if mixture.type in gguf.FLOAT_TYPES else mixture.kind(spec)
+    if kind is None:
         return _Tensor(spec, dtype, _FLOATS[dtype], as_it_is)
-    kind = "Q8_0" if spec.name == "output.weight" else wanted
     return _Tensor(spec, dtype, kind, ggml_quants.encoder(kind, dtype))
 
 
@@ -111,7 +153,7 @@ def _pairs(subject: Subject, kind: str, dtype: str) -> list[Pair]:
         ("general.type", gguf.STRING, "model"),
         ("general.name", gguf.STRING, subject.model),
         ("general.alignment", gguf.U32, gguf.ALIGNMENT),
-        ("general.file_type", gguf.U32, _FILE_TYPES[kind]),
+        ("general.file_type", gguf.U32, FILE_TYPES[kind][0]),
         ("general.quantization_version", gguf.U32, 2),
         ("general.license", gguf.STRING, license.spdx),
         ("general.license.name", gguf.STRING, license.name),

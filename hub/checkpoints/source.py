@@ -65,6 +65,7 @@ class Location:
     segments: tuple[Segment, ...]
     hf_rows: bool = False  # stored in Hugging Face's row order
     narrow_to: str | None = None  # stored wider than it is (GGUF's norms), exactly
+    blocks_of: str | None = None  # stored in ggml's blocks of that type, read as float32
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,12 @@ class Checkpoint:
         """The dtype of the matrices."""
         return self.locations["layers.0.attention.wq.weight"].dtype
 
+    @property
+    def dequantised(self) -> Mapping[str, int]:
+        """How many tensors are read from blocks of each type, which lost what they had before."""
+        kinds = [place.blocks_of for place in self.locations.values() if place.blocks_of]
+        return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
     def dtype_of(self, name: str) -> str:
         """The dtype of one tensor."""
         location = self.locations[name]
@@ -131,6 +138,9 @@ class Checkpoint:
             yield _narrowed(block, location, spec.name)
 
     def _joined(self, spec: TensorSpec, location: Location, rows: int) -> Iterator[Bits]:
+        if location.blocks_of is not None:
+            yield from self._dequantised(location.segments[0], location.blocks_of, rows)
+            return
         parts = [self._segment(part, location.dtype, rows) for part in location.segments]
         if len(parts) == 1:
             yield from parts[0]
@@ -142,6 +152,16 @@ class Checkpoint:
                 yield np.concatenate(pieces, axis=1)
         else:
             yield from _replicas(parts, spec.name)
+
+    def _dequantised(self, part: Segment, kind: str, rows: int) -> Iterator[Bits]:
+        """The weights of ggml's blocks, exactly, as float32; blocks lie one after another."""
+        from llama_hub.hub.checkpoints import ggml_quants
+
+        buffer = np.empty((min(rows, part.rows), part.row_step), np.uint8)
+        for start in range(0, part.rows, rows):
+            block = buffer[: min(rows, part.rows - start)]
+            self._files.read(part.path, part.offset + start * part.row_step, block)
+            yield ggml_quants.dequantize(kind, block).view(np.uint32)
 
     def _segment(self, part: Segment, dtype: str, rows: int) -> Iterator[Bits]:
         bits = numeric.bits_type(dtype)

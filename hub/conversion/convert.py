@@ -36,6 +36,8 @@ def convert(
     max_shard_size: int = MAX_SHARD_SIZE,
     model_parallel: int | None = None,
     allow_non_finite: bool = False,
+    dequantize: bool = False,
+    split_max_size: int | None = None,
     model: str | None = None,
     license: str | None = None,
     chat: bool | None = None,
@@ -48,7 +50,10 @@ def convert(
 ) -> Conversion:
     """Convert the model in ``source`` into the new folder ``destination``.
 
-    ``dtype``: of the output, by default the source's; for GGUF also a quantised type (``Q8_0`` …).
+    ``dtype``: of the output, by default the source's; for GGUF also a quantised type (``Q4_K_M``,
+    ``Q8_0`` …). ``dequantize``: take a quantised GGUF file's values, as float32 unless ``dtype``
+    says another; what its quantisation lost stays lost, and the manifest says so.
+    ``split_max_size``: bytes of the tensors of one GGUF file.
     ``model``, ``license``, ``chat``, ``context`` (tokens, which Meta's params.json does not tell):
     for a source without manifest. ``verify``: read the output
     again and prove that it holds the source's tensors. ``dry_run``: write nothing. Errors:
@@ -56,7 +61,15 @@ def convert(
     ``DiskFullError`` before anything is written, ``IntegrityError`` if the source is unsound.
     """
     wanted = ConversionRequest(
-        to, dtype, quantize, group_size, max_shard_size, model_parallel, allow_non_finite
+        to,
+        dtype,
+        quantize,
+        group_size,
+        max_shard_size,
+        model_parallel,
+        allow_non_finite,
+        dequantize,
+        split_max_size,
     )
     wanted.check()
     destination = destination.absolute()

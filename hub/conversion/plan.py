@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.errors import UsageError
+from llama_hub.hub.checkpoints.gguf_types import FILE_TYPES, file_type
 from llama_hub.hub.conversion import companions
 from llama_hub.hub.conversion.companions import Subject
 from llama_hub.hub.manifest import Format
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 # Bytes. Small enough that several workers have a file each and that uploads run in parallel.
 MAX_SHARD_SIZE = 2_000_000_000
 FLOATS = ("bfloat16", "float16", "float32")
-GGUF_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 QUANTIZATIONS = ("int8", "int4")
 GROUP_SIZES = (32, 64, 128)
 
@@ -28,16 +28,28 @@ class ConversionRequest:
     """What the output should be."""
 
     to: Format
-    dtype: str | None = None  # None: as it is; for GGUF one of GGUF_TYPES is possible as well
+    dtype: str | None = None  # None: as it is; for GGUF one of its file types is possible as well
     quantize: str | None = None  # int8 or int4, of a Hugging Face folder
     group_size: int | None = None  # weights that share a scale; 0: a whole row; None: the default
     max_shard_size: int = MAX_SHARD_SIZE  # bytes of a safetensors file; no tensor is split
     model_parallel: int | None = None  # shards of Meta's layout; None: as many as the source has
     allow_non_finite: bool = False
+    dequantize: bool = False  # take a quantised GGUF file's values for the weights
+    split_max_size: int | None = None  # bytes of the tensors of one GGUF file; None: one file
+    file_stem: str | None = None  # of the GGUF file's name; None: made of the model's
+
+    def __post_init__(self) -> None:
+        """Names of types count in any case: ``q4_k_m``, ``BFloat16``, ``INT8``."""
+        if self.quantize is not None:
+            object.__setattr__(self, "quantize", self.quantize.lower())
+        if self.dtype is not None:
+            known = file_type(self.dtype) if self.to == "gguf" else None
+            lower = self.dtype.lower()
+            object.__setattr__(self, "dtype", known or (lower if lower in FLOATS else self.dtype))
 
     def check(self) -> None:
         """``UsageError`` for options that do not fit together."""
-        types = FLOATS + GGUF_TYPES if self.to == "gguf" else FLOATS
+        types = (*FLOATS, *FILE_TYPES) if self.to == "gguf" else FLOATS
         problems = {
             f"--to {self.to} is none of hf, meta, gguf": self.to not in ("hf", "meta", "gguf"),
             f"--dtype {self.dtype} is none of {', '.join(types)}": self.dtype is not None
@@ -45,7 +57,7 @@ class ConversionRequest:
             f"--quantize {self.quantize} is neither int8 nor int4": self.quantize is not None
             and self.quantize not in QUANTIZATIONS,
             "--quantize makes a Hugging Face folder: it needs --to hf; for GGUF give --dtype "
-            "Q8_0 or Q4_0": self.quantize is not None and self.to != "hf",
+            "Q4_K_M or Q8_0": self.quantize is not None and self.to != "hf",
             "--group-size needs --quantize": self.group_size is not None and not self.quantize,
             f"--group-size {self.group_size} is none of {GROUP_SIZES} and not 0 (a whole "
             "row)": self.group_size is not None and self.group_size not in (0, *GROUP_SIZES),
@@ -57,6 +69,10 @@ class ConversionRequest:
             "--allow-non-finite does not go with quantisation": self.allow_non_finite
             and self.loses,
             "--max-shard-size must be positive": self.max_shard_size < 1,
+            "--split-max-size needs --to gguf": self.split_max_size is not None
+            and self.to != "gguf",
+            "--split-max-size must be positive": self.split_max_size is not None
+            and self.split_max_size < 1,
         }
         for problem, found in problems.items():
             if found:
@@ -108,7 +124,8 @@ def _plan_meta(source: Checkpoint, wanted: ConversionRequest, subject: Subject) 
 def _plan_gguf(source: Checkpoint, wanted: ConversionRequest, subject: Subject) -> Blueprint:
     from llama_hub.hub.checkpoints import gguf_writer
 
-    made = gguf_writer.plan(source, wanted.dtype, subject)
+    form = gguf_writer.Form(wanted.dtype, wanted.file_stem, wanted.split_max_size)
+    made = gguf_writer.plan(source, form, subject)
     return replace(made, documents=companions.for_gguf(subject))
 
 

@@ -69,7 +69,7 @@ class Conversion:
 
 def preview(task: Task, destination: Path) -> Conversion:
     """What ``run`` would write and whether it fits; nothing is written."""
-    with open_checkpoint(task.origin.folder, context=task.origin.context) as source:
+    with _opened(task) as source:
         blueprint = conversion_plan.plan(source, task.wanted, _subject(task.origin, source, {}))
     return Conversion(
         manifest=None,
@@ -88,7 +88,7 @@ def run(task: Task, partial: Path) -> Conversion:
 
     receipt = task.gate.require(task.origin.license)
     free = free_bytes(partial)
-    with open_checkpoint(task.origin.folder, context=task.origin.context) as source:
+    with _opened(task) as source:
         subject = _subject(task.origin, source, _accepted(task.gate, receipt))
         blueprint = conversion_plan.plan(source, task.wanted, subject)
         _check_disk(blueprint, partial)
@@ -128,6 +128,11 @@ def run(task: Task, partial: Path) -> Conversion:
         errors={n: done.error for n, done in outcome.done.items() if done.error is not None},
         lacks=_lacks(blueprint),
     )
+
+
+def _opened(task: Task) -> Checkpoint:
+    origin = task.origin
+    return open_checkpoint(origin.folder, context=origin.context, dequantize=task.wanted.dequantize)
 
 
 @contextmanager
@@ -352,6 +357,7 @@ def _made_by(source: Checkpoint, wanted: ConversionRequest, outcome: Outcome) ->
         "context": source.architecture.context,
         "function": source.architecture.function(),
         "tool": f"llama-hub {__version__}",
+        **({"dequantized": source.dequantised} if source.dequantised else {}),
         **({"values_changed": changed} if changed else {}),
         **({"non_finite": non_finite} if non_finite else {}),
     }

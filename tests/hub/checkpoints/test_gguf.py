@@ -90,7 +90,7 @@ def test_tensors_are_the_gguf_package_s_own(tmp_path: Path, dtype: str) -> None:
     norm = found["blk.0.attn_norm.weight"]
     assert norm.tensor_type == gguf.GGMLQuantizationType.F32
     assert np.array_equal(norm.data, whole["layers.0.attention_norm.weight"].float().numpy())
-    if dtype.startswith(("Q4", "Q5")):
+    if dtype.startswith(("Q4", "Q5")):  # Q6_K in llama.cpp, had the rows 256 weights
         assert found["output.weight"].tensor_type == gguf.GGMLQuantizationType.Q8_0
 
 
@@ -126,8 +126,9 @@ def test_a_quantised_file_is_no_source(tmp_path: Path) -> None:
     ("at", "value", "why"),
     [
         (0, b"GGML", "begin"),
-        (4, struct.pack("<I", 2), "version"),
-        (4, struct.pack(">I", 3), "version"),
+        (4, struct.pack("<I", 1), "version 1"),
+        (4, struct.pack("<I", 4), "version 4"),
+        (4, struct.pack(">I", 3), "big-endian"),
         (8, struct.pack("<Q", 1 << 60), "items"),
         (8, struct.pack("<Q", 1 << 14), "beyond its end|not UTF-8|dimensions|shape|type"),
         (16, struct.pack("<Q", 1 << 62), "items"),
@@ -150,3 +151,85 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:keep])
         with pytest.raises(IntegrityError):
             read_header(path)
+
+
+# ------------------------------------------------------------------ K-quants and parts
+
+K_RECIPE = replace(TINY, dim=256, n_layers=8, ffn_dim=512, n_heads=4, n_kv_heads=2)
+
+
+@pytest.mark.parametrize("name", ["Q4_K_M", "q5_k_m", "Q6_K"])
+def test_k_quants_are_read_back_by_the_gguf_package(tmp_path: Path, name: str) -> None:
+    reader = gguf.GGUFReader(made(tmp_path, K_RECIPE, name))
+    values = {key: field.contents() for key, field in reader.fields.items()}
+    assert values["general.file_type"] == gguf.LlamaFileType[f"MOSTLY_{name.upper()}"]
+    whole = merged(tmp_path / "acme-chat")
+    errors = {}
+    for tensor in reader.tensors:
+        if tensor.name in ("token_embd.weight", "output.weight", "blk.0.ffn_down.weight"):
+            meta = {
+                "token_embd.weight": "tok_embeddings.weight",
+                "blk.0.ffn_down.weight": "layers.0.feed_forward.w2.weight",
+            }.get(tensor.name, tensor.name)
+            original = whole[meta].float().numpy()
+            back = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            errors[tensor.name] = np.linalg.norm(back - original) / np.linalg.norm(original)
+    assert len(errors) == 3
+    assert max(errors.values()) < (0.09 if name == "Q4_K_M" else 0.05)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert kinds["output.weight"] == "Q6_K"
+    assert kinds["blk.0.attn_norm.weight"] == "F32"
+
+
+def test_a_quantised_file_becomes_weights_only_when_asked(tmp_path: Path) -> None:
+    path = made(tmp_path, K_RECIPE, "Q4_K_M")
+    with pytest.raises(IntegrityError, match="quantised"):
+        convert(path, tmp_path / "hf", to="hf", license=LICENSE)
+    done = convert(path, tmp_path / "hf", to="hf", license=LICENSE, dequantize=True, verify=True)
+    assert done.verified
+    assert done.manifest is not None
+    assert done.manifest.made_by["parameters"]["dequantize"] is True
+    assert done.manifest.made_by["dequantized"] == {"Q4_K": 49, "Q6_K": 9}
+    from safetensors.numpy import load_file
+
+    (weights,) = (tmp_path / "hf").glob("*.safetensors")
+    (found,) = (t for t in gguf.GGUFReader(path).tensors if t.name == "blk.3.ffn_down.weight")
+    expected = gguf.quants.dequantize(found.data, found.tensor_type)
+    assert np.array_equal(load_file(weights)["model.layers.3.mlp.down_proj.weight"], expected)
+
+
+def test_a_split_file_is_what_gguf_s_own_reader_expects(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "acme-chat", K_RECIPE)
+    whole = convert(source, tmp_path / "one", to="gguf", license=LICENSE)
+    split = convert(
+        source,
+        tmp_path / "parts",
+        to="gguf",
+        license=LICENSE,
+        split_max_size=1_500_000,
+        verify=True,
+    )
+    paths = sorted((tmp_path / "parts").glob("*.gguf"))
+    count = len(paths)
+    assert count > 3
+    assert [path.name for path in paths] == [
+        f"acme-chat-BF16-{part:05d}-of-{count:05d}.gguf" for part in range(1, count + 1)
+    ]
+    tensors = 0
+    for number, path in enumerate(paths):
+        reader = gguf.GGUFReader(path)
+        fields = {key: field.contents() for key, field in reader.fields.items()}
+        assert (fields["split.no"], fields["split.count"]) == (number, count)
+        assert fields["split.tensors.count"] == 9 * K_RECIPE.n_layers + 3
+        assert ("general.architecture" in fields) == (number == 0)
+        assert sum(tensor.n_bytes for tensor in reader.tensors) <= 1_500_000
+        tensors += len(reader.tensors)
+    assert tensors == 9 * K_RECIPE.n_layers + 3
+    assert whole.manifest is not None
+    assert split.manifest is not None
+    assert split.manifest.tensors == whole.manifest.tensors
+    again = convert(tmp_path / "parts", tmp_path / "joined", to="gguf", license=LICENSE)
+    assert again.manifest is not None
+    (joined,) = (tmp_path / "joined").glob("*.gguf")
+    (one,) = (tmp_path / "one").glob("*.gguf")
+    assert joined.read_bytes() == one.read_bytes()
