@@ -102,7 +102,7 @@ def bearer(key: str | None) -> dict[str, str]:
 def _here_or_deployed(
     out: Output, target: str, options: EngineOptions, catalog: Path | None, key: str | None
 ) -> Speaker:
-    """A model of the store, else a deployment of that name, else a folder that it leads to."""
+    """A model of the store, else a deployment of that name, else a folder or file of that name."""
     from llama_hub.hub.catalog import load
     from llama_hub.hub.model_id import is_path
     from llama_hub.hub.store import Store
@@ -115,6 +115,8 @@ def _here_or_deployed(
             return deployed
     with out.progress() as progress:
         what = served_model.stored(target, known, progress=progress)
+    if what.loss:
+        out.status(what.loss)
     out.status(f"loading {what.served.name} …")
     return LocalSpeaker(what, make_engine("torch", what.folder, options))
 
@@ -126,7 +128,7 @@ def _deployed(name: str, key: str | None) -> Speaker | None:
     try:
         backend = find(name).backend
     except NotFoundError:
-        if _is_folder(name):
+        if _is_there(name):
             return None
         raise NotFoundError(
             f"{name} is neither a model of this machine nor a deployment",
@@ -138,10 +140,13 @@ def _deployed(name: str, key: str | None) -> Speaker | None:
     return RemoteSpeaker(endpoint.url, {**endpoint.headers, **bearer(key)})
 
 
-def _is_folder(name: str) -> bool:
+def _is_there(name: str) -> bool:
+    """Whether a folder or a GGUF file is called so."""
+    from llama_hub.hub.checkpoints import gguf_types
     from llama_hub.hub.store import path_of
 
-    return path_of(name).is_dir()
+    path = path_of(name)
+    return path.is_dir() or gguf_types.is_file(path)
 
 
 def _once(out: Output, conversation: Conversation, question: str) -> None:

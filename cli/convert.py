@@ -26,13 +26,23 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A model in the store, or a folder.")
+        str, typer.Argument(metavar="SRC", help="A model in the store, a folder, or a GGUF file.")
     ],
     destination: Annotated[
         Path | None,
-        typer.Argument(metavar="DST", help="A new folder; without it, into the store."),
+        typer.Argument(
+            metavar="DST", help="A new folder or NAME.gguf; without it, into the store."
+        ),
     ] = None,
-    to: Annotated[str, typer.Option("--to", metavar="hf|meta|gguf", help="The format.")] = "hf",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="hf|meta|gguf",
+            help="The format.",
+            show_default="gguf for NAME.gguf, else hf",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -111,6 +121,7 @@ def convert(
 ) -> None:
     """Convert between Meta's, Hugging Face's and GGUF's form; --quantize makes a model small."""
     out = output(json, quiet)
+    to = to or default_format(destination)
     text = _text_to_evaluate(evaluate, quantize, dry_run)
     start = time.monotonic()
     options: dict[str, Any] = {
@@ -136,6 +147,11 @@ def convert(
         seconds = time.monotonic() - start
         quality = _perplexity(source, made.path, text, progress) if text else None
     _report(out, made, to, seconds, quality)
+
+
+def default_format(destination: Path | None) -> str:
+    """What is made where nobody says ``--to``."""
+    return "gguf" if destination and destination.suffix.lower() == ".gguf" else "hf"
 
 
 EVALUATED = text_kind("the text", max_bytes=16 << 20)

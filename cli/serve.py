@@ -235,6 +235,8 @@ def serve(
         gpu_memory_utilization=gpu_memory_utilization,
     )
     where, platform = _what(out, model, catalog)
+    if where.loss:
+        out.status(where.loss)
     if served_name is not None:
         _check_name(served_name)
         where = replace(where, served=replace(where.served, name=served_name))

@@ -23,7 +23,9 @@ from typing import Literal, NoReturn, get_args
 from llama_hub.errors import IntegrityError, NotFoundError, UsageError
 from llama_hub.files import delete, exchange, fsync_folder, locked
 from llama_hub.home import home
+from llama_hub.hub import gguf_file
 from llama_hub.hub.catalog import listed
+from llama_hub.hub.checkpoints import gguf_types
 from llama_hub.hub.manifest import FORMATS, MANIFEST_NAME, Format, Manifest, read
 from llama_hub.hub.model_id import ModelId, is_path, model_id, reference, shown
 
@@ -34,7 +36,7 @@ Work = Literal["conversion", "import"]
 
 @dataclass(frozen=True)
 class StoredModel:
-    """One complete model folder."""
+    """One complete model folder, or a GGUF file outside the store."""
 
     path: Path
     manifest: Manifest
@@ -106,7 +108,7 @@ class Store:
             yield
 
     def find(self, name: str, variant: str | None = None) -> StoredModel:
-        """The model with the id ``name``, or the folder that the path ``name`` leads to.
+        """The model with the id ``name``, or the folder or GGUF file that ``name`` leads to.
 
         A word alone is an id first; a folder of that name in the present one comes second, and
         never for a model of the catalogue. Without ``variant`` the first of meta, hf, gguf that is
@@ -147,14 +149,19 @@ class Store:
         return None
 
     def source(self, name: str) -> Path:
-        """The folder to convert: as ``find``, or one without manifest that ``name`` leads to."""
+        """What to convert: as ``find``, or a folder without manifest that ``name`` leads to."""
         stored = None if is_path(name) else self.named(name)
         folder = path_of(name)
         is_word = not is_path(name) and (stored or listed(name))
-        return folder if not is_word and folder.is_dir() else self.find(name).path
+        is_there = folder.is_dir() or gguf_types.is_file(folder)
+        return folder if not is_word and is_there else self.find(name).path
 
     def _at(self, path: Path) -> StoredModel | None:
-        """The folder at ``path``; one of the store's own has its name there."""
+        """The folder or GGUF file at ``path``; a folder of the store's own has its name there."""
+        if gguf_types.is_file(path):
+            path = path.absolute()
+            known = gguf_file.described(path)
+            return StoredModel(path, known, ModelId(known.model).foreign(known.digest))
         if not (path / MANIFEST_NAME).is_file():
             return None
         path = path.absolute()

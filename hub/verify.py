@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from llama_hub.hub import gguf_file
 from llama_hub.hub.digests import damaged_blocks, hash_file
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, read
 from llama_hub.hub.relative_path import regular_file
@@ -57,11 +58,13 @@ class Verification:
 
 
 def verify(folder: Path, *, deep: bool = False, progress: Progress = NO_PROGRESS) -> Verification:
-    """Check every file of ``folder``; ``deep``: every tensor's canonical digest too.
+    """Check every file of ``folder``, or those that belong to a GGUF file; ``deep``: every
+    tensor's canonical digest too.
 
     ``IntegrityError`` only if the manifest itself was edited; everything else is in the result.
     """
-    manifest = read(folder)
+    named, folder = folder, folder if folder.is_dir() else folder.parent
+    manifest = read(named) if named.is_dir() else gguf_file.described(named)
     progress.start(TASK, manifest.bytes)
     entries = sorted(manifest.files, key=lambda entry: -entry.size)  # the longest first
 
@@ -70,8 +73,9 @@ def verify(folder: Path, *, deep: bool = False, progress: Progress = NO_PROGRESS
 
     with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
         checks = list(pool.map(check, entries))
-    checks += [FileCheck(path, "extra") for path in extra_files(folder, manifest)]
-    found = Verification(folder, manifest, tuple(sorted(checks, key=lambda check: check.path)))
+    if named.is_dir():
+        checks += [FileCheck(path, "extra") for path in extra_files(folder, manifest)]
+    found = Verification(named, manifest, tuple(sorted(checks, key=lambda check: check.path)))
     if deep and found.ok:
         found = _check_tensors(found, progress)
     progress.finish(TASK, "ok" if found.ok else "DAMAGED")

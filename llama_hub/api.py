@@ -104,12 +104,14 @@ def convert(
     source: str | Path,
     destination: Path | None = None,
     *,
-    to: FormatName = "hf",
+    to: FormatName | None = None,
     progress: Progress = NO_PROGRESS,
     **options: Any,
 ) -> Conversion:
     """Convert a model into the new folder ``destination``, or within the store without one.
 
+    ``source``: a catalogue id, folder or GGUF file. ``destination`` may be ``NAME.gguf``; ``to``
+    is gguf for such a file, else hf, unless it is given.
     ``options`` are those of ``llama_hub.hub.conversion.convert.convert``: ``dtype``, ``quantize``,
     ``group_size``, ``max_shard_size``, ``model_parallel``, ``verify``, ``dry_run`` and more.
     ``LicenseError`` without a receipt, ``UsageError`` for a destination that is not empty,
@@ -119,6 +121,8 @@ def convert(
     from llama_hub.hub.store import Store
 
     store = Store()
+    if to is None:
+        to = "gguf" if destination and destination.suffix.lower() == ".gguf" else "hf"
     if destination is None:
         stored = store.find(str(source))
         return conversion.into_store(store, stored, to=to, progress=progress, **options)

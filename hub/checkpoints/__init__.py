@@ -21,9 +21,9 @@ def open_checkpoint(
     file, ``dequantize``: then the weights are what is left of them.
     """
     # Imported here: numpy is in the extra [serve], and listing models does not need it.
-    from llama_hub.hub.checkpoints import diagnosis, gguf, hf_reader, meta
+    from llama_hub.hub.checkpoints import diagnosis, gguf, gguf_types, hf_reader, meta
 
-    if gguf.is_file(folder):
+    if gguf_types.is_file(folder):
         return gguf.open_gguf(folder, quantised=quantised, dequantize=dequantize)
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is not a folder")

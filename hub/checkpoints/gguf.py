@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -77,11 +76,6 @@ class Content:
 def is_gguf(folder: Path) -> bool:
     """Whether there is a GGUF file in the folder."""
     return any(folder.glob("*.gguf"))
-
-
-def is_file(path: Path) -> bool:
-    """Whether ``path`` names a file that ought to be GGUF."""
-    return path.suffix.lower() == ".gguf" and path.is_file()
 
 
 def read_header(path: Path) -> Content:
@@ -213,8 +207,6 @@ class _Cursor:
 
 # ------------------------------------------------------------------ reading a model
 
-_PART = re.compile(r"(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
-
 
 def open_gguf(path: Path, *, quantised: bool = False, dequantize: bool = False) -> Checkpoint:
     """The checkpoint in the GGUF file ``path``, or in the only one of a folder; all its parts.
@@ -262,13 +254,13 @@ def read_model(path: Path) -> Content:
         raise _bad(first.path, f"split.count is {str(count)[:40]}")
     if count == 1:
         return first
-    named = _PART.fullmatch(first.path.name)
-    if named is None or int(named["count"]) != count:
+    named = gguf_types.part_of(first.path)
+    if named is None or named[2] != count:
         raise _bad(
             first.path,
             f"it is one of {count} parts, but not called NAME-00001-of-{count:05d}.gguf",
         )
-    paths = [first.path.with_name(name) for name in gguf_types.split_names(named["stem"], count)]
+    paths = [first.path.with_name(name) for name in gguf_types.split_names(named[0], count)]
     return _joined([_part(path, first.path) for path in paths])
 
 
@@ -309,8 +301,8 @@ def _joined(parts: list[Content]) -> Content:
 def _only_file(folder: Path) -> Path:
     """The GGUF file of a folder, or the first part of one that is split."""
     files = sorted(folder.glob("*.gguf"))
-    parts = [_PART.fullmatch(path.name) for path in files]
-    models = {part and (part["stem"], part["count"]) for part in parts}
+    parts = [gguf_types.part_of(path) for path in files]
+    models = {part and (part[0], part[2]) for part in parts}
     if len(files) > 1 and None not in models and len(models) == 1:
         return files[0]
     if len(files) != 1:

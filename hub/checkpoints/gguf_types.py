@@ -7,7 +7,9 @@ or the first of them (``_S``) get more bits than the rest.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from llama_hub.errors import UsageError
 from llama_hub.hub.architecture import Architecture
@@ -101,3 +103,35 @@ def split_names(stem: str, count: int) -> list[str]:
             f"--split-max-size makes {count} files of it", hint="give a larger size, as in 2G"
         )
     return [f"{stem}-{part:05d}-of-{count:05d}.gguf" for part in range(1, count + 1)]
+
+
+_PART = re.compile(r"(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<count>[0-9]{5})", re.DOTALL)
+
+
+def part_of(path: Path) -> tuple[str, int, int] | None:
+    """Of a file whose name is that of a part: stem, number of the part from 1, number of parts."""
+    named = _PART.fullmatch(path.stem)
+    return (named["stem"], int(named["part"]), int(named["count"])) if named else None
+
+
+def has_name(path: Path) -> bool:
+    """Whether a path is called like a GGUF file."""
+    return path.suffix.lower() == ".gguf"
+
+
+def is_file(path: Path) -> bool:
+    """Whether ``path`` is a file that ought to be GGUF."""
+    return has_name(path) and path.is_file()
+
+
+def stem_of(path: Path) -> str:
+    """What a file is called, without ending and number of the part."""
+    part = part_of(path)
+    return part[0] if part else path.stem
+
+
+def model_name(path: Path) -> str:
+    """What the model is called whose file this is: ``llama-2-7b-chat.Q4_K_M.gguf`` without type."""
+    stem = stem_of(path)
+    named = re.fullmatch(r"(.+)[.-]([^.-]+)", stem)
+    return named[1] if named and file_type(named[2]) else stem

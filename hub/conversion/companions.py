@@ -132,6 +132,11 @@ def for_gguf(subject: Subject) -> dict[str, bytes]:
     return legal(subject) | _tokenizer(subject) | _card(subject, "README.md")
 
 
+def beside_gguf(subject: Subject) -> dict[str, bytes]:
+    """What a GGUF file that stands by itself has beside it: the tokenizer is inside it."""
+    return legal(subject)
+
+
 def for_hf(subject: Subject, dtype: str, extra_config: Mapping[str, Any]) -> dict[str, bytes]:
     """Companions of a Hugging Face folder; ``extra_config`` goes into ``config.json``."""
     config = to_config(subject.architecture, dtype) | dict(extra_config)

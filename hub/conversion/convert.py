@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.files import fsync_folder
-from llama_hub.hub import manifest
+from llama_hub.hub import gguf_file, manifest
+from llama_hub.hub.checkpoints import gguf_types
 from llama_hub.hub.conversion import run as conversion_run
-from llama_hub.hub.conversion.origin import check_destination, origin_of
+from llama_hub.hub.conversion.origin import check_destination, origin_of, recorded
 from llama_hub.hub.conversion.plan import MAX_SHARD_SIZE, ConversionRequest
 from llama_hub.hub.conversion.run import Conversion, Task
-from llama_hub.hub.manifest import Format
+from llama_hub.hub.manifest import MANIFEST_NAME, Format
 from llama_hub.hub.store import Store, StoredModel, Variant, variant
 from llama_hub.hub.verify import verify as verify_folder
 from llama_hub.licenses.gate import Gate
@@ -48,7 +50,10 @@ def convert(
     gate: Gate | None = None,
     workers: int | None = None,
 ) -> Conversion:
-    """Convert the model in ``source`` into the new folder ``destination``.
+    """Convert the model in ``source``, a folder or a GGUF file, into the new ``destination``.
+
+    That is a folder or, where it is called ``NAME.gguf``, a file; licence, notice and manifest
+    (``NAME.llama-hub.json``) are then put beside it.
 
     ``dtype``: of the output, by default the source's; for GGUF also a quantised type (``Q4_K_M``,
     ``Q8_0`` …). ``dequantize``: take a quantised GGUF file's values, as float32 unless ``dtype``
@@ -70,12 +75,14 @@ def convert(
         allow_non_finite,
         dequantize,
         split_max_size,
+        _stem(destination, to),
     )
     wanted.check()
     destination = destination.absolute()
     check_destination(source, destination)
+    beside = destination.parent if gguf_types.has_name(destination) else None
     origin = origin_of(source, model=model, license=license, chat=chat, context=context)
-    task = Task(origin, wanted, verify, progress, gate or Gate(), workers)
+    task = Task(origin, wanted, verify, progress, gate or Gate(), workers, beside)
     if dry_run:
         return conversion_run.preview(task, destination)
     task.gate.require(origin.license)
@@ -85,6 +92,8 @@ def convert(
         made = conversion_run.run(task, partial)
         check_destination(source, destination)
         try:
+            if beside is not None:
+                return replace(made, path=_place_beside(partial, destination))
             partial.replace(destination)
         except OSError as error:
             raise UsageError(
@@ -95,12 +104,42 @@ def convert(
     return replace(made, path=destination)
 
 
+def _stem(destination: Path, to: Format) -> str | None:
+    """What the GGUF file is to be called, if a file is named; ``None`` for a folder."""
+    if not gguf_types.has_name(destination):
+        return None
+    if to != "gguf":
+        raise UsageError(
+            f"{destination} is called like a GGUF file, and --to is {to}",
+            hint=f"give a folder: {destination.with_suffix('')}",
+        )
+    return destination.stem
+
+
+def _place_beside(partial: Path, destination: Path) -> Path:
+    """Give everything in ``partial`` its place beside ``destination``, the weights last.
+
+    Returns the file, or the first of its parts.
+    """
+    weights = sorted((path for path in partial.glob("*.gguf")), reverse=True)
+    (partial / MANIFEST_NAME).replace(gguf_file.manifest_path(destination))
+    for path in partial.iterdir():
+        if path not in weights:
+            path.replace(destination.parent / path.name)
+    for path in weights:
+        path.replace(destination.parent / path.name)
+    fsync_folder(destination.parent)
+    return destination.parent / weights[-1].name
+
+
 def into_store(
     store: Store,
     original: StoredModel,
     *,
     to: Format,
+    dtype: str | None = None,
     quantize: str | None = None,
+    dequantize: bool = False,
     max_shard_size: int = MAX_SHARD_SIZE,
     verify: bool = False,
     dry_run: bool = False,
@@ -112,19 +151,22 @@ def into_store(
     was made from another is replaced only when the new one is whole; a conversion that fails
     leaves it alone. A folder outside the store is verified first, and has a name of its own there.
     """
-    wanted = ConversionRequest(to, quantize=quantize, max_shard_size=max_shard_size)
+    wanted = ConversionRequest(
+        to, dtype, quantize=quantize, max_shard_size=max_shard_size, dequantize=dequantize
+    )
     wanted.check()
     if original.manifest.format == to and quantize is None:
         raise UsageError(f"{original.id} is in the format {to} already")
     model, place = original.id, variant(to, quantize)
-    task = Task(origin_of(original.path), wanted, verify, progress)
+    origin = origin_of(original.path, described=original.manifest)
+    task = Task(origin, wanted, verify, progress)
     if dry_run:
         return conversion_run.preview(task, store.folder(model, place))
     with store.lock(model, place):
         known = _made_before(store, original, place)
         if known is not None and not verify:
             return known
-        if not store.owns(original.path):
+        if not store.owns(original.path) and recorded(original.path):
             _check_foreign(original, progress)
         partial = store.work_folder(model, place, "conversion")
         with conversion_run.exclusive(partial, own=True):
@@ -156,16 +198,25 @@ def _made_before(store: Store, original: StoredModel, place: Variant) -> Convers
 def served(store: Store, name: str, *, progress: Progress = NO_PROGRESS) -> StoredModel:
     """The Hugging Face folder of the model ``name`` (catalogue id or path), which the core serves.
 
-    A downloaded model in Meta's layout is converted on first use, into the store; again if it was
-    downloaded anew since. ``NotFoundError`` if there is neither.
+    A model in Meta's layout or in GGUF is converted on first use, into the store; again if it was
+    downloaded anew since. What is quantised becomes float16, as its manifest says.
+    ``NotFoundError`` if there is neither.
     """
     found = store.find(name)
     if found.manifest.format == "hf":
         return found
-    if found.manifest.format == "gguf":
-        raise UsageError(
-            f"{name} is a GGUF model, which llama.cpp runs and this core does not",
-            hint=f"llama-hub convert {name} FOLDER --to hf, then use FOLDER",
-        )
-    made = into_store(store, found, to="hf", progress=progress)
+    made = into_store(store, found, to="hf", progress=progress, **_as_weights(found))
     return StoredModel(made.path, manifest.read(made.path), found.id)
+
+
+def _as_weights(found: StoredModel) -> dict[str, Any]:
+    """How a quantised GGUF file is made into weights that can be served.
+
+    float16 holds them to a thousandth of what their quantisation lost, in half of float32's bytes.
+    """
+    if found.manifest.format != "gguf":
+        return {}
+    from llama_hub.hub.checkpoints import gguf
+
+    with gguf.open_gguf(found.path, quantised=True) as source:
+        return {"dequantize": True, "dtype": "float16"} if source.stored else {}

@@ -126,7 +126,8 @@ def _plan_gguf(source: Checkpoint, wanted: ConversionRequest, subject: Subject) 
 
     form = gguf_writer.Form(wanted.dtype, wanted.file_stem, wanted.split_max_size)
     made = gguf_writer.plan(source, form, subject)
-    return replace(made, documents=companions.for_gguf(subject))
+    beside = companions.beside_gguf if wanted.file_stem is not None else companions.for_gguf
+    return replace(made, documents=beside(subject))
 
 
 def canonical_dtypes(source: Checkpoint, wanted: str | None) -> dict[str, str]:

@@ -10,21 +10,21 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_hub import __version__
-from llama_hub.errors import DiskFullError, IntegrityError, NotFoundError, UsageError
+from llama_hub.errors import DiskFullError, IntegrityError, UsageError
 from llama_hub.files import delete, fsync_folder, write_atomic
 from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import open_checkpoint
 from llama_hub.hub.conversion import plan as conversion_plan
 from llama_hub.hub.conversion.companions import Subject
-from llama_hub.hub.conversion.origin import Origin
+from llama_hub.hub.conversion.origin import Origin, recorded
 from llama_hub.hub.conversion.plan import ConversionRequest
-from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, TensorEntry, read
+from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, TensorEntry
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate
 from llama_hub.licenses.ledger import Receipt
@@ -48,6 +48,7 @@ class Task:
     progress: Progress = NO_PROGRESS
     gate: Gate = field(default_factory=Gate)
     workers: int | None = None  # threads; None: one per core
+    beside: Path | None = None  # the folder that gets a single GGUF file and what belongs to it
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,24 @@ def preview(task: Task, destination: Path) -> Conversion:
         files={file.name: file.size for file in blueprint.files},
         needed=_needed(blueprint),
         free=free_bytes(destination),
-        lacks=_lacks(blueprint),
+        lacks=_lacks(task, blueprint),
     )
+
+
+def _named_beside(task: Task, documents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What lies beside a single file by the names it gets: what others have there stays theirs."""
+    if task.beside is None:
+        return dict(documents)
+    stem, named = task.wanted.file_stem, {}
+    for name, data in documents.items():
+        place = task.beside / name
+        theirs = os.path.lexists(place) and not _holds(place, data)
+        named[f"{stem}.{name}" if theirs else name] = data
+    return named
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
 
 
 def run(task: Task, partial: Path) -> Conversion:
@@ -91,6 +108,7 @@ def run(task: Task, partial: Path) -> Conversion:
     with _opened(task) as source:
         subject = _subject(task.origin, source, _accepted(task.gate, receipt))
         blueprint = conversion_plan.plan(source, task.wanted, subject)
+        blueprint = replace(blueprint, documents=_named_beside(task, blueprint.documents))
         _check_disk(blueprint, partial)
         identity = _identity(task, source)
         journal = WorkJournal(partial, identity)
@@ -126,13 +144,13 @@ def run(task: Task, partial: Path) -> Conversion:
         changed=sum(done.changed for done in outcome.done.values()),
         non_finite={n: done.non_finite for n, done in outcome.done.items() if done.non_finite},
         errors={n: done.error for n, done in outcome.done.items() if done.error is not None},
-        lacks=_lacks(blueprint),
+        lacks=_lacks(task, blueprint),
     )
 
 
 def _opened(task: Task) -> Checkpoint:
     origin = task.origin
-    return open_checkpoint(origin.folder, context=origin.context, dequantize=task.wanted.dequantize)
+    return open_checkpoint(origin.path, context=origin.context, dequantize=task.wanted.dequantize)
 
 
 @contextmanager
@@ -231,7 +249,7 @@ def _identity(task: Task, source: Checkpoint) -> dict[str, Any]:
         "wanted": asdict(task.wanted) | {"allow_non_finite": None},
         "tool": __version__,
         "model": task.origin.model,
-        "source": str(task.origin.folder.absolute()),
+        "source": str(task.origin.path.absolute()),
         "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
     }
 
@@ -241,12 +259,15 @@ def _check_unchanged(task: Task, source: Checkpoint, identity: Mapping[str, Any]
     known = task.origin.manifest
     try:
         same = _identity(task, source) == identity
-        same = same and (known is None or read(task.origin.folder).digest == known.digest)
-    except (OSError, NotFoundError):
+        now = recorded(task.origin.path)
+        described = now is None and task.origin.path.is_file()  # its files are all there is of it
+        same = same and (known is None or described or (now or known).digest == known.digest)
+        same = same and (now is not None or known is None or described)
+    except OSError:
         same = False
     if not same:
         raise IntegrityError(
-            f"{task.origin.folder} was changed while it was converted", hint="run it again"
+            f"{task.origin.path} was changed while it was converted", hint="run it again"
         )
 
 
@@ -266,9 +287,12 @@ def _remove_strangers(partial: Path, blueprint: Blueprint) -> None:
             delete(path)
 
 
-def _lacks(blueprint: Blueprint) -> tuple[str, ...]:
-    wanted = ("tokenizer.model", "LICENSE")
-    return tuple(name for name in wanted if name not in blueprint.documents)
+def _lacks(task: Task, blueprint: Blueprint) -> tuple[str, ...]:
+    wanted = ("LICENSE",) if task.beside is not None else ("tokenizer.model", "LICENSE")
+    stem = task.wanted.file_stem
+    return tuple(
+        name for name in wanted if not {name, f"{stem}.{name}"} & blueprint.documents.keys()
+    )
 
 
 def _needed(blueprint: Blueprint) -> int:

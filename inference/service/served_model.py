@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from llama_hub.errors import IntegrityError, LicenseError
 from llama_hub.hub import unchanged
 from llama_hub.hub.catalog import Catalog
 from llama_hub.hub.manifest import Manifest, read
+from llama_hub.hub.model_id import shown
 from llama_hub.hub.store import Store
 from llama_hub.inference.service.settings import ServedModel
 from llama_hub.licenses import terms
@@ -24,6 +26,18 @@ class Servable:
     folder: Path
     manifest: Manifest
     served: ServedModel
+
+    @property
+    def loss(self) -> str:
+        """What is to be said of weights that were quantised once; empty for others."""
+        blocks = self.manifest.made_by.get("dequantized")
+        if not isinstance(blocks, Mapping) or not blocks:
+            return ""
+        kinds = ", ".join(sorted(shown(kind) for kind in blocks))
+        return (
+            f"{self.served.name} was quantised ({kinds}): what that lost stays lost; its values "
+            "are served from the unpacked copy in the store, and need the memory of any such model"
+        )
 
 
 def stored(

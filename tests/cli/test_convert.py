@@ -51,6 +51,23 @@ def test_a_person_reads_what_was_made(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/acme-chat-Q8_0.gguf").is_file()
 
 
+def test_a_file_name_makes_a_gguf_file(source: Path, tmp_path: Path) -> None:
+    done = run(
+        "convert", str(source), str(tmp_path / "m.gguf"), "--dtype", "q4_0", *OPEN,
+        "--split-max-size", "60K", "--json",
+    )  # fmt: skip
+    assert done.code == 0
+    assert done.json["format"] == "gguf"
+    assert done.json["path"] == str(min(tmp_path.glob("m-00001-of-*.gguf")))
+    assert (tmp_path / "LICENSE").is_file()
+    again = run("convert", done.json["path"], str(tmp_path / "hf"), "--json")
+    assert again.code == 5
+    assert "--dequantize" in again.json["error"]["hint"]
+    again = run("convert", done.json["path"], str(tmp_path / "hf"), "--dequantize", "--json")
+    assert again.code == 0
+    assert run("verify", done.json["path"], "--deep", "--json").json["ok"] is True
+
+
 def test_a_dry_run_shows_files_and_room(source: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     done = run("convert", str(source), out, "--dry-run", "--max-shard-size", "100KB")

@@ -356,8 +356,8 @@ def test_the_destination_must_be_free(tmp_path: Path) -> None:
     for inside in (source, source / "hf"):
         with pytest.raises(UsageError, match="lies in the source"):
             to(source, inside, "hf")
-    with pytest.raises(UsageError, match="folder"):
-        to(source, tmp_path / "x.gguf", "gguf")
+    with pytest.raises(UsageError, match="lies in the source"):
+        to(source, source / "x.gguf", "gguf")
 
 
 def test_a_full_disk_is_met_before_anything_is_written(
@@ -622,11 +622,11 @@ def test_served_converts_once_and_again_after_a_new_download(home: Path) -> None
     assert not list((home / "partials").glob("*/*"))
 
 
-def test_served_refuses_gguf_and_what_is_not_there(home: Path, tmp_path: Path) -> None:
+def test_served_unpacks_gguf_and_refuses_what_is_not_there(home: Path, tmp_path: Path) -> None:
     store = downloaded(home)
+    straight = served(store, "acme-chat")
     convert(store.folder("acme-chat", "meta"), tmp_path / "g", to="gguf")
-    with pytest.raises(UsageError, match="GGUF"):
-        served(store, str(tmp_path / "g"))
+    assert served(store, str(tmp_path / "g")).manifest.tensors == straight.manifest.tensors
     with pytest.raises(NotFoundError):
         served(store, "nothing")
 

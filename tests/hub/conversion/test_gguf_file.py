@@ -1,0 +1,214 @@
+"""One GGUF file by its name: as the destination, as the source, and with nothing beside it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from llama_hub.errors import IntegrityError, NotFoundError, UsageError
+from llama_hub.hub import gguf_file
+from llama_hub.hub.checkpoints import gguf_types
+from llama_hub.hub.conversion.convert import Conversion, convert, into_store, served
+from llama_hub.hub.store import Store
+from llama_hub.hub.verify import verify
+from tests.support import foreign, gguf_files
+from tests.support.gguf_files import File
+from tests.support.make_checkpoint import TINY, make_checkpoint
+
+LICENSE = "llama-hub-demo"
+RECIPE = replace(TINY, dim=256, ffn_dim=512)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("source") / "acme-chat", RECIPE)
+
+
+def to_file(source: Path, destination: Path, **options: object) -> Conversion:
+    return convert(source, destination, to="gguf", license=LICENSE, **options)  # type: ignore[arg-type]
+
+
+def test_the_file_gets_its_name_and_the_licence_lies_beside_it(
+    source: Path, tmp_path: Path
+) -> None:
+    made = to_file(source, tmp_path / "new" / "m.gguf", dtype="q4_K_m", verify=True)
+    assert made.path == tmp_path / "new" / "m.gguf"
+    names = ["LICENSE", "NOTICE", "USE_POLICY.md", "m.gguf", "m.llama-hub.json"]
+    assert foreign.names(tmp_path / "new") == names
+    assert (tmp_path / "new/LICENSE").read_bytes() == (source / "LICENSE").read_bytes()
+    assert made.lacks == ()
+    fields = gguf.GGUFReader(made.path).fields
+    assert fields["general.file_type"].contents() == gguf.LlamaFileType.MOSTLY_Q4_K_M
+    assert made.manifest == gguf_file.recorded(made.path)
+    assert verify(made.path, deep=True).ok
+
+
+def test_what_others_have_beside_it_stays_theirs(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("MIT\n")
+    (tmp_path / "README.md").write_text("mine\n")
+    before = foreign.tree(tmp_path)
+    first = to_file(source, tmp_path / "a.gguf")
+    second = to_file(source, tmp_path / "b.gguf", dtype="Q8_0")
+    after = foreign.tree(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert (tmp_path / "a.LICENSE").read_bytes() == (source / "LICENSE").read_bytes()
+    assert (tmp_path / "b.LICENSE").is_file()
+    for made in (first, second):
+        assert verify(made.path).ok
+
+
+def test_a_split_file_is_named_after_the_destination(source: Path, tmp_path: Path) -> None:
+    made = to_file(source, tmp_path / "m.gguf", split_max_size=1_000_000)
+    parts = sorted(path.name for path in tmp_path.glob("*.gguf"))
+    assert made.path.name == parts[0] == f"m-00001-of-{len(parts):05d}.gguf"
+    assert len(parts) > 1
+    for part in (tmp_path / parts[0], tmp_path / parts[-1]):
+        assert verify(part).ok
+    (tmp_path / parts[-1]).write_bytes(b"")
+    assert [check.path for check in verify(made.path).damaged] == [parts[-1]]
+    with pytest.raises(UsageError, match="there already"):
+        to_file(source, tmp_path / "m.gguf")
+
+
+def test_a_file_that_is_there_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_text("precious")
+    with pytest.raises(UsageError, match="there already"):
+        to_file(source, tmp_path / "m.gguf")
+    assert foreign.names(tmp_path) == ["m.gguf"]
+
+
+def test_a_folder_s_format_does_not_go_into_a_file(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--to is hf"):
+        convert(source, tmp_path / "m.gguf", to="hf", license=LICENSE)
+
+
+def test_an_edited_manifest_is_noticed(source: Path, tmp_path: Path) -> None:
+    made = to_file(source, tmp_path / "m.gguf")
+    path = gguf_file.manifest_path(made.path)
+    path.write_text(path.read_text().replace(LICENSE, "other-open"))
+    with pytest.raises(IntegrityError, match="edited"):
+        verify(made.path)
+
+
+def test_a_damaged_file_is_noticed(source: Path, tmp_path: Path) -> None:
+    made = to_file(source, tmp_path / "m.gguf")
+    foreign.damage(tmp_path, "m.gguf")
+    found = verify(made.path)
+    assert [check.path for check in found.damaged] == ["m.gguf"]
+
+
+# ------------------------------------------------------------------ as a source
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("llama-2-7b-chat.Q4_K_M.gguf", "llama-2-7b-chat"),
+        ("llama-2-7b-q4_0.gguf", "llama-2-7b"),
+        ("m-Q8_0-00002-of-00003.gguf", "m"),
+        ("vicuna-13b-v1.5.gguf", "vicuna-13b-v1.5"),
+        ("Q8_0.gguf", "Q8_0"),
+    ],
+)
+def test_the_model_is_called_like_its_file_without_type_and_part(file: str, name: str) -> None:
+    assert gguf_types.model_name(Path(file)) == name
+
+
+def test_the_way_back_gives_the_same_tensors(source: Path, tmp_path: Path) -> None:
+    made = to_file(source, tmp_path / "m.gguf")
+    back = convert(made.path, tmp_path / "back", to="meta", verify=True)
+    straight = convert(source, tmp_path / "straight", to="meta", license=LICENSE)
+    assert made.manifest is not None
+    assert back.manifest is not None
+    assert straight.manifest is not None
+    assert back.manifest.tensors == straight.manifest.tensors
+    assert back.manifest.parent == made.manifest.digest
+    assert back.manifest.license == LICENSE
+    assert (tmp_path / "back/LICENSE").read_bytes() == (source / "LICENSE").read_bytes()
+
+
+def test_a_lone_file_is_described_by_its_bytes(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "acme-chat.Q8_0.gguf"
+    shutil.copyfile(to_file(source, tmp_path / "x" / "m.gguf", dtype="Q8_0").path, path)
+    shutil.rmtree(tmp_path / "x")
+    found = Store().find(str(path))
+    assert found.manifest.license == LICENSE  # as the file's own key says
+    assert found.manifest.model == "acme-chat"
+    assert found.id.startswith("acme-chat-")  # never the place of another model
+    assert [entry.path for entry in found.manifest.files] == [path.name]
+    assert verify(path).ok
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert Store().find(str(path)).manifest.digest != found.manifest.digest
+
+
+def test_a_stranger_s_file_has_the_strictest_licence(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "free.gguf"
+    gguf_files.write(path, File(keys={"general.license": "mit"}))
+    assert Store().find(str(path)).manifest.license == "llama-2-community"
+
+
+def test_a_lone_quantised_file_is_unpacked_once_for_serving(
+    home: Path, source: Path, tmp_path: Path
+) -> None:
+    path = to_file(source, tmp_path / "m.gguf", dtype="Q4_K_M").path
+    shutil.copyfile(source / "tokenizer.model", tmp_path / "tokenizer.model")
+    store = Store()
+    made = served(store, str(path))
+    assert made.manifest.format == "hf"
+    assert made.manifest.made_by["dequantized"] == {"Q4_K": 13, "Q6_K": 3}
+    assert made.manifest.made_by["parameters"]["dtype"] == "float16"
+    assert made.manifest.parent == store.find(str(path)).manifest.digest
+    inode = (made.path / "config.json").stat().st_ino
+    assert (served(store, str(path)).path / "config.json").stat().st_ino == inode
+
+
+def test_a_file_that_is_not_what_its_manifest_says_is_not_served(
+    home: Path, source: Path, tmp_path: Path
+) -> None:
+    path = to_file(source, tmp_path / "m.gguf").path
+    foreign.damage(tmp_path, "m.gguf")
+    with pytest.raises(IntegrityError, match="not what its manifest says"):
+        into_store(Store(), Store().find(str(path)), to="hf")
+
+
+def test_a_file_that_is_replaced_meanwhile_is_noticed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_hub.hub.conversion import run
+
+    path = to_file(source, tmp_path / "m.gguf").path
+    gguf_file.manifest_path(path).unlink()
+    describe = run._describe
+
+    def replaced(*given: object) -> object:
+        foreign.damage(tmp_path, "m.gguf")
+        return describe(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "_describe", replaced)
+    with pytest.raises(IntegrityError, match="was changed"):
+        convert(path, tmp_path / "out", to="meta", license=LICENSE)
+
+
+def test_a_missing_part_of_a_lone_file_is_exit_6(tmp_path: Path) -> None:
+    gguf_files.write(tmp_path / "m.gguf", File(split=8))
+    (tmp_path / "m-00003-of-00003.gguf").unlink()
+    with pytest.raises(NotFoundError, match="m-00003-of-00003"):
+        Store().find(str(tmp_path / "m-00001-of-00003.gguf"))
+
+
+def test_tensors_of_a_tied_file_become_the_embedding_twice(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    expected = gguf_files.write(tmp_path / "m.gguf", File(tied=True))
+    convert(tmp_path / "m.gguf", tmp_path / "hf", to="hf", license="other-open")
+    (weights,) = (tmp_path / "hf").glob("*.safetensors")
+    found = load_file(weights)
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert np.array_equal(found[name], expected["output.weight"].astype(np.float16))
