@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_hub.errors import NotFoundError
+from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub.architecture import Architecture
-from llama_hub.hub.chat_template import CHAT_TEMPLATE
-from llama_hub.hub.checkpoints import ggml_quants, gguf, gguf_keys, layout, numeric
+from llama_hub.hub.checkpoints import ggml_quants, gguf, gguf_keys, gguf_tokenizer, layout, numeric
 from llama_hub.hub.checkpoints.blueprint import (
     Blueprint,
     Encoder,
@@ -24,11 +23,10 @@ from llama_hub.hub.checkpoints.blueprint import (
 from llama_hub.hub.checkpoints.gguf_types import FILE_TYPES, Mixture, split_names
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.source import Checkpoint
-from llama_hub.hub.conversion.companions import Subject, added_pieces, vocabulary
-from llama_hub.hub.conversion.sentencepiece_model import UNUSED, Piece, Vocabulary
+from llama_hub.hub.conversion.companions import Subject, vocabulary
+from llama_hub.hub.tokenizer import writing
 
 _FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_INFILL = {"fim_pre": "▁<PRE>", "fim_suf": "▁<SUF>", "fim_mid": "▁<MID>", "eot": "▁<EOT>"}
 
 
 @dataclass(frozen=True)
@@ -181,42 +179,15 @@ def _tokenizer_pairs(subject: Subject) -> list[Pair]:
     if known is None:
         raise NotFoundError(
             f"{subject.folder} has no tokenizer.model, without which a GGUF file cannot be used",
-            hint="put the model's tokenizer.model into that folder",
+            hint="put the model's tokenizer.model or tokenizer.json into that folder",
         )
-    pieces = _padded(known, added_pieces(subject), subject.architecture.vocab_size)
-    pairs: list[Pair] = [
-        ("tokenizer.ggml.model", gguf.STRING, "llama"),
-        ("tokenizer.ggml.pre", gguf.STRING, "default"),
-        ("tokenizer.ggml.tokens", gguf.ARRAY, (gguf.STRING, [piece.text for piece in pieces])),
-        ("tokenizer.ggml.scores", gguf.ARRAY, (gguf.F32, [piece.score for piece in pieces])),
-        ("tokenizer.ggml.token_type", gguf.ARRAY, (gguf.I32, [piece.type for piece in pieces])),
-        ("tokenizer.ggml.add_bos_token", gguf.BOOL, True),
-        ("tokenizer.ggml.add_eos_token", gguf.BOOL, False),
-        ("tokenizer.ggml.add_space_prefix", gguf.BOOL, known.add_dummy_prefix),
-    ]
-    for key, token in (
-        ("bos", known.bos_id),
-        ("eos", known.eos_id),
-        ("unknown", known.unk_id),
-        ("padding", known.pad_id),
-    ):
-        if token >= 0:
-            pairs.append((f"tokenizer.ggml.{key}_token_id", gguf.U32, token))
-    texts = {piece.text: token for token, piece in enumerate(pieces)}
-    for key, text in _INFILL.items():  # Code Llama's
-        if text in texts:
-            pairs.append((f"tokenizer.ggml.{key}_token_id", gguf.U32, texts[text]))
-    if subject.is_chat:
-        pairs.append(("tokenizer.chat_template", gguf.STRING, CHAT_TEMPLATE))
-    return pairs
-
-
-def _padded(known: Vocabulary, added: dict[int, Piece], size: int) -> list[Piece]:
-    """A piece for every row of the embedding; rows that nothing names are unused."""
-    pieces = list(known.pieces)
-    for token in range(len(pieces), size):
-        pieces.append(added.get(token) or Piece(f"<unused_{token}>", 0.0, UNUSED))
-    return pieces
+    if writing.sentencepiece_bytes(known) is None:
+        raise IntegrityError(
+            f"tokenizer.json in {subject.folder} cuts texts as no SentencePiece model does, and "
+            "llama.cpp reads no other tokenizer of a Llama 2 model",
+            hint="put the model's tokenizer.model beside it, or keep Hugging Face's layout",
+        )
+    return gguf_tokenizer.pairs(known)
 
 
 def _header(pairs: Sequence[Pair], tensors: Sequence[_Tensor], factors: int) -> bytes:

@@ -8,32 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama_hub.errors import IntegrityError
+from llama_hub.errors import NotFoundError
 from llama_hub.hub.architecture import Architecture, to_config, to_params
 from llama_hub.hub.chat_template import CHAT_TEMPLATE
-from llama_hub.hub.conversion import sentencepiece_model
-from llama_hub.hub.conversion.sentencepiece_model import CONTROL, Piece, Vocabulary
-from llama_hub.hub.conversion.tokenizer_json import tokenizer_json
 from llama_hub.hub.manifest import Format
-from llama_hub.hub.model_config import TokenId
+from llama_hub.hub.tokenizer import token_files, writing
+from llama_hub.hub.tokenizer.reading import read_vocabulary
+from llama_hub.hub.tokenizer.vocabulary import DEFAULT_TEMPLATE, ModelVocabulary
 from llama_hub.licenses.gate import notice_text
 from llama_hub.licenses.terms import License
-from llama_hub.schema import conform
-from llama_hub.strict import FileKind, parse_json, read_bytes
+from llama_hub.strict import FileKind, read_bytes
 
 COMPANION = FileKind("the file", max_bytes=64 << 20)  # a tokenizer.json is a few megabytes
-ADDED_TOKENS = FileKind("the added tokens", max_bytes=4 << 20, hint="download it again")
 _LICENSE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 _POLICY_NAMES = ("USE_POLICY.md", "USE_POLICY")
 _CARD_NAMES = ("MODEL_CARD.md", "README.md")
-_HF_TOKENIZER = (
+# What only a fine-tune's own folder says of its tokens; and what may stand beside any model.
+_OWN_SETTINGS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
+_TOKENIZER_FILES = (*_OWN_SETTINGS, "chat_template.jinja", "generation_config.json")
 _HUB_LICENSES = {"llama-2-community": "llama2"}  # as model cards on the Hugging Face hub say it
 
 
@@ -49,6 +47,7 @@ class Subject:
     is_chat: bool
     accepted_license: str | None = None  # text of the receipt, where the source has none
     accepted_policy: str | None = None
+    stated: ModelVocabulary | None = None  # by the weights' own file, as GGUF does
 
     def find(self, *names: str) -> bytes | None:
         """The first of these files in the source's folder.
@@ -66,39 +65,22 @@ class Subject:
         return None
 
 
-def vocabulary(subject: Subject) -> Vocabulary | None:
-    """The tokenizer's pieces; ``None`` without ``tokenizer.model``.
+def vocabulary(subject: Subject) -> ModelVocabulary | None:
+    """All tokens of the model; ``None`` where neither a file nor the weights' own tells them.
 
-    ``IntegrityError`` if it has more pieces than the embedding has rows.
+    ``IntegrityError`` for files that are not of one model. A chat model without a template of its
+    own has Meta's.
     """
-    data = subject.find("tokenizer.model")
-    if data is None:
-        return None
-    try:
-        found = sentencepiece_model.parse(data)
-    except ValueError as error:
-        raise IntegrityError(f"tokenizer.model is damaged: {error}") from error
-    rows = subject.architecture.vocab_size
-    if len(found.pieces) > rows:
-        raise IntegrityError(
-            f"tokenizer.model has {len(found.pieces)} pieces, the embedding {rows} rows: they are "
-            "not of one model",
-            hint="take the tokenizer.model that came with these weights",
-        )
-    return found
-
-
-def added_pieces(subject: Subject) -> dict[int, Piece]:
-    """Tokens that a fine-tune added behind the tokenizer's, by id (``added_tokens.json``)."""
-    name = "added_tokens.json"
-    data = subject.find(name)
-    if data is None:
-        return {}
-    listed = conform(dict[str, TokenId], parse_json(data, name, ADDED_TOKENS), name, ADDED_TOKENS)
-    pieces = {token: Piece(text, 0.0, CONTROL) for text, token in listed.items()}
-    if len(pieces) != len(listed):
-        raise ADDED_TOKENS.invalid(name, "two texts have the same id")
-    return pieces
+    known = subject.stated
+    if known is None:
+        where = str(subject.folder)
+        try:
+            known = read_vocabulary(subject.find, subject.architecture.vocab_size, where=where)
+        except NotFoundError:
+            return None
+    if subject.is_chat and not known.chat_templates:
+        return replace(known, chat_templates={DEFAULT_TEMPLATE: CHAT_TEMPLATE})
+    return known
 
 
 def legal(subject: Subject) -> dict[str, bytes]:
@@ -116,7 +98,10 @@ def _encoded(text: str | None) -> bytes | None:
 
 
 def for_meta(subject: Subject) -> dict[str, bytes]:
-    """Companions of Meta's layout; an original ``params.json`` is kept as it is."""
+    """Companions of Meta's layout; an original ``params.json`` is kept as it is.
+
+    Meta's ``tokenizer.model`` cannot hold what a fine-tune added: its own files come along.
+    """
     kept = subject.find("params.json") if subject.format == "meta" else None
     params = kept or json.dumps(to_params(subject.architecture)).encode() + b"\n"
     return (
@@ -140,63 +125,55 @@ def beside_gguf(subject: Subject) -> dict[str, bytes]:
 def for_hf(subject: Subject, dtype: str, extra_config: Mapping[str, Any]) -> dict[str, bytes]:
     """Companions of a Hugging Face folder; ``extra_config`` goes into ``config.json``."""
     config = to_config(subject.architecture, dtype) | dict(extra_config)
-    found = legal(subject) | _tokenizer(subject) | _card(subject, "README.md")
-    vocabulary_ = vocabulary(subject)
-    if subject.format == "hf":
-        found |= {name: data for name in _HF_TOKENIZER if (data := subject.find(name))}
-    elif vocabulary_ is not None:
-        found |= _hf_tokenizer(subject, vocabulary_)
-    if vocabulary_ is not None:
-        config |= {"bos_token_id": vocabulary_.bos_id, "eos_token_id": vocabulary_.eos_id}
-    return found | {"config.json": _json(config)}
+    found = legal(subject) | _card(subject, "README.md")
+    known = vocabulary(subject)
+    own = _found(subject)
+    if subject.format != "hf" and known is not None and not set(own) & set(_OWN_SETTINGS):
+        own = writing.hf_files(known, subject.architecture.context) | own
+    if known is not None:
+        config |= _ids(subject, known)
+    return found | own | {"config.json": _json(config)}
+
+
+def _ids(subject: Subject, known: ModelVocabulary) -> dict[str, Any]:
+    """``bos_token_id`` … of ``config.json``: as the source's own says, else as its tokenizer."""
+    ids: dict[str, Any] = {"bos_token_id": known.bos_id, "eos_token_id": writing.end_ids(known)}
+    if known.pad_id >= 0:
+        ids["pad_token_id"] = known.pad_id
+    stated = token_files.token_ids(subject.find, "config.json") if subject.format == "hf" else None
+    if stated is not None:
+        ids |= {key: value for key, value in vars(stated).items() if value is not None}
+    return ids
+
+
+def _found(subject: Subject) -> dict[str, bytes]:
+    """The source's own tokenizer files, as they are."""
+    names = ("tokenizer.model", *_TOKENIZER_FILES)
+    return {name: data for name in names if (data := subject.find(name)) is not None}
 
 
 def _tokenizer(subject: Subject) -> dict[str, bytes]:
-    data = subject.find("tokenizer.model")
-    return {"tokenizer.model": data} if data else {}
+    """All that a layout without ``config.json`` needs to tell the same of the tokens."""
+    found = _found(subject)
+    known = vocabulary(subject)
+    if known is None:
+        return found
+    if "tokenizer.model" not in found and (data := writing.sentencepiece_bytes(known)):
+        found["tokenizer.model"] = data
+    # What config.json or the weights' own file said besides these files.
+    read_back = read_vocabulary(found.get, known.rows)
+    if read_back.end_ids != known.end_ids or read_back.pad_id != known.pad_id:
+        ids = {"bos_token_id": known.bos_id, "eos_token_id": writing.end_ids(known)}
+        if known.pad_id >= 0:
+            ids["pad_token_id"] = known.pad_id
+        found["generation_config.json"] = _json(_document(found) | ids)
+    return found
 
 
-def _hf_tokenizer(subject: Subject, vocabulary: Vocabulary) -> dict[str, bytes]:
-    """Settings with which transformers tokenizes as Meta does.
-
-    ``add_bos_token`` stands there because transformers adds none by default; the chat template is
-    both a file (new transformers) and a setting (old ones).
-    """
-    names = {
-        f"{kind}_token": text
-        for kind in ("bos", "eos", "unk")
-        if (text := vocabulary.text(getattr(vocabulary, f"{kind}_id"))) is not None
-    }
-    settings: dict[str, Any] = {
-        **names,
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": subject.architecture.context,
-        "padding_side": "left",
-    }
-    faithful = tokenizer_json(vocabulary)
-    # LlamaTokenizer of transformers 5 would not take tokenizer.json as it is.
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast" if faithful else "LlamaTokenizer"
-    generation = {
-        "bos_token_id": vocabulary.bos_id,
-        "do_sample": True,
-        "eos_token_id": vocabulary.eos_id,
-        "max_length": subject.architecture.context,
-        "pad_token_id": vocabulary.unk_id,
-        "temperature": 0.6,
-        "top_p": 0.9,
-    }
-    found = {
-        "special_tokens_map.json": _json(names),
-        "generation_config.json": _json(generation),
-    }
-    if subject.is_chat:
-        settings["chat_template"] = CHAT_TEMPLATE
-        found["chat_template.jinja"] = CHAT_TEMPLATE.encode()
-    if faithful:
-        found["tokenizer.json"] = faithful
-    return found | {"tokenizer_config.json": _json(settings)}
+def _document(found: Mapping[str, bytes]) -> dict[str, Any]:
+    """``generation_config.json`` as it is."""
+    document: dict[str, Any] = json.loads(found.get("generation_config.json", b"{}"))
+    return document
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -238,7 +238,8 @@ def _subject(origin: Origin, source: Checkpoint, accepted: Mapping[str, str]) ->
         license=terms.load(origin.license),
         architecture=source.architecture,
         is_chat=origin.is_chat,
-        **accepted,
+        accepted_license=accepted.get("accepted_license"),
+        accepted_policy=accepted.get("accepted_policy"),
     )
 
 

@@ -2,8 +2,9 @@
 
 The file is a protobuf message ``ModelProto`` (google/sentencepiece, ``sentencepiece_model.proto``):
 field 1 repeats the pieces (1 text, 2 score, 3 type), field 2 is the trainer's settings (3 model
-type, 40 to 43 the ids of unk, bos, eos, pad), field 3 the normaliser's (3 dummy prefix, 4 extra
-whitespace). Converting needs no more than that.
+type, 24 whitespace as suffix, 35 byte fallback, 40 to 43 the ids of unk, bos, eos, pad, 45 to 47
+their pieces), field 3 the normaliser's (2 a table of characters, 3 dummy prefix, 4 extra
+whitespace, 5 spaces written as U+2581). Converting needs no more than that.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Vocabulary:
     is_bpe: bool = False
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
+    byte_fallback: bool = True
+    is_plain: bool = True  # no table of characters, spaces written as U+2581 and before words
 
     def text(self, token: int) -> str | None:
         """The piece of a token id; ``None`` for -1."""
@@ -72,6 +75,7 @@ def parse(data: bytes) -> Vocabulary:
     diagnosis.refuse_lfs_pointer(Path("tokenizer.model"), data)
     pieces: list[Piece] = []
     settings: dict[int, dict[int, int]] = {}
+    has_table = False
     for number, value in fields(data, MAX_FIELDS):
         if number == 1 and isinstance(value, bytes):
             pieces.append(_piece(value))
@@ -79,6 +83,7 @@ def parse(data: bytes) -> Vocabulary:
             if number in settings:
                 raise ValueError(f"the settings {number} stand twice")
             settings[number] = _numbers(value)
+            has_table |= number == 3 and _has_table(value)
     if not pieces:
         raise ValueError("it holds no pieces")
     trainer, normaliser = settings.get(2, {}), settings.get(3, {})
@@ -94,7 +99,63 @@ def parse(data: bytes) -> Vocabulary:
         is_bpe=trainer.get(3, 1) == 2,
         add_dummy_prefix=bool(normaliser.get(3, 1)),
         remove_extra_whitespaces=bool(normaliser.get(4, 1)),
+        byte_fallback=bool(trainer.get(35, 0)),
+        is_plain=not has_table and bool(normaliser.get(5, 1)) and not trainer.get(24, 0),
     )
+
+
+def _has_table(normaliser: bytes) -> bool:
+    """Whether characters are replaced before anything else (``precompiled_charsmap``)."""
+    return any(number == 2 and value for number, value in fields(normaliser, MAX_SETTINGS))
+
+
+def build(vocabulary: Vocabulary) -> bytes:
+    """The file of a vocabulary; ``parse`` gives it back."""
+    names = {45: vocabulary.unk_id, 46: vocabulary.bos_id, 47: vocabulary.eos_id}
+    names[48] = vocabulary.pad_id
+    trainer = _number(3, 2 if vocabulary.is_bpe else 1)
+    trainer += _number(4, len(vocabulary.pieces)) + _number(35, vocabulary.byte_fallback)
+    ids = (vocabulary.unk_id, vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id)
+    trainer += b"".join(_number(40 + place, token) for place, token in enumerate(ids))
+    for field, token in names.items():
+        text = vocabulary.text(token)
+        trainer += b"" if text is None else _block(field, text.encode())
+    normaliser = _block(1, b"identity") + _number(3, vocabulary.add_dummy_prefix)
+    normaliser += _number(4, vocabulary.remove_extra_whitespaces) + _number(5, 1)
+    listed = b"".join(_block(1, _piece_bytes(piece)) for piece in vocabulary.pieces)
+    return listed + _block(2, trainer) + _block(3, normaliser)
+
+
+def without_dummy_prefix(data: bytes) -> bytes:
+    """The same model, which puts no space before a text; a message may be given in parts."""
+    return data + _block(3, _number(3, 0))
+
+
+def _piece_bytes(piece: Piece) -> bytes:
+    return (
+        _block(1, piece.text.encode())
+        + b"\x15"
+        + struct.pack("<f", piece.score)
+        + (_number(3, piece.type))
+    )
+
+
+def _number(field: int, value: int) -> bytes:
+    return _packed(field << 3) + _packed(value & 0xFFFFFFFFFFFFFFFF)
+
+
+def _block(field: int, data: bytes) -> bytes:
+    return _packed(field << 3 | 2) + _packed(len(data)) + data
+
+
+def _packed(value: int) -> bytes:
+    """A varint."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _piece(data: bytes) -> Piece:

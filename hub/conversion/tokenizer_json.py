@@ -9,25 +9,37 @@ contains ``<s>`` or ``</s>`` is the exception: there it is the special token.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from llama_hub.hub.conversion.sentencepiece_model import CONTROL, NORMAL, UNKNOWN, Vocabulary
+from llama_hub.hub.tokenizer import compare
+from llama_hub.hub.tokenizer.vocabulary import AddedToken
 
 SPACE = "\u2581"
 
 
-def tokenizer_json(vocabulary: Vocabulary) -> bytes | None:
-    """The file's content; ``None`` for a model that it cannot express faithfully."""
-    if not vocabulary.is_bpe or vocabulary.remove_extra_whitespaces:
+def faithful_json(
+    vocabulary: Vocabulary, data: bytes, added: Mapping[int, AddedToken] | None = None
+) -> bytes | None:
+    """The file's content if it cuts every text that was tried as ``data``, the SentencePiece model,
+    does; ``None`` if it does not, or cannot be tried here.
+    """
+    if compare.obstacle(vocabulary) is not None or not compare.can_compare():
         return None
+    made = tokenizer_json(vocabulary, added)
+    return made if compare.difference(data, made, vocabulary.pieces) is None else None
+
+
+def tokenizer_json(vocabulary: Vocabulary, added: Mapping[int, AddedToken] | None = None) -> bytes:
+    """The file's content, with the tokens that were ``added`` to the pieces, by id."""
     texts = [piece.text for piece in vocabulary.pieces]
-    if len(set(texts)) != len(texts):
-        return None
+    specials = {token: AddedToken(texts[token]) for token in _specials(vocabulary)}
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_special(vocabulary, token) for token in _specials(vocabulary)],
+        "added_tokens": [_entry(*one) for one in sorted((specials | dict(added or {})).items())],
         "normalizer": _normalizer(vocabulary),
         "pre_tokenizer": None,
         "post_processor": _post_processor(vocabulary),
@@ -39,7 +51,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> bytes | None:
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": True,
-            "byte_fallback": True,
+            "byte_fallback": vocabulary.byte_fallback,
             "ignore_merges": False,
             "vocab": {text: token for token, text in enumerate(texts)},
             "merges": merges(vocabulary),
@@ -69,15 +81,15 @@ def _specials(vocabulary: Vocabulary) -> list[int]:
     return [token for token, piece in pieces if piece.type in (CONTROL, UNKNOWN)]
 
 
-def _special(vocabulary: Vocabulary, token: int) -> dict[str, Any]:
+def _entry(token: int, known: AddedToken) -> dict[str, Any]:
     return {
         "id": token,
-        "content": vocabulary.pieces[token].text,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
+        "content": known.text,
+        "single_word": known.single_word,
+        "lstrip": known.lstrip,
+        "rstrip": known.rstrip,
+        "normalized": known.normalized,
+        "special": known.special,
     }
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 import llama_hub.hub
 from llama_hub.errors import IntegrityError
 from llama_hub.hub.conversion import sentencepiece_model
-from llama_hub.hub.conversion.tokenizer_json import tokenizer_json
+from llama_hub.hub.conversion.tokenizer_json import faithful_json, tokenizer_json
 from tests.support.tiers import examples
 
 DEMO = Path(llama_hub.hub.__file__).parent / "sources/demo/tokenizer.model"
@@ -97,7 +97,69 @@ def test_a_model_that_cannot_be_expressed_gets_no_tokenizer_json() -> None:
         sentence_iterator=iter(["the cat sat on the mat and did not move at all"] * 10),
         model_writer=model, model_type="unigram", vocab_size=20, minloglevel=2,
     )  # fmt: skip
-    assert tokenizer_json(sentencepiece_model.parse(model.getvalue())) is None
+    assert faithful_json(sentencepiece_model.parse(model.getvalue()), model.getvalue()) is None
+
+
+def extended(*texts: str, kind: int = 1, score: float = 0.0) -> bytes:
+    """The demo's model with more pieces, as a fine-tune for another language extends it."""
+    parsed = sentencepiece_model_pb2.ModelProto()
+    parsed.ParseFromString(DEMO.read_bytes())
+    for text in texts:
+        parsed.pieces.add(piece=text, score=score, type=kind)
+    data: bytes = parsed.SerializeToString()
+    return data
+
+
+def changed(**settings: object) -> bytes:
+    """The demo's model with other settings of its normaliser or trainer."""
+    parsed = sentencepiece_model_pb2.ModelProto()
+    parsed.ParseFromString(DEMO.read_bytes())
+    for key, value in settings.items():
+        part = parsed.normalizer_spec if hasattr(parsed.normalizer_spec, key) else None
+        setattr(part or parsed.trainer_spec, key, value)
+    data: bytes = parsed.SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        extended("一", "丁", "一丁", "丁一", "一丁一"),
+        extended("一", "一丁", "丁一", score=-1e9),
+        extended("<|user|>", kind=4),
+        changed(precompiled_charsmap=b"\x01\x00\x00\x00"),
+        changed(escape_whitespaces=False),
+        changed(treat_whitespace_as_suffix=True),
+        changed(remove_extra_whitespaces=True),
+    ],
+    ids=["score 0", "one score", "user defined", "normaliser", "spaces", "suffix", "extra spaces"],
+)
+def test_traps_of_extended_vocabularies_get_none_either(data: bytes) -> None:
+    assert faithful_json(sentencepiece_model.parse(data), data) is None
+
+
+@pytest.mark.parametrize("name", ["demo", "spaces"])
+def test_what_is_faithful_is_written(name: str) -> None:
+    data = DEMO.read_bytes() if name == "demo" else spaces()
+    assert faithful_json(sentencepiece_model.parse(data), data) is not None
+
+
+@pytest.mark.parametrize("name", ["demo", "spaces"])
+def test_a_model_comes_back_from_its_vocabulary(name: str) -> None:
+    data = DEMO.read_bytes() if name == "demo" else spaces()
+    known = sentencepiece_model.parse(data)
+    built = sentencepiece_model.build(known)
+    assert sentencepiece_model.parse(built) == known
+    ours, theirs = (
+        sentencepiece.SentencePieceProcessor(model_proto=each) for each in (built, data)
+    )
+    for text in ("Hello world", "  a\tb é🦙", "the cat sat", ""):
+        assert ours.encode(text) == theirs.encode(text)
+    bare = sentencepiece.SentencePieceProcessor(
+        model_proto=sentencepiece_model.without_dummy_prefix(data)
+    )
+    assert bare.encode("the") != ours.encode("the")
+    assert bare.encode(" Hello") == ours.encode("Hello")
 
 
 @pytest.mark.parametrize(
@@ -115,5 +177,5 @@ def test_what_is_no_model_is_refused(tmp_path: Path, data: bytes) -> None:
 def test_no_bytes_crash_the_reader(data: bytes) -> None:
     try:
         sentencepiece_model.parse(data)
-    except ValueError:
+    except (ValueError, IntegrityError):  # the latter: a Git LFS pointer
         pass

@@ -1,0 +1,1 @@
+"""A model's vocabulary as its files state it: pieces, added tokens, end tokens, chat templates."""
