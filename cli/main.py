@@ -53,7 +53,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "import": Entry(
         "llama_hub.cli.store:import_app",
-        "Import an existing folder of another tool; verified, linked rather than copied.",
+        "Import a folder or GGUF file of another tool; verified, linked rather than copied.",
     ),
     "list": Entry(
         "llama_hub.cli.store:list_app", "List the models in the store, and unfinished downloads."

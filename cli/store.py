@@ -121,7 +121,9 @@ def _check_unused(models: list[StoredModel]) -> None:
 
 @import_app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="What Meta's script or hf downloaded.")],
+    folder: Annotated[
+        Path, typer.Argument(help="What Meta's script or hf downloaded, or a GGUF file.")
+    ],
     model: Annotated[
         str | None,
         typer.Argument(metavar="[MODEL]", help="Catalogue id; left out, the folder's name tells."),
@@ -136,22 +138,26 @@ def import_(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Import an existing folder of another tool; verified, linked rather than copied."""
+    """Import a folder or GGUF file of another tool; verified, linked rather than copied."""
     from llama_hub.cli.download import report
     from llama_hub.hub.catalog import load
+    from llama_hub.hub.checkpoints import gguf_types
     from llama_hub.hub.download import Job
     from llama_hub.hub.importing import ImportedFolder, guess, import_folder, locate
+    from llama_hub.hub.importing_gguf import ImportedFile, gguf_file_at
 
     out = output(json, quiet)
     known = load(catalog)
-    entry = known.get(model) if model else guess(folder, known)
-    place, fmt = locate(folder)
+    file = gguf_file_at(folder)
+    named = folder if file is None else file.with_name(gguf_types.model_name(file))
+    entry = known.get(model) if model else guess(named, known)
+    source = ImportedFolder(*locate(folder)) if file is None else ImportedFile(file)
     flags = Flags(accept_license, licensee, email, organization, confirm_mau, text_sha256)
     with out.progress() as progress:
         job = Job(
             entry,
-            ImportedFolder(place, fmt),
-            fmt,
+            source,
+            source.format,
             accept=acceptance(out, flags),
             progress=progress,
         )

@@ -45,20 +45,20 @@ class ImportedFolder:
 
     def __init__(self, folder: Path, fmt: Format) -> None:
         self._place = _FolderTree(folder)
-        self._fmt = fmt
+        self.format = fmt
         self._record = {"kind": self.kind, "folder": folder.name}
         self.about = f"from {folder}"
 
     def texts(self, model: Model) -> Texts:
         """Licence and policy, in the folder or above it."""
-        return layout.texts(self._place, model, self._fmt, self._record)
+        return layout.texts(self._place, model, self.format, self._record)
 
     def close(self) -> None:
         """There is nothing to let go."""
 
     def plan(self, model: Model) -> FetchPlan:
         """The files that are there."""
-        made = layout.plan(self._place, replace(model, folder="."), self._fmt, self._record)
+        made = layout.plan(self._place, replace(model, folder="."), self.format, self._record)
         for file in made.files:
             if isinstance(file.request, FolderRequest) and not file.request.path.is_file():
                 raise NotFoundError(
