@@ -28,6 +28,8 @@ CONTEXT_ROOT = "llama-hub/environments/"
 SCORING_PATH = "/score"
 PORT = 8080  # of the service in its container
 KEEP_WEIGHTS = "llama-hub-keep-weights"
+KEEP_PREVIOUS = "llama-hub-keep-previous"  # of an endpoint: its older revision may stay
+BODY_TAG = "llama-hub-body"  # of a deployment: digest of the properties it was asked for with
 LOAD_RATE = 150e6  # bytes per second at which a cold instance reads its weights, at the least
 START_SECONDS = 60  # a process with the framework loaded
 
@@ -185,7 +187,7 @@ def endpoint_body(
             "traffic": {name: share for name, share in traffic.items() if share},
             "mirrorTraffic": {},
         },
-        "tags": to_cloud(target.tags),
+        "tags": to_cloud(target.tags) | ({KEEP_PREVIOUS: "true"} if options.keep_previous else {}),
     }
 
 
@@ -194,7 +196,7 @@ def deployment_body(
 ) -> dict[str, Any]:
     """The machines with the container and the weights; ``model`` and ``environment`` as named."""
     spec = target.spec
-    return {
+    body = {
         "location": workspace.region,
         "properties": {
             "environmentId": workspace.scope.asset("environments", environment),
@@ -214,9 +216,9 @@ def deployment_body(
             ],
             "endpointComputeType": "Managed",
         },
-        "tags": to_cloud(target.tags),
         "sku": {"name": "Default", "capacity": spec.replicas_min},
     }
+    return body | {"tags": to_cloud(target.tags) | {BODY_TAG: digest(body)}}
 
 
 def load_seconds(target: Target) -> int:
@@ -246,9 +248,14 @@ def readiness(target: Target) -> dict[str, Any]:
     }
 
 
+def digest(body: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits of a deployment's body: all but its scale and tags."""
+    return hashlib.sha256(canonical(body["properties"])).hexdigest()[:10]
+
+
 def revision(body: Mapping[str, Any]) -> str:
     """Name of the deployment for a body: equal unless something but scale and tags differs."""
-    return f"rev-{hashlib.sha256(canonical(body['properties'])).hexdigest()[:10]}"
+    return f"rev-{digest(body)}"
 
 
 def autoscale_name(deployment: str) -> str:

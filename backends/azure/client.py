@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llama_hub._version import __version__
 from llama_hub.backends.azure.bodies import DATASTORE, PROVIDER, WorkspaceScope
-from llama_hub.backends.azure.errors import explain, login_failed
+from llama_hub.backends.azure.errors import explain, login_failed, whole
 from llama_hub.deploy.cloud_error import ErrorResponse
 from llama_hub.deploy.waiting import persist
 from llama_hub.errors import (
@@ -346,7 +346,7 @@ def _response(error: Any) -> ErrorResponse:
         # An operation that failed was reported with 200.
         status=None if status is not None and status < 400 else status,
         code=str((inner.code if inner else None) or headers.get("x-ms-error-code") or ""),
-        message=str((inner.message if inner else None) or error.message or ""),
+        message=(whole(inner) if inner else "") or str(error.message or ""),
         headers=headers,
     )
 

@@ -1,6 +1,6 @@
 """Azure's answers in plain words: what happened, why, and the command that fixes it.
 
-Quota refusals come as JSON inside a message; they are taken apart.
+Quota refusals come as JSON inside the message of an inner error; they are taken apart.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from llama_hub.errors import (
     AccessError,
     LlamaHubError,
     NotFoundError,
+    NotOursError,
     ProvisioningError,
     QuotaError,
     TransientError,
@@ -64,10 +65,45 @@ RULES = (
         BUSY,
         AGAIN,
         statuses=(409,),
-        words=r"in \w+ provisioning state|being (updated|modified)|another operation",
+        words=r"in \w+ provisioning state|being (updated|modified)|(another|active) operation"
+        r"|operation .*in progress|already running|try again later",
+    ),
+    Rule(
+        TransientError,
+        "{what}: what arrived at the storage was not what was sent",
+        AGAIN,
+        codes=("Md5Mismatch",),
     ),
     Rule(TransientError, BUSY, AGAIN, codes=("OperationCanceled",)),
     Rule(TransientError, BUSY, AGAIN, statuses=(408, 429, *SERVER_ERRORS)),
+    Rule(
+        NotOursError,
+        "{what}: {said}",
+        "choose another --name; names of endpoints are unique in a region, over all workspaces",
+        words="already an endpoint with this name",
+    ),
+    Rule(
+        ProvisioningError,
+        "{what}: the workspace's registry may not build images ({said})",
+        "a free subscription's registry never may; behind a private network it needs a compute "
+        "cluster: az ml workspace update --image-build-compute <cluster>; or give a ready image: "
+        "--set options.image=<registry>/<name>:<tag>",
+        words="ACR Tasks requests|TasksOperationsNotAllowed",
+    ),
+    Rule(
+        AccessError,
+        "{what}: the endpoint's identity may not pull the image ({said})",
+        "az role assignment create --role AcrPull --assignee <the identity> --scope <the "
+        "registry's id>; it counts after some minutes",
+        words="does not have pull permission",
+    ),
+    Rule(
+        AccessError,
+        "{what}: the endpoint's identity may not read the weights ({said})",
+        "az role assignment create --role 'Storage Blob Data Reader' --assignee <the identity> "
+        "--scope <the storage account's id>; it counts after some minutes",
+        words="does not have read permission on the storage",
+    ),
     _cause(
         "ImageBuildFailure",
         "the container image could not be built",
@@ -109,6 +145,14 @@ RULES = (
     Rule(AccessError, REFUSED, LOGIN, statuses=(401,)),
     Rule(
         AccessError,
+        "{what}: the storage account takes no calls from this network ({said})",
+        "run this where the workspace's network can be reached, or let this machine in: az storage "
+        "account network-rule add --account-name <account> --ip-address <your address>",
+        statuses=(403,),
+        codes=("AuthorizationFailure",),
+    ),
+    Rule(
+        AccessError,
         REFUSED,
         BLOB_ROLE,
         statuses=(403,),
@@ -141,14 +185,28 @@ def quota_error(message: str) -> QuotaError | None:
     )
 
 
+def whole(error: Any, depth: int = 3) -> str:
+    """All that an error of the SDK (or one inside it) says, the JSON inside it taken apart.
+
+    ``The request is invalid.`` is what the service says first; why stands in the details.
+    """
+    inner = [whole(one, depth - 1) for one in (error.details or [])[:10]] if depth else []
+    told = [text for text in inner if text]
+    own = str(error.message or "")
+    if told and own.rstrip(".").lower() in ("the request is invalid", ""):
+        return " ".join(told)
+    return " ".join([_embedded(own), *told])
+
+
 def _embedded(message: str) -> str:
-    """The texts of the JSON document inside a message, or the message itself."""
+    """The refusals in the JSON document inside a message, or the message itself."""
     start, end = message.find("{"), message.rfind("}")
     try:
         document = json.loads(message[start : end + 1]) if start >= 0 else None
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
-    return " ".join(_texts(document)) or message
+    errors = document.get("errors", document) if isinstance(document, dict) else document
+    return " ".join(_texts(errors)) or message
 
 
 def _texts(document: Any) -> list[str]:

@@ -81,11 +81,15 @@ def refusal(status: int, headers: Mapping[str, str], text: str) -> LlamaHubError
     if status in (401, 403):
         return AccessError(
             f"the endpoint refuses the call (HTTP {status}): {text[:200]}",
-            hint="az login, or ask for the role 'AzureML Data Scientist' on the workspace",
+            hint="with a token (auth: aad) you need Microsoft.MachineLearningServices/workspaces/"
+            "onlineEndpoints/score/action, which the role 'AzureML Data Scientist' on the endpoint "
+            "or the workspace has; a key may have been regenerated just now: run it again",
         )
     if status == 424:
         return _of_container(headers, text)
-    if status in (408, 429, 502, 503, 504):
+    if status == 408:
+        return _too_slow("the platform cut the answer off")
+    if status in (429, 502, 503, 504):
         return TransientError(
             f"the endpoint is busy (HTTP {status})",
             hint="llama-hub deploy with more replicas or concurrency",
@@ -102,12 +106,22 @@ def refusal(status: int, headers: Mapping[str, str], text: str) -> LlamaHubError
 def _of_container(headers: Mapping[str, str], text: str) -> LlamaHubError:
     inner = headers.get("ms-azureml-model-error-statuscode", "unknown")
     said = _message(text) or headers.get("ms-azureml-model-error-reason", "")
+    if inner == "408":
+        return _too_slow("the model did not answer in time")
     if inner in ("429", "503"):
         return TransientError(f"the model is busy or loading (HTTP {inner}): {said}")
     if inner.startswith("4"):
         return UsageError(f"the model refuses the request (HTTP {inner}): {said}")
     return ProvisioningError(
         f"the model failed (HTTP {inner}): {said}", hint="llama-hub logs shows its last lines"
+    )
+
+
+def _too_slow(what: str) -> LlamaHubError:
+    """Not busy: the instance goes on computing, so a second request would wait for the first."""
+    return ProvisioningError(
+        f"{what} (HTTP 408); the instance goes on computing it",
+        hint="ask for fewer max_tokens, or stream; options.request_timeout is at most 180 seconds",
     )
 
 

@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import Any
 
 from llama_hub.backends.azure import bodies
-from llama_hub.backends.azure.bodies import KEEP_WEIGHTS, Workspace
+from llama_hub.backends.azure.bodies import BODY_TAG, KEEP_WEIGHTS, Workspace
 from llama_hub.backends.azure.options import Options
 from llama_hub.backends.azure.tags import OWN_TAGS
-from llama_hub.backends.azure.values import holds, same
+from llama_hub.backends.azure.values import agrees, holds, same
 from llama_hub.deploy import reconcile
 from llama_hub.deploy.backend import (
     TAG_MANIFEST,
@@ -129,25 +129,40 @@ class DesiredState:
 def runs(body: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether a deployment's properties are those of ``body``.
 
-    The service adds variables of its own. One that a spec no longer has is told by the tag of
-    the spec that the deployment was made for.
+    The service adds variables of its own, respells, and leaves out what is empty or a default. One
+    that was asked for in these very words (its tag says so) only has to contradict nothing.
     """
     wanted, shown = body["properties"], found.get("properties", {})
-    if not holds(wanted, shown):
+    tags = found.get("tags") or {}
+    compare = agrees if tags.get(BODY_TAG) == bodies.digest(body) else holds
+    if not compare(wanted, shown):
         return False
-    if (found.get("tags") or {}).get(SPEC_TAG) == body["tags"][SPEC_TAG]:
+    variables, given = wanted["environmentVariables"], shown.get("environmentVariables") or {}
+    if not holds(variables, given):
+        return False
+    if tags.get(SPEC_TAG) == body["tags"][SPEC_TAG]:
         return True
-    left = set(shown.get("environmentVariables") or {}) - set(wanted["environmentVariables"])
-    return all(name.startswith(SERVICE_VARIABLES) for name in left)
+    return all(name.startswith(SERVICE_VARIABLES) for name in set(given) - set(variables))
+
+
+def is_as_wanted(body: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether an endpoint is, its traffic apart."""
+    moving = ("traffic", "mirrorTraffic")
+    inner = {key: value for key, value in body["properties"].items() if key not in moving}
+    return (
+        holds(body["tags"], found.get("tags"))
+        and agrees(body["identity"], found.get("identity"))
+        and agrees(inner, found.get("properties", {}))
+    )
 
 
 def steps(desired: DesiredState) -> list[Step]:
     """All steps, noop included, in order."""
     made = [
+        _endpoint(desired),  # first, because only asking for it shows whether its name is free
         _weights(desired),
         _model(desired),
         _environment(desired),
-        _endpoint(desired),
         _deployment(desired),
     ]
     made += [*_autoscale(desired), *_rollout(desired)]
@@ -166,6 +181,7 @@ def _weights(desired: DesiredState) -> Step:
         name,
         "the files are not in storage yet" if found is None else "some files are not in storage",
         body,
+        after=(f"endpoint/{desired.endpoint}",),
         undo=False,  # hours of upload; gc finds what nobody uses
         long=True,
         note=f"{gib(body['bytes'])} to send, less what is there already",
@@ -198,19 +214,11 @@ def _endpoint(desired: DesiredState) -> Step:
     if found.state != "Succeeded":
         why = f"it is {found.state}"
         return Step("update", "endpoint", desired.endpoint, why, body, long=True)
-    if _is_as_wanted(body, found):
+    if is_as_wanted(body, found.body):
         return Step("noop", "endpoint", desired.endpoint, "as wanted", body)
     if not desired.is_live:  # so that a revision that is no good has changed nothing
         return Step("noop", "endpoint", desired.endpoint, "changes when the traffic does", body)
     return Step("update", "endpoint", desired.endpoint, "settings or tags differ", body, long=True)
-
-
-def _is_as_wanted(body: Mapping[str, Any], found: Resource) -> bool:
-    """Whether everything but the traffic is."""
-    wanted = {key: value for key, value in body.items() if key != "properties"}
-    moving = ("traffic", "mirrorTraffic")
-    inner = {key: value for key, value in body["properties"].items() if key not in moving}
-    return holds(wanted | {"properties": inner}, found.body)
 
 
 def _deployment(desired: DesiredState) -> Step:

@@ -17,7 +17,7 @@ from llama_hub.backends.azure.bodies import (
     without,
 )
 from llama_hub.backends.azure.inventory import Inventory
-from llama_hub.backends.azure.planning import runs
+from llama_hub.backends.azure.planning import is_as_wanted, runs
 from llama_hub.backends.azure.tags import from_cloud
 from llama_hub.backends.azure.values import holds
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Step
@@ -300,7 +300,7 @@ def _is_routed(body: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
         == body["properties"][key]
         for key in ("traffic", "mirrorTraffic")
     )
-    return same and _is_good(found) and holds(body, found)
+    return same and _is_good(found) and is_as_wanted(body, found)
 
 
 def _must_be_ours(name: str, found: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from llama_hub.deploy import reconcile
@@ -30,6 +31,16 @@ def seconds(text: str) -> float | None:
 def holds(wanted: Any, shown: Any) -> bool:
     """Whether what is shown has all that is wanted, however Azure spells it."""
     return reconcile.holds(wanted, shown, same)
+
+
+def agrees(wanted: Any, shown: Any) -> bool:
+    """Whether nothing that is shown contradicts what is wanted.
+
+    For what was asked for in just these words: the service leaves out what is empty or a default.
+    """
+    if isinstance(wanted, Mapping) and isinstance(shown, Mapping):
+        return all(agrees(value, shown.get(key)) for key, value in wanted.items())
+    return shown is None or holds(wanted, shown)
 
 
 def same(wanted: Any, shown: Any) -> bool:

@@ -4,7 +4,8 @@ PUT bodies are checked with Microsoft's published schemas and then with the rule
 that those do not state (names, traffic, timeouts, what may not change, quota with
 its 20 % reserve). An operation needs ``polls`` looks before it ends. A deployment
 comes up only if its image can be built and its model's files are all in storage;
-its scoring URL is then served by whatever ``launch`` starts.
+its scoring URL is then served by whatever ``launch`` starts. What is shown is what the service
+would show: without what is empty or a default, with what it adds, in its own spelling.
 """
 
 from __future__ import annotations
@@ -19,37 +20,32 @@ from typing import Any
 
 from tests.support import azure_rules
 from tests.support.azure_blob import CONTAINER, Blobs
-from tests.support.azure_online import OnlineEndpoints
+from tests.support.azure_online import OnlineEndpoints, without_empty
+from tests.support.azure_refusals import refusal
+from tests.support.azure_roles import BLOB_CONTRIBUTOR
 from tests.support.azure_scoring import relay
-from tests.support.azure_state import ML, Online, Service
-from tests.support.azure_wire import Reply, Request, refused
+from tests.support.azure_state import ML, Online, Place, Service
+from tests.support.azure_wire import Reply, Request
+
+Route = tuple[str, re.Pattern[str], Callable[..., Reply], str]
 
 
 class Arm(OnlineEndpoints):
     """State and answers of ``management.azure.com`` and of the scoring hosts."""
 
-    def __init__(self, region: str, blobs: Blobs, mounts: Path, problems: list[str]) -> None:
-        super().__init__(region, blobs, mounts, problems)
+    def __init__(
+        self, place: Place, blobs: Blobs, mounts: Path, problems: list[str], names: set[str]
+    ) -> None:
+        super().__init__(place, blobs, mounts, problems, names)
         self._routes = self._table()
 
     # --- hosts --------------------------------------------------------------------------
 
-    def hosts(self) -> list[str]:
-        """Names for the certificate."""
-        return [
-            "management.azure.com",
-            "login.microsoftonline.com",
-            "*.blob.core.windows.net",
-            f"*.{self.region}.inference.ml.azure.com",
-        ]
-
     def serves(self, host: str) -> bool:
-        """Whether a host belongs to this plane; every other one is a leak."""
-        return host in (
-            "management.azure.com",
-            "login.microsoftonline.com",
-            f"{self.blobs.account}.blob.core.windows.net",
-        ) or host.endswith(f".{self.region}.inference.ml.azure.com")
+        """Whether a host belongs to this workspace; one that is nobody's is a leak."""
+        return host == f"{self.blobs.account}.blob.core.windows.net" or host.endswith(
+            f".{self.region}.inference.ml.azure.com"
+        )
 
     def close(self) -> None:
         """Stop every service."""
@@ -59,60 +55,106 @@ class Arm(OnlineEndpoints):
 
     # --- dispatch -----------------------------------------------------------------------
 
-    def _table(self) -> list[tuple[str, re.Pattern[str], Callable[..., Reply]]]:
+    def _table(self) -> list[Route]:
+        """Path, handler, and the action that the caller needs at the path as scope.
+
+        A look at an operation needs none: its address is signed.
+        """
         workspace, at = re.escape(self.root), re.escape(f"/subscriptions/{self.subscription}")
+        group = rf"{at}/resourceGroups/{re.escape(self.group)}"
         endpoint = rf"{workspace}/onlineEndpoints/([^/]+)"
         deployment = rf"{endpoint}/deployments/([^/]+)"
         asset = rf"{workspace}/(models|environments)/([^/]+)"
-        autoscale = rf"{at}/resourceGroups/[^/]+/providers/Microsoft.Insights/autoscalesettings"
+        autoscale = rf"{group}/providers/Microsoft.Insights/autoscalesettings"
+        registry = rf"{group}/providers/Microsoft.ContainerRegistry/registries/([^/]+)"
         place = rf"{at}/providers/{ML}/locations/[^/]+"
-        routes: list[tuple[str, str, Callable[..., Reply]]] = [
-            ("GET", at, self._subscription),
-            ("GET", rf"{at}/providers/([^/]+)", self._provider),
-            ("GET", rf"{place}/mfeOperationsStatus/([^/]+)", self._operation),
-            ("GET", rf"{place}/usages", self._usages),
-            ("GET", rf"{place}/vmSizes", self._sizes),
-            ("GET", workspace, self._workspace),
-            ("GET", rf"{workspace}/datastores/workspaceblobstore", self._datastore),
-            ("GET", r"(.*)/providers/Microsoft.Authorization/permissions", self._permissions),
-            ("GET", rf"{workspace}/onlineEndpoints", self._list_endpoints),
-            ("GET", endpoint, self._get_endpoint),
-            ("PUT", endpoint, self._put_endpoint),
-            ("DELETE", endpoint, self._delete_endpoint),
-            ("POST", rf"{endpoint}/listKeys", self._keys),
-            ("GET", rf"{endpoint}/deployments", self._list_deployments),
-            ("GET", deployment, self._get_deployment),
-            ("PUT", deployment, self._put_deployment),
-            ("PATCH", deployment, self._patch_deployment),
-            ("DELETE", deployment, self._delete_deployment),
-            ("POST", rf"{deployment}/getLogs", self._logs),
-            ("GET", rf"{workspace}/(models|environments)", self._list_containers),
-            ("GET", asset, self._get_container),
-            ("GET", rf"{asset}/versions", self._list_versions),
-            ("GET", rf"{asset}/versions/([^/]+)", self._get_version),
-            ("PUT", rf"{asset}/versions/([^/]+)", self._put_version),
-            ("DELETE", rf"{asset}/versions/([^/]+)", self._delete_version),
-            ("GET", autoscale, self._list_autoscale),
-            ("GET", rf"{autoscale}/([^/]+)", self._get_autoscale),
-            ("PUT", rf"{autoscale}/([^/]+)", self._put_autoscale),
-            ("DELETE", rf"{autoscale}/([^/]+)", self._delete_autoscale),
+        online, down = f"{ML}/workspaces/onlineEndpoints", "deployments"
+        versions = f"{ML}/workspaces/{{0}}/versions"
+        scaling = "Microsoft.Insights/autoscaleSettings"
+        routes: list[tuple[str, str, Callable[..., Reply], str]] = [
+            ("GET", at, self._subscription, "Microsoft.Resources/subscriptions/read"),
+            (
+                "GET",
+                rf"{at}/providers/([^/]+)",
+                self._provider,
+                "Microsoft.Resources/subscriptions/providers/read",
+            ),
+            ("GET", rf"{place}/mfeOperationsStatus/([^/]+)", self._operation, ""),
+            ("GET", rf"{place}/usages", self._usages, f"{ML}/locations/usages/read"),
+            ("GET", rf"{place}/vmSizes", self._sizes, f"{ML}/locations/vmSizes/read"),
+            ("GET", workspace, self._workspace, f"{ML}/workspaces/read"),
+            (
+                "GET",
+                rf"{workspace}/datastores/workspaceblobstore",
+                self._datastore,
+                f"{ML}/workspaces/datastores/read",
+            ),
+            ("GET", r"(.*)/providers/Microsoft.Authorization/permissions", self._permissions, ""),
+            (
+                "GET",
+                registry,
+                self._registry,
+                "Microsoft.ContainerRegistry/registries/read",
+            ),
+            ("GET", rf"{workspace}/onlineEndpoints", self._list_endpoints, f"{online}/read"),
+            ("GET", endpoint, self._get_endpoint, f"{online}/read"),
+            ("PUT", endpoint, self._put_endpoint, f"{online}/write"),
+            ("DELETE", endpoint, self._delete_endpoint, f"{online}/delete"),
+            ("POST", rf"{endpoint}/listKeys", self._keys, f"{online}/listKeys/action"),
+            (
+                "GET",
+                rf"{endpoint}/deployments",
+                self._list_deployments,
+                f"{online}/{down}/read",
+            ),
+            ("GET", deployment, self._get_deployment, f"{online}/{down}/read"),
+            ("PUT", deployment, self._put_deployment, f"{online}/{down}/write"),
+            ("PATCH", deployment, self._patch_deployment, f"{online}/{down}/write"),
+            ("DELETE", deployment, self._delete_deployment, f"{online}/{down}/delete"),
+            (
+                "POST",
+                rf"{deployment}/getLogs",
+                self._logs,
+                f"{online}/{down}/getLogs/action",
+            ),
+            (
+                "GET",
+                rf"{workspace}/(models|environments)",
+                self._list_containers,
+                f"{ML}/workspaces/{{0}}/read",
+            ),
+            ("GET", asset, self._get_container, f"{ML}/workspaces/{{0}}/read"),
+            ("GET", rf"{asset}/versions", self._list_versions, f"{versions}/read"),
+            ("GET", rf"{asset}/versions/([^/]+)", self._get_version, f"{versions}/read"),
+            ("PUT", rf"{asset}/versions/([^/]+)", self._put_version, f"{versions}/write"),
+            ("DELETE", rf"{asset}/versions/([^/]+)", self._delete_version, f"{versions}/delete"),
+            ("GET", autoscale, self._list_autoscale, f"{scaling}/read"),
+            ("GET", rf"{autoscale}/([^/]+)", self._get_autoscale, f"{scaling}/read"),
+            ("PUT", rf"{autoscale}/([^/]+)", self._put_autoscale, f"{scaling}/write"),
+            ("DELETE", rf"{autoscale}/([^/]+)", self._delete_autoscale, f"{scaling}/delete"),
         ]
         return [
-            (method, re.compile(pattern, re.IGNORECASE), handler)
-            for method, pattern, handler in routes
+            (method, re.compile(pattern, re.IGNORECASE), handler, action)
+            for method, pattern, handler, action in routes
         ]
 
     def handle(self, request: Request) -> Reply:
         """Answer a request to Resource Manager."""
         with self._lock:
-            for method, pattern, handler in self._routes:
+            for method, pattern, handler, action in self._routes:
                 match = pattern.fullmatch(request.path)
                 if method == request.method and match:
-                    return handler(request, *match.groups())
-            if not request.path.lower().startswith(f"/subscriptions/{self.subscription}"):
-                return refused(404, "SubscriptionNotFound", "The subscription was not found.")
-            what = f"The Resource '{request.path}' was not found."
-            return refused(404, "ResourceNotFound", what)
+                    denied = self._refused(action.format(*match.groups()), request.path)
+                    return denied or handler(request, *match.groups())
+            return refusal("not found", what=request.path)
+
+    def _refused(self, action: str, path: str) -> Reply | None:
+        """Why this action is refused: the role, or a provider that is not registered."""
+        denied = self.permissions.problem(action, path) if action else None
+        namespace = action.partition("/")[0]
+        if denied is None and self.providers.get(namespace, "Registered") != "Registered":
+            return refusal("not registered", namespace=namespace)
+        return denied
 
     # --- account and workspace ----------------------------------------------------------
 
@@ -133,7 +175,12 @@ class Arm(OnlineEndpoints):
                 "location": self.region,
                 "identity": {"type": "SystemAssigned", "principalId": str(uuid.uuid4())},
                 "sku": {"name": "Basic", "tier": "Basic"},
-                "properties": {"storageAccount": self.storage_id, "friendlyName": self.workspace},
+                "properties": {
+                    "storageAccount": self.storage_id,
+                    "friendlyName": self.workspace,
+                    "containerRegistry": self.registry_id,
+                    "imageBuildCompute": self.image_build_compute,
+                },
             },
         )
 
@@ -156,13 +203,30 @@ class Arm(OnlineEndpoints):
         )
 
     def _permissions(self, request: Request, scope: str) -> Reply:
-        data = self.data_actions if "/storageAccounts/" in scope else []
-        known = {"actions": self.actions, "notActions": [], "dataActions": data}
-        return Reply(200, {"value": [known | {"notDataActions": []}]})
+        """Each role that holds there; a blob role is a fact of the account."""
+        given = [role.to_json() for role in self.permissions.at(scope)]
+        if self.blobs.writable and "/storageAccounts/" in scope:
+            given.append(BLOB_CONTRIBUTOR.to_json())
+        return Reply(200, {"value": given})
+
+    def _registry(self, request: Request, name: str) -> Reply:
+        if name != self.registry:
+            return refusal("not found", what=request.path)
+        private = "Disabled" if self.registry_is_private else "Enabled"
+        sku = {"name": "Premium" if self.registry_is_private else "Standard"}
+        return Reply(
+            200,
+            {
+                "id": self.registry_id,
+                "name": name,
+                "sku": sku,
+                "properties": {"publicNetworkAccess": private, "adminUserEnabled": False},
+            },
+        )
 
     def _usages(self, request: Request) -> Reply:
         used = self._cores_used()
-        values = [
+        values: list[dict[str, Any]] = [
             {
                 "id": f"{self.root}/usages/{family}",
                 "type": f"{ML}/vmFamily/dedicatedCores/usages",
@@ -173,6 +237,18 @@ class Arm(OnlineEndpoints):
             }
             for family, limit in self.quota.items()
         ]
+        if self.total_quota is not None:
+            total = "Total Cluster Dedicated Regional vCPUs"
+            values.append(
+                {
+                    "id": f"{self.root}/usages/total",
+                    "type": f"{ML}/totalDedicatedCores/usages",
+                    "currentValue": sum(used.values()),
+                    "limit": self.total_quota,
+                    "name": {"value": total, "localizedValue": total},
+                    "unit": "Count",
+                }
+            )
         return Reply(200, {"value": values})
 
     def _sizes(self, request: Request) -> Reply:
@@ -181,7 +257,7 @@ class Arm(OnlineEndpoints):
     def _operation(self, request: Request, name: str) -> Reply:
         operation = self.operations.get(name)
         if operation is None:
-            return refused(404, "OperationNotFound", name)
+            return refusal("not found", what=name)
         operation.look()
         body: dict[str, Any] = {"status": operation.status}
         if operation.error:
@@ -196,15 +272,16 @@ class Arm(OnlineEndpoints):
 
     def _get_container(self, request: Request, kind: str, name: str) -> Reply:
         if not any(known[:2] == (kind, name) for known in self.assets):
-            return refused(404, "UserError", f"{kind} container {name} was not found.")
+            return refusal("not found", what=f"{kind} container {name}")
         properties = {"tags": {}, "properties": {}, "isArchived": False}
         return Reply(200, self._id(kind, name) | {"properties": properties})
 
     def _shown_version(self, key: tuple[str, str, str]) -> dict[str, Any]:
         kind, name, version = key
-        body = copy.deepcopy(self.assets[key])
+        body = without_empty(copy.deepcopy(self.assets[key]))
         if kind == "models":
             body["properties"].setdefault("flavors", {})
+            body["properties"]["modelUri"] = body["properties"]["modelUri"].rstrip("/")
         at = f"{self.root}/{kind}/{name}/versions/{version}"
         system = body.pop("systemData")
         return body | {"id": at, "name": version, "systemData": system}
@@ -215,7 +292,7 @@ class Arm(OnlineEndpoints):
 
     def _get_version(self, request: Request, kind: str, name: str, version: str) -> Reply:
         if (kind, name, version) not in self.assets:
-            return refused(404, "UserError", f"{kind} {name}:{version} was not found.")
+            return refusal("not found", what=f"{kind} {name}:{version}")
         return Reply(200, self._shown_version((kind, name, version)))
 
     def _put_version(self, request: Request, kind: str, name: str, version: str) -> Reply:
@@ -223,7 +300,9 @@ class Arm(OnlineEndpoints):
         body, old = request.json, self.assets.get((kind, name, version))
         fixed = ("modelUri", "image", "build")
         if old and any(old["properties"].get(key) != body["properties"].get(key) for key in fixed):
-            return refused(409, "Conflict", f"{kind} {name}:{version} cannot be changed.")
+            return refusal("asset is fixed", name=f"{kind} {name}:{version}")
+        if not old:
+            self._is_new(f"{self.root}/{kind}/{name}/versions/{version}")
         system = old["systemData"] if old else self._created()
         self.assets[kind, name, version] = body | {"systemData": system}
         return Reply(200 if old else 201, self._shown_version((kind, name, version)))
@@ -232,7 +311,7 @@ class Arm(OnlineEndpoints):
         used = f"/{kind}/{name}/versions/{version}"
         for online in self.deployments.values():
             if used in json.dumps(online.body):
-                return refused(409, "Conflict", f"{used} is in use.")
+                return refusal("asset in use", name=used)
         found = self.assets.pop((kind, name, version), None)
         return Reply(200 if found else 204)
 
@@ -243,7 +322,7 @@ class Arm(OnlineEndpoints):
 
     def _get_autoscale(self, request: Request, name: str) -> Reply:
         if name not in self.autoscale:
-            return refused(404, "ResourceNotFound", f"{name} was not found.")
+            return refusal("not found", what=name)
         return Reply(200, self.autoscale[name])
 
     def _put_autoscale(self, request: Request, name: str) -> Reply:
@@ -253,7 +332,7 @@ class Arm(OnlineEndpoints):
             f"{self.root}/onlineEndpoints/{e}/deployments/{d}".lower() for e, d in self.deployments
         ]
         if problem or target.lower() not in ids:
-            return refused(400, "BadRequest", problem or f"{target} does not exist.")
+            return refusal("invalid", problem=problem or f"{target} does not exist.")
         status = 200 if name in self.autoscale else 201
         self.autoscale[name] = request.json | {"id": request.path, "name": name}
         return Reply(status, self.autoscale[name])
@@ -274,8 +353,11 @@ class Arm(OnlineEndpoints):
             if properties.get("publicNetworkAccess") == "Disabled":
                 return Reply(403, b"public network access is disabled")
             key = request.headers.get("Authorization", "") == f"Bearer {self.endpoint_key}"
-            allowed = key if properties["authMode"] == "Key" else scope == "https://ml.azure.com/"
-            if not allowed:
+            token = scope == "https://ml.azure.com/" and not self.permissions.problem(
+                f"{ML}/workspaces/onlineEndpoints/score/action",
+                f"{self.root}/onlineEndpoints/{endpoint}",
+            )
+            if not (key if properties["authMode"] == "Key" else token):
                 return Reply(401, b"key_auth_bad_header_authorization_missing_or_wrong")
             name = self._routed(request, endpoint, properties)
             deployment = self.deployments.get((endpoint, name or ""))

@@ -15,6 +15,7 @@ from email.utils import formatdate
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from tests.support.azure_refusals import REFUSALS
 from tests.support.azure_wire import Reply, Request
 
 CONTAINER = "azureml-blobstore-33333333-3333-3333-3333-333333333333"
@@ -35,20 +36,30 @@ class Blobs:
 
     def __init__(self, account: str) -> None:
         self.account = account
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """As a new account is."""
         self.blobs: dict[str, Blob] = {}
         self.staged: dict[str, dict[str, bytes]] = {}  # blob → block id → bytes
+        self.readable = True  # whether the caller has Storage Blob Data Reader
         self.writable = True  # whether the caller has Storage Blob Data Contributor
+        self.firewalled = False  # whether the account takes no calls from the caller's network
+        self.damaged_blocks = 0  # blocks that arrive otherwise than they were sent
         self.page = 3  # blobs in one page of a listing
         self.bytes_received = 0
-        self._lock = threading.Lock()
 
     def handle(self, request: Request) -> Reply:
         """Answer a request to the account."""
         container, _, name = request.path.lstrip("/").partition("/")
         if container != CONTAINER:
             return _error(404, "ContainerNotFound")
-        if request.method in ("PUT", "DELETE") and not self.writable:
-            return _error(403, "AuthorizationPermissionMismatch")
+        if self.firewalled:
+            return REFUSALS["storage firewall"].xml()
+        allowed = self.writable if request.method in ("PUT", "DELETE") else self.readable
+        if not allowed:
+            return REFUSALS["storage role"].xml()
         with self._lock:
             action = (request.method, request.query.get("comp", ""))
             handlers = {
@@ -84,7 +95,7 @@ class Blobs:
 
     def _put(self, request: Request, name: str) -> Reply:
         if not _intact(request):
-            return _error(400, "Md5Mismatch")
+            return REFUSALS["block damaged"].xml()
         md5 = base64.b64encode(hashlib.md5(request.body).digest()).decode()
         self.blobs[name] = Blob(request.body, md5, _metadata(request))
         self.staged.pop(name, None)
@@ -94,8 +105,9 @@ class Blobs:
     def _stage(self, request: Request, name: str) -> Reply:
         block = request.query["blockid"]
         staged = self.staged.setdefault(name, {})
-        if not _intact(request):
-            return _error(400, "Md5Mismatch")
+        if self.damaged_blocks or not _intact(request):
+            self.damaged_blocks -= 1
+            return REFUSALS["block damaged"].xml()
         if any(len(known) != len(block) for known in staged):
             return _error(400, "InvalidBlobOrBlock")
         staged[block] = request.body

@@ -10,19 +10,37 @@ from typing import Any
 
 from tests.support import azure_rules
 from tests.support.azure_blob import CONTAINER
+from tests.support.azure_refusals import QUOTA, REFUSALS, embedded, refusal
 from tests.support.azure_state import ML, Online, State
-from tests.support.azure_wire import Reply, Request, refused
+from tests.support.azure_wire import Reply, Request
+
+# What is so unless somebody says otherwise. Whether the service shows it is not recorded, so it is
+# left out here: a client that needs it back cannot rely on it.
+DEFAULTS: dict[str, Any] = {
+    "successThreshold": 1,
+    "appInsightsEnabled": False,
+    "egressPublicNetworkAccess": "Enabled",
+}
+
+
+def without_empty(document: dict[str, Any]) -> dict[str, Any]:
+    """As the service returns a document: nulls, empty texts, lists and objects are left out."""
+    return {
+        key: without_empty(value) if isinstance(value, dict) else value
+        for key, value in document.items()
+        if value not in (None, "", [], {}) and DEFAULTS.get(key, object()) != value
+    }
 
 
 class OnlineEndpoints(State):
     """The part of Resource Manager below ``onlineEndpoints``."""
 
     def _shown_endpoint(self, name: str, online: Online) -> dict[str, Any]:
-        body = copy.deepcopy(online.body)
+        body = without_empty(copy.deepcopy(online.body))
         host = f"https://{name}.{self.region}.inference.ml.azure.com"
         properties = body["properties"]
         properties["properties"] = dict(properties.get("properties") or {}) | {
-            "azureml.onlineendpointid": f"{self.root}/onlineEndpoints/{name}",
+            "azureml.onlineendpointid": f"{self.root}/onlineEndpoints/{name}".lower(),
             "createdBy": "somebody",
             "createdAt": online.system["createdAt"],
         }
@@ -34,7 +52,6 @@ class OnlineEndpoints(State):
             "scoringUri": f"{host}{path}",
             "swaggerUri": f"{host}/swagger.json",
         }
-        properties.setdefault("publicNetworkAccess", "Enabled")
         return body | {
             "id": f"{self.root}/onlineEndpoints/{name}",
             "name": name,
@@ -52,7 +69,7 @@ class OnlineEndpoints(State):
         if online is not None and online.operation is not None:
             online.operation.look()
         if name not in self.endpoints:
-            return refused(404, "ResourceNotFound", f"Endpoint {name} was not found.")
+            return refusal("not found", what=name)
         return Reply(200, self._shown_endpoint(name, self.endpoints[name]))
 
     def _put_endpoint(self, request: Request, name: str) -> Reply:
@@ -61,10 +78,20 @@ class OnlineEndpoints(State):
         names = {known for endpoint, known in self.deployments if endpoint == name}
         problem = azure_rules.endpoint_problem(name, body, names)
         if problem:
-            return refused(400, "BadRequest", problem, "InferencingClientCreateEndpointFailed")
-        busy = self._busy(old, f"The endpoint {name}")
+            return refusal("invalid", problem=problem)
+        if name in self.names_elsewhere:
+            taken = (
+                "There is already an endpoint with this name, Endpoint name needs to be unique "
+                "within a region. Try some other name."
+            )
+            return refusal("name taken", embedded=embedded(**{"": taken}))
+        if old and _identity(old.body) != _identity(body):
+            return refusal("identity", name=name)
+        busy = self._busy(old, name)
         if busy:
             return busy
+        if not old:
+            self._is_new(f"{self.root}/onlineEndpoints/{name}")
         online = old or Online(body, self._created())
         online.body, online.state = body, "Updating" if old else "Creating"
         self.endpoints[name] = online
@@ -81,7 +108,7 @@ class OnlineEndpoints(State):
         online = self.endpoints.get(name)
         if online is None:
             return Reply(204)
-        busy = self._busy(online, f"The endpoint {name}")
+        busy = self._busy(online, name)
         if busy:
             return busy
         online.state = "Deleting"
@@ -97,17 +124,18 @@ class OnlineEndpoints(State):
 
     def _keys(self, request: Request, name: str) -> Reply:
         if name not in self.endpoints:
-            return refused(404, "ResourceNotFound", f"Endpoint {name} was not found.")
+            return refusal("not found", what=name)
         return Reply(200, {"primaryKey": self.endpoint_key, "secondaryKey": "second"})
 
     def _shown_deployment(self, key: tuple[str, str], online: Online) -> dict[str, Any]:
-        body = copy.deepcopy(online.body)
+        body = without_empty(copy.deepcopy(online.body))
+        for probe in ("livenessProbe", "readinessProbe"):
+            body["properties"][probe]["timeout"] = "PT10.0S"  # another spelling of the same
         body["properties"] |= {
             "provisioningState": online.state,
             "scaleSettings": {"scaleType": "Default"},
             "properties": {"AzureAsyncOperationUri": "https://management.azure.com/x"},
         }
-        body["properties"].setdefault("egressPublicNetworkAccess", "Enabled")
         # The service adds variables of its own: a public record of a live deployment shows it.
         body["properties"].setdefault("environmentVariables", {})
         body["properties"]["environmentVariables"]["AZUREML_MODEL_DIR"] = "/var/azureml-app/models"
@@ -121,7 +149,7 @@ class OnlineEndpoints(State):
 
     def _list_deployments(self, request: Request, endpoint: str) -> Reply:
         if endpoint not in self.endpoints:
-            return refused(404, "ResourceNotFound", f"Endpoint {endpoint} was not found.")
+            return refusal("not found", what=endpoint)
         shown = [
             self._shown_deployment(key, online)
             for key, online in self.deployments.items()
@@ -134,7 +162,7 @@ class OnlineEndpoints(State):
         if online is not None and online.operation is not None:
             online.operation.look()
         if (endpoint, name) not in self.deployments:
-            return refused(404, "ResourceNotFound", f"Deployment {name} was not found.")
+            return refusal("not found", what=name)
         return Reply(
             200, self._shown_deployment((endpoint, name), self.deployments[endpoint, name])
         )
@@ -144,14 +172,18 @@ class OnlineEndpoints(State):
         old = self.deployments.get(key)
         self._check_schema(request, "workspaces_onlineEndpoints_deployments", name)
         if endpoint not in self.endpoints:
-            return refused(404, "ResourceNotFound", f"Endpoint {endpoint} was not found.")
+            return refusal("not found", what=endpoint)
         problem = self._deployment_problem(name, body, old)
         if problem:
             return problem
-        for online, what in ((self.endpoints[endpoint], endpoint), (old, name)):
-            busy = self._busy(online, f"The resource {what}")
-            if busy:
-                return busy
+        above = self.endpoints[endpoint]
+        if self._busy(above, endpoint):
+            return refusal("endpoint moves", name=endpoint, state=above.state)
+        busy = self._busy(old, name)
+        if busy:
+            return busy
+        if not old:
+            self._is_new(f"{self.root}/onlineEndpoints/{endpoint}/deployments/{name}")
         online = old or Online(body, self._created())
         online.body, online.state = body, "Updating" if old else "Creating"
         self.deployments[key] = online
@@ -162,12 +194,12 @@ class OnlineEndpoints(State):
     ) -> Reply | None:
         problem = azure_rules.deployment_problem(name, body, old.body if old else None)
         if problem:
-            return refused(400, "BadRequest", problem)
+            return refusal("invalid", problem=problem)
         properties = body["properties"]
         for kind, id_ in (("models", "model"), ("environments", "environmentId")):
             found = re.search(rf"/{kind}/([^/]+)/versions/([^/]+)$", properties[id_])
             if found is None or (kind, *found.groups()) not in self.assets:
-                return refused(400, "BadRequest", f"{properties[id_]} does not exist.")
+                return refusal("invalid", problem=f"{properties[id_]} does not exist.")
         return self._quota_problem(body, old)
 
     def _quota_problem(self, body: dict[str, Any], old: Online | None) -> Reply | None:
@@ -175,24 +207,20 @@ class OnlineEndpoints(State):
         family, cores, exempt = azure_rules.SIZES[instance][:3]
         wanted = azure_rules.reserved(body["sku"]["capacity"], cores, exempt)
         held = azure_rules.reserved(old.body["sku"]["capacity"], cores, exempt) if old else 0
-        used, limit = self._cores_used()[family], self.quota.get(family, 0)
-        if used + wanted - held <= limit:
-            return None
-        message = (
-            f"Not enough quota available for {instance} in SubscriptionId {self.subscription}. "
-            f"Current usage/limit: {used}/{limit}. Additional needed: {wanted - held} "
-            "Please see troubleshooting guide, available here: https://aka.ms/oe-tsg#error-outofquota"
-        )
-        embedded = json.dumps({"errors": {"VmSize": [message]}, "type": "x", "status": 400})
-        return refused(
-            400,
-            "BadRequest",
-            f"The request is invalid. {embedded}",
-            "InferencingClientCreateDeploymentFailed",
-        )
+        used, needed = self._cores_used(), wanted - held
+        limits = [(used[family], self.quota.get(family, 0))]
+        if self.total_quota is not None:
+            limits.append((sum(used.values()), self.total_quota))
+        for taken, limit in limits:
+            if needed > 0 and taken + needed > limit:
+                known = {"size": instance, "subscription": self.subscription}
+                text = QUOTA.format(used=taken, limit=limit, needed=needed, **known)
+                return refusal("quota", embedded=embedded(VmSize=text))
+        return None
 
     def _cores_used(self) -> Counter[str]:
-        used: Counter[str] = Counter()
+        """Of every deployment of the subscription in the region, by family."""
+        used = Counter(self.used_elsewhere)
         for online in self.deployments.values():
             family, cores, exempt = azure_rules.SIZES[online.body["properties"]["instanceType"]][:3]
             used[family] += azure_rules.reserved(online.body["sku"]["capacity"], cores, exempt)
@@ -201,10 +229,10 @@ class OnlineEndpoints(State):
     def _patch_deployment(self, request: Request, endpoint: str, name: str) -> Reply:
         online, change = self.deployments.get((endpoint, name)), request.json
         if online is None:
-            return refused(404, "ResourceNotFound", f"Deployment {name} was not found.")
+            return refusal("not found", what=name)
         if set(change) - {"sku", "tags"}:
-            return refused(400, "BadRequest", "Only tags and sku can be patched.")
-        busy = self._busy(online, f"The deployment {name}")
+            return refusal("invalid", problem="Only tags and sku can be patched.")
+        busy = self._busy(online, name)
         if busy:
             return busy
         body = copy.deepcopy(online.body)
@@ -223,7 +251,7 @@ class OnlineEndpoints(State):
         waiting = self.image_polls if build and environment not in self.images else 0
 
         def finish() -> dict[str, str] | None:
-            error = self._why_it_fails(online.body["properties"])
+            error = self._why_it_fails(self.endpoints[key[0]].body, online.body["properties"])
             online.state = "Failed" if error else "Succeeded"
             return error
 
@@ -231,21 +259,47 @@ class OnlineEndpoints(State):
         online.operation = self.operations[operation]
         return self._accepted(operation, status, self._shown_deployment(key, online))
 
-    def _why_it_fails(self, properties: dict[str, Any]) -> dict[str, str] | None:
+    def _why_it_fails(
+        self, endpoint: dict[str, Any], properties: dict[str, Any]
+    ) -> dict[str, str] | None:
         if self.failures:
             code, message = self.failures.pop(0)
             return {"code": code, "message": message}
-        environment = properties["environmentId"]
+        return (
+            self._why_no_image(properties["environmentId"])
+            or self._why_no_access(endpoint)
+            or self._why_no_model(properties)
+        )
+
+    def _why_no_image(self, environment: str) -> dict[str, str] | None:
         build = self._version_of(environment)["properties"].get("build")
-        if build:
-            folder = build["contextUri"].partition(f"{CONTAINER}/")[2]
-            if f"{folder}{build.get('dockerfilePath', 'Dockerfile')}" not in self.blobs.blobs:
-                return {"code": "ImageBuildFailure", "message": "no Dockerfile in the context"}
-            self.images.add(environment)
-        missing = self._missing_files(self._prefix(properties))
-        if missing:
-            return {"code": "ModelFileNotFound", "message": f"{missing} is not in storage"}
+        if not build or environment in self.images:
+            return None
+        if not self.image_build_compute and not (
+            self.tasks_permitted and not self.registry_is_private
+        ):
+            return REFUSALS["tasks"].as_failure(
+                registry=self.registry, subscription=self.subscription
+            )
+        folder = build["contextUri"].partition(f"{CONTAINER}/")[2]
+        if f"{folder}{build.get('dockerfilePath', 'Dockerfile')}" not in self.blobs.blobs:
+            return REFUSALS["no dockerfile"].as_failure()
+        self.images.add(environment)
         return None
+
+    def _why_no_access(self, endpoint: dict[str, Any]) -> dict[str, str] | None:
+        """The service gives an endpoint's own identity its roles; a user's own had to get them."""
+        for identity in endpoint.get("identity", {}).get("userAssignedIdentities", {}):
+            roles = self.identities.get(identity, set())
+            if "AcrPull" not in roles:
+                return REFUSALS["no pull"].as_failure()
+            if "Storage Blob Data Reader" not in roles:
+                return REFUSALS["no blob read"].as_failure()
+        return None
+
+    def _why_no_model(self, properties: dict[str, Any]) -> dict[str, str] | None:
+        missing = self._missing_files(self._prefix(properties))
+        return REFUSALS["no model file"].as_failure(file=missing) if missing else None
 
     def _missing_files(self, prefix: str) -> str | None:
         manifest = self.blobs.blobs.get(f"{prefix}llama-hub.json")
@@ -262,15 +316,12 @@ class OnlineEndpoints(State):
         online = self.deployments.get(key)
         if online is None:
             return Reply(204)
-        busy = self._busy(online, f"The deployment {name}") or self._busy(
-            self.endpoints[endpoint], f"The endpoint {endpoint}"
-        )
+        busy = self._busy(online, name) or self._busy(self.endpoints[endpoint], endpoint)
         if busy:
             return busy
         traffic = self.endpoints[endpoint].body["properties"].get("traffic") or {}
         if traffic.get(name):
-            message = f"Deployment {name} has {traffic[name]}% of live traffic."
-            return refused(400, "BadRequest", message)
+            return refusal("live traffic", name=name, share=traffic[name])
         online.state = "Deleting"
 
         def finish() -> None:
@@ -287,7 +338,12 @@ class OnlineEndpoints(State):
 
     def _logs(self, request: Request, endpoint: str, name: str) -> Reply:
         if (endpoint, name) not in self.deployments:
-            return refused(404, "ResourceNotFound", f"Deployment {name} was not found.")
+            return refusal("not found", what=name)
         wanted = request.json
         lines = self.logs[wanted["containerType"]].splitlines(keepends=True)
         return Reply(200, {"content": "".join(lines[-wanted["tail"] :])})
+
+
+def _identity(body: dict[str, Any]) -> tuple[str, frozenset[str]]:
+    identity = body.get("identity") or {"type": "SystemAssigned"}
+    return identity["type"], frozenset(identity.get("userAssignedIdentities") or {})

@@ -5,9 +5,11 @@ A CONNECT proxy ends TLS with a throw-away authority, so ``management.azure.com`
 ``<endpoint>.<region>.inference.ml.azure.com`` are served from here. Any other
 host is refused and remembered in ``leaks``, which a test asserts to be empty.
 
-What it cannot prove: what the real service validates beyond its published
-schemas, role assignments, real quota, pulling an image, starting a GPU, and how
-long any of it takes.
+There are three workspaces: ours, one in the same group, and one in another subscription and
+region. What is refused, and in which words, stands in ``azure_refusals``.
+
+What it cannot prove: what the real service validates beyond its published schemas and the
+recorded refusals, pulling an image, starting a GPU, and how long any of it takes.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.support.azure_arm import Arm
 from tests.support.azure_blob import Blobs
+from tests.support.azure_refusals import refusal
+from tests.support.azure_state import Place
 from tests.support.azure_wire import Reply, Request
 
 REGION = "eastus"
@@ -35,6 +39,16 @@ TENANT = "11111111-1111-1111-1111-111111111111"
 CLIENT = "22222222-2222-2222-2222-222222222222"
 SECRET = "a-secret-that-nobody-may-print"
 ACCOUNT = "llamahubstore"
+SUBSCRIPTION = "44444444-4444-4444-4444-444444444444"
+HOME = Place(SUBSCRIPTION, "rg", "ws", REGION, ACCOUNT)
+OTHER = Place("66666666-6666-6666-6666-666666666666", "rg2", "ws2", "westeurope", "llamahubstore2")
+NEIGHBOUR = Place(SUBSCRIPTION, "rg", "ws3", REGION, "llamahubstore3")  # same group and region
+HOSTS = [
+    "management.azure.com",
+    "login.microsoftonline.com",
+    "*.blob.core.windows.net",
+    *(f"*.{place.region}.inference.ml.azure.com" for place in (HOME, OTHER)),
+]
 
 
 @dataclass
@@ -57,17 +71,42 @@ class Plane:
         self.leaks: list[str] = []
         self.requests: list[Request] = []
         self.problems: list[str] = []  # bodies that the published schemas reject
-        self.token_seconds = 3600
-        self.login_refused = False
         self._tokens: dict[str, tuple[str, float]] = {}  # token → (scope, when it ends)
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self.blobs = Blobs(ACCOUNT)
-        self.arm = Arm(REGION, self.blobs, folder / "mounts", self.problems)
+        self.arm, self.other, self.neighbour = (
+            self._workspace(place) for place in (HOME, OTHER, NEIGHBOUR)
+        )
+        self.arms = (self.arm, self.other, self.neighbour)
+        self.blobs = self.arm.blobs
+        self.reset()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _proxy(self))
         self._server.daemon_threads = True
         self.authority = folder / "authority.pem"
-        self.tls = _server_context(folder, self.arm.hosts())
+        self.tls = _server_context(folder, HOSTS)
+
+    def _workspace(self, place: Place) -> Arm:
+        names: set[str] = set()
+        return Arm(place, Blobs(place.account), self.folder / "mounts", self.problems, names)
+
+    def reset(self) -> None:
+        """As it was at first, for the next test."""
+        for fault in self._faults:
+            if fault.release is not None:
+                fault.release.set()
+        for seen in (self.leaks, self.requests, self.problems, self._faults):
+            seen.clear()
+        self._tokens.clear()
+        self.token_seconds = 3600
+        self.login_refused = False
+        for arm in self.arms:
+            arm.reset()
+            arm.blobs.reset()
+            arm.names_elsewhere.clear()
+
+    def serves(self, host: str) -> bool:
+        """Whether a host belongs to this plane; every other one is a leak."""
+        return host in HOSTS or any(arm.serves(host) for arm in self.arms)
 
     def __enter__(self) -> Plane:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -79,12 +118,9 @@ class Plane:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for fault in self._faults:
-            if fault.release is not None:
-                fault.release.set()
+        self.reset()
         self._server.shutdown()
         self._server.server_close()
-        self.arm.close()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -177,12 +213,32 @@ class Plane:
         if request.host == "management.azure.com":
             if scope != "https://management.azure.com/":
                 return _unauthorized()
-            return self.arm.handle(request)
+            return self._manage(request)
+        arm = next((one for one in self.arms if one.serves(request.host)), self.arm)
         if request.host.endswith(".blob.core.windows.net"):
             if scope != "https://storage.azure.com/":
                 return _unauthorized()
-            return self.blobs.handle(request)
-        return self.arm.score(request, scope)
+            return arm.blobs.handle(request)
+        endpoint = request.host.partition(".")[0]
+        homes = [one for one in self.arms if one.serves(request.host) and endpoint in one.endpoints]
+        return (homes or [arm])[0].score(request, scope)
+
+    def _manage(self, request: Request) -> Reply:
+        """By the workspace that the path names, else by one of the subscription."""
+        path = f"{request.path.lower()}/"
+        for arm in self.arms:
+            if path.startswith(f"{arm.root.lower()}/"):
+                return self._at(arm, request)
+        for arm in self.arms:
+            if path.startswith(f"/subscriptions/{arm.subscription}/"):
+                return self._at(arm, request)
+        return refusal("no subscription", subscription=path.split("/")[2])
+
+    def _at(self, arm: Arm, request: Request) -> Reply:
+        """Names of endpoints are unique in a region, over its workspaces."""
+        others = [one for one in self.arms if one is not arm and one.region == arm.region]
+        arm.names_elsewhere |= {name for one in others for name in one.endpoints}
+        return arm.handle(request)
 
     def _scope(self, request: Request) -> str | None:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -233,7 +289,7 @@ def _proxy(plane: Plane) -> type[BaseHTTPRequestHandler]:
 
         def do_CONNECT(self) -> None:
             host = self.path.partition(":")[0]
-            if not plane.arm.serves(host):
+            if not plane.serves(host):
                 plane.leaks.append(host)
                 self.send_error(502)
                 return

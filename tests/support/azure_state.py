@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from tests.support import azure_rules
 from tests.support.azure_blob import Blobs
-from tests.support.azure_wire import Reply, Request, refused
+from tests.support.azure_refusals import refusal
+from tests.support.azure_roles import OWNER, Grant, Permissions
+from tests.support.azure_wire import Reply, Request
 
 ML = "Microsoft.MachineLearningServices"
 
@@ -59,13 +61,28 @@ class Online:
     services: list[Service] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a workspace is."""
+
+    subscription: str
+    group: str
+    workspace: str
+    region: str
+    account: str  # of its storage
+
+
 class State:
     """One workspace; tests look at it and change it."""
 
-    def __init__(self, region: str, blobs: Blobs, mounts: Path, problems: list[str]) -> None:
-        self.region, self.blobs, self.mounts, self.problems = region, blobs, mounts, problems
-        self.subscription = "44444444-4444-4444-4444-444444444444"
-        self.group, self.workspace = "rg", "ws"
+    def __init__(
+        self, place: Place, blobs: Blobs, mounts: Path, problems: list[str], names: set[str]
+    ) -> None:
+        """``names``: of the endpoints that other workspaces of the region have."""
+        self.place, self.blobs, self.mounts, self.problems = place, blobs, mounts, problems
+        self.region, self.subscription = place.region, place.subscription
+        self.group, self.workspace = place.group, place.workspace
+        self.names_elsewhere = names
         self.root = (
             f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
             f"/providers/{ML}/workspaces/{self.workspace}"
@@ -74,16 +91,34 @@ class State:
             f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
             f"/providers/Microsoft.Storage/storageAccounts/{blobs.account}"
         )
+        self.operations: dict[str, Operation] = {}
+        self._lock = threading.RLock()
+        self.launch: Launch | None = None
+        self.endpoint_key = "an-endpoint-key-that-nobody-may-print"
+        self.deployments: dict[tuple[str, str], Online] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """As a new workspace is."""
+        for online in self.deployments.values():
+            for service in online.services:
+                service.close()
         self.polls = 1
         self.page = 2
         self.providers = dict.fromkeys(
             (ML, "Microsoft.Insights", "Microsoft.Storage"), "Registered"
         )
-        self.actions = ["*"]
-        self.data_actions = ["Microsoft.Storage/storageAccounts/blobServices/containers/blobs/*"]
+        self.permissions = Permissions([Grant(OWNER, f"/subscriptions/{self.subscription}")])
         self.quota = dict(azure_rules.QUOTA)  # family → cores
+        self.total_quota: int | None = 500  # cores of all families; None: the region states none
+        self.used_elsewhere: Counter[str] = Counter()  # cores, by family, of other workspaces
+        self.identities: dict[str, set[str]] = {}  # user-assigned identity → its roles
+        self.registry = "llamahubregistry"
+        self.registry_is_private = False  # then ACR Tasks cannot reach it
+        self.image_build_compute: str | None = None
+        self.tasks_permitted = True  # false on free subscriptions
         self.endpoints: dict[str, Online] = {}
-        self.deployments: dict[tuple[str, str], Online] = {}
+        self.deployments = {}
         self.assets: dict[tuple[str, str, str], dict[str, Any]] = {}  # kind, name, version
         self.autoscale: dict[str, dict[str, Any]] = {}
         self.failures: list[tuple[str, str]] = []  # code and message of the next deployments
@@ -92,11 +127,18 @@ class State:
         self.logs = {"StorageInitializer": "mounting model\n", "InferenceServer": "started\n"}
         self.mirrored: Counter[str] = Counter()
         self.served: Counter[str] = Counter()  # requests answered, by deployment
-        self.launch: Launch | None = None
-        self.endpoint_key = "an-endpoint-key-that-nobody-may-print"
-        self.operations: dict[str, Operation] = {}
+        self.listing_lag = 0  # lists of a kind that do not show a new thing yet
+        self._unlisted: Counter[str] = Counter()  # id → lists that it is still missing from
+        self.operations.clear()
         self._clock = 0
-        self._lock = threading.RLock()
+
+    @property
+    def registry_id(self) -> str:
+        """Resource id of the workspace's container registry."""
+        return (
+            f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
+            f"/providers/Microsoft.ContainerRegistry/registries/{self.registry}"
+        )
 
     def _created(self) -> dict[str, str]:
         """``systemData`` of something new: a second later each time."""
@@ -121,11 +163,25 @@ class State:
     def _busy(self, online: Online | None, what: str) -> Reply | None:
         if online is None or online.operation is None or online.operation.status != "InProgress":
             return None
-        message = f"{what} is in {online.state} provisioning state. Please try again later."
-        return refused(409, "Conflict", message)
+        return refusal("active operation", name=what)
+
+    def _listed(self, shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Less what is so new that lists do not have it yet."""
+        visible = []
+        for document in shown:
+            id_ = str(document["id"]).lower()
+            if self._unlisted[id_] > 0:
+                self._unlisted[id_] -= 1
+            else:
+                visible.append(document)
+        return visible
+
+    def _is_new(self, id_: str) -> None:
+        self._unlisted[id_.lower()] = self.listing_lag
 
     def _page(self, request: Request, shown: list[dict[str, Any]]) -> Reply:
         start = int(request.query.get("$skip", "0"))
+        shown = self._listed(shown) if start == 0 else shown
         body: dict[str, Any] = {"value": shown[start : start + self.page]}
         if start + self.page < len(shown):
             version = request.query.get("api-version", "")

@@ -13,26 +13,33 @@ pytest.importorskip("azure.ai.ml", reason="needs the extra azure")
 
 from llama_hub.backends.azure.backend import AzureBackend  # noqa: E402
 from llama_hub.deploy.backend import Artifact, Context, Step, Target  # noqa: E402
+from llama_hub.hub.transfer.proxy import CERTIFICATE_VARIABLES  # noqa: E402
 from tests.support.azure_plane import Plane  # noqa: E402
 from tests.support.azure_target import make_artifact, make_target, stub_service  # noqa: E402
 
 
+@pytest.fixture(scope="module")
+def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    with Plane(tmp_path_factory.mktemp("plane")) as running:
+        yield running
+
+
 @pytest.fixture
-def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
+def plane(_running: Plane, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
     """A fresh Azure; nothing may reach for another host, and every PUT body must be valid."""
     for name in list(os.environ):
         if name.startswith(("AZURE", "MSI_", "IDENTITY_")) or name.lower() in ("all_proxy",):
             monkeypatch.delenv(name)
-    folder = tmp_path / "plane"
-    folder.mkdir()
-    with Plane(folder) as running:
-        running.arm.launch = stub_service
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
-        yield running
-        assert running.leaks == []
-        assert running.problems == []
-        assert "AZUREML_CURRENT_CLOUD" not in os.environ
+    for name in CERTIFICATE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    _running.reset()
+    _running.arm.launch = stub_service
+    for name, value in _running.environment.items():
+        monkeypatch.setenv(name, value)
+    yield _running
+    assert _running.leaks == []
+    assert _running.problems == []
+    assert "AZUREML_CURRENT_CLOUD" not in os.environ
 
 
 @pytest.fixture

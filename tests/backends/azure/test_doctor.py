@@ -12,6 +12,7 @@ from llama_hub.backends.azure import doctor
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy.backend import Check
 from tests.support.azure_plane import Plane
+from tests.support.azure_roles import Role
 
 
 def checks(backend: AzureBackend) -> dict[str, Check]:
@@ -49,9 +50,15 @@ def test_all_is_well(plane: Plane, backend: AzureBackend) -> None:
             "provider Microsoft.MachineLearningServices",
             "az provider register --namespace Microsoft.MachineLearningServices",
         ),
-        (lambda plane: setattr(plane.arm, "actions", ["*/read"]), "role", "az role assignment"),
         (
-            lambda plane: setattr(plane.arm, "data_actions", []),
+            lambda plane: plane.arm.permissions.set(
+                (Role(("*/read",)), f"/subscriptions/{plane.arm.subscription}")
+            ),
+            "role",
+            "az role assignment",
+        ),
+        (
+            lambda plane: setattr(plane.blobs, "writable", False),
             "storage role",
             "Storage Blob Data Contributor",
         ),

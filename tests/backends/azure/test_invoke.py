@@ -100,6 +100,7 @@ def test_a_private_endpoint_is_made_though_it_cannot_be_tried(
 def test_an_identity_of_ones_own(plane: Plane, drive: Driver, artifact: Artifact) -> None:
     group = "/subscriptions/s/resourceGroups/g"
     id_ = f"{group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i"
+    plane.arm.identities[id_] = {"AcrPull", "Storage Blob Data Reader"}
     target = drive.target(artifact, options={"identity": id_})
     drive.apply(target)
     identity = plane.arm.endpoints["support"].body["identity"]
@@ -116,7 +117,9 @@ def test_an_identity_of_ones_own(plane: Plane, drive: Driver, artifact: Artifact
         (424, {"ms-azureml-model-error-statuscode": "503"}, "", TransientError, "loading"),
         (424, {}, "", ProvisioningError, "unknown"),
         (404, {}, "", ProvisioningError, "no deployment"),
-        (408, {}, "", TransientError, "busy"),
+        (429, {}, "", TransientError, "busy"),
+        (408, {}, "", ProvisioningError, "goes on computing"),
+        (424, {"ms-azureml-model-error-statuscode": "408"}, "", ProvisioningError, "in time"),
         (403, {}, "nope", AccessError, "nope"),
         (418, {}, "tea", ProvisioningError, "418"),
     ],

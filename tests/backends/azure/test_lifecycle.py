@@ -44,10 +44,10 @@ def test_create_answer_and_noop(
 ) -> None:
     target = drive.target(artifact)
     assert kinds(drive.apply(target)) == [
+        "create endpoint",
         "create weights",
         "create model",
         "create environment",
-        "create endpoint",
         "create deployment",
         "create smoke",
         "update traffic",
