@@ -57,6 +57,7 @@ def _machine() -> list[Check]:
         _ledger(),
         _settings(),
         _gpu(),
+        _kernels(),
         *_extras(),
     ]
 
@@ -161,6 +162,17 @@ def _gpu() -> Check:
         return Check("gpu", False, f"{', '.join(found)}; torch sees none: {why_no_cuda()}", hint)
     about = f"driver {driver_version()}, steps by {' or '.join(ways)}"
     return Check("gpu", True, f"{', '.join(found)}; {about}")
+
+
+def _kernels() -> Check:
+    """Which library decodes on the CPU; without one torch does, several times slower."""
+    from llama_hub.deploy.backend import Check
+    from llama_hub.inference.native.library import KERNELS
+    from llama_hub.kernels import NO_KERNELS
+
+    described = KERNELS.describe()
+    hint = "" if described else "apt install gcc, or install a wheel that was built with kernels"
+    return Check("kernels", bool(described), described or NO_KERNELS, hint)
 
 
 def _extras() -> list[Check]:

@@ -17,7 +17,7 @@ from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
     from llama_hub.inference.config import EngineOptions
-    from llama_hub.inference.engine import Engine
+    from llama_hub.inference.engine import Engine, EngineInfo
     from llama_hub.inference.service.platforms.container import Platform
     from llama_hub.inference.service.served_model import Servable
 
@@ -375,7 +375,7 @@ def _ready_text(what: Servable, engine: Engine, url: str, door: Door) -> Any:
     info, memory = engine.info, engine.stats().memory_bytes / 2**30
     lines = [
         f"{what.served.name} is ready on {url}",
-        f"  {info.engine} on {info.device}, {info.quantization or info.dtype}, "
+        f"  {_computed(info)} on {info.device}, {info.quantization or info.dtype}, "
         f"context {info.context}, {memory:.2f} GiB for weights and cache",
         f"  chat page  {url}/",
         f"  API        {url}/v1   (documented on {url}/docs)",
@@ -385,6 +385,12 @@ def _ready_text(what: Servable, engine: Engine, url: str, door: Door) -> Any:
     if what.served.notice:
         lines.append(f"  {what.served.notice}")
     return Text("\n".join(lines))
+
+
+def _computed(info: EngineInfo) -> str:
+    """The engine; where every step is computed in one way, that too."""
+    mode = info.step_modes.get("all")
+    return info.engine if mode in (None, info.engine) else f"{info.engine}, {mode},"
 
 
 def _log_to_stderr(quiet: bool) -> None:

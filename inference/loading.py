@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from ctypes import CDLL
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from llama_hub.inference.executor import Executor, LocalExecutor, device_scope
 from llama_hub.inference.kv_cache import KVCache
 from llama_hub.inference.memory import Fit
 from llama_hub.inference.model import Heads, Llama, Weights
-from llama_hub.inference.native.library import library
+from llama_hub.inference.native.library import KERNELS, library
 from llama_hub.inference.partition import Partition
 from llama_hub.inference.quantization import for_kernels, for_torch
 from llama_hub.inference.rope import Rope
@@ -42,10 +43,12 @@ from llama_hub.inference.weights import (
     heads_of,
     stored_form,
 )
+from llama_hub.kernels import NO_KERNELS
 
 if TYPE_CHECKING:
     from llama_hub.inference.cuda.loading import MemoryMeter
 
+_log = logging.getLogger(__name__)
 KERNELS_FROM = 256 << 20  # bytes of weights
 BITS = {"int8": 8, "int4": 4}
 
@@ -149,6 +152,11 @@ def load_shard(plan: Plan, rank: int = 0, collective: Collective | None = None) 
     partition = Partition(plan.architecture, rank, plan.processes, _grain(plan))
     heads = heads_of(partition)
     kernels = library() if plan.kernels and _suits(partition) else None
+    if plan.kernels and kernels is None and plan.fit.weights_bytes >= KERNELS_FROM:
+        _log.warning(
+            "computing with torch, which is several times slower than llama-hub's kernels: %s",
+            "they do not suit this model" if library() else NO_KERNELS,
+        )
     make = for_kernels if kernels else for_torch(plan.dtype, device)
     target = Target(plan.dtype, device, make, BITS[plan.quantize] if plan.quantize else None)
     with device_scope(device):
@@ -176,7 +184,8 @@ def _native_shard(
         kernels, plan.architecture, heads, weights, rope, collective, plan.threads
     )
     executor = LocalExecutor(partial(native.forward, cache=cache), plan.device)
-    return Shard(executor, weights.bytes + cache.bytes, plan.pages, {"all": "native"})
+    modes = {"all": f"native ({KERNELS.describe()})"}
+    return Shard(executor, weights.bytes + cache.bytes, plan.pages, modes)
 
 
 def _cpu_shard(plan: Plan, model: Llama) -> Shard:
@@ -222,9 +231,9 @@ def warm_up(executor: Executor) -> None:
 
 
 def _kernels_pay(options: EngineOptions, fit: Fit) -> bool:
-    """Compiling them takes seconds, once a machine: not worth it for a very small model."""
+    """Compiling takes seconds, once a machine: not worth it for a very small model."""
     if options.kernels == "auto":
-        return fit.weights_bytes >= KERNELS_FROM
+        return fit.weights_bytes >= KERNELS_FROM or any(KERNELS.prebuilt())
     return options.kernels == "on"
 
 

@@ -1,7 +1,7 @@
-"""Compiles C kernels once for this machine and loads them.
+"""C kernels: a wheel's own libraries, or what a source checkout compiles at first use.
 
-The result is kept below the product's home, named by everything it depends on; a machine without
-a C compiler, or where compiling fails, goes without and only loses speed.
+What is compiled is kept below the product's home, named by everything it depends on; a machine
+without either, or where compiling fails, goes without and only loses speed.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from llama_hub import kernel_build
 from llama_hub.home import home
+from llama_hub.kernel_build import FLAGS, PREBUILT, Variant, compile_library, compiler
 
-# No contraction into fused multiply-adds: results must not depend on the compiler.
-FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC")
-COMPILE_SECONDS = 180  # a slow machine takes a tenth of it
+NO_KERNELS = (
+    "the package brings no library for this processor and there is no C compiler (cc, gcc or clang)"
+)
 
 
 @dataclass(frozen=True)
@@ -40,40 +43,59 @@ class Kernels:
 
     def load(self) -> ctypes.CDLL | None:
         """The functions, or ``None`` where they cannot be had."""
-        compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-        if compiler is None:
+        for variant in self.prebuilt():
+            with suppress(OSError):
+                return self.load_variant(variant)
+        program = compiler()
+        if program is None or any(self.prebuilt()):
             return None
         temporary = Path(tempfile.gettempdir()) / f"llama-hub-{os.getuid()}"
         for folder in (home() / "kernels", temporary):
             try:
-                return self._declared(ctypes.CDLL(str(self._compiled(compiler, folder))))
+                return self._declared(ctypes.CDLL(str(self._compiled(program, folder))))
             except subprocess.SubprocessError:
                 return None  # it would fail elsewhere too
             except OSError:
                 continue
         return None
 
-    def _compiled(self, compiler: str, folder: Path) -> Path:
+    def prebuilt(self) -> Iterator[Variant]:
+        """The variants that the package brings and that this machine can run, fastest first."""
+        here = _features()
+        for variant in kernel_build.VARIANTS.get(platform.machine(), ()):
+            if variant.features <= here and self._prebuilt_path(variant).is_file():
+                yield variant
+
+    def load_variant(self, variant: Variant) -> ctypes.CDLL:
+        """The functions of the package's ``variant``; ``OSError`` if the library is not whole."""
+        if "-fopenmp" in self.flags:
+            _load_openmp()
+        return self._declared(ctypes.CDLL(str(self._prebuilt_path(variant))))
+
+    def describe(self) -> str:
+        """Which library ``load`` takes, in words; compiles nothing."""
+        for variant in self.prebuilt():
+            return f"{variant.name}, prebuilt"
+        program = compiler()
+        return f"compiled by {Path(program).name}" if program else ""
+
+    def _prebuilt_path(self, variant: Variant) -> Path:
+        name = f"{self.name}-{platform.machine()}-{variant.name}.so"
+        return Path(__file__).parent / PREBUILT / name
+
+    def _compiled(self, program: str, folder: Path) -> Path:
         """The shared library, compiled now or before; appears whole under its name."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _require_own(folder)
-        target = folder / f"{self.name}-{self._fingerprint(compiler)}.so"
-        if target.is_file():
-            return target
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            made = Path(work) / target.name
-            command = [compiler, *FLAGS, *self.flags, _tuning()]
-            objects = [str(Path(work) / f"{name}.o") for name in self.sources]
-            with ThreadPoolExecutor(len(objects)) as pool:  # a compiler for each source
-                sources = [str(self.folder / name) for name in self.sources]
-                list(pool.map(lambda s, o: _run([*command, "-c", s, "-o", o]), sources, objects))
-            _run([*command, "-shared", *objects, "-o", str(made), "-lm"])
-            made.replace(target)
+        target = folder / f"{self.name}-{self._fingerprint(program)}.so"
+        if not target.is_file():
+            command = [program, *FLAGS, *self.flags, _tuning()]
+            compile_library(command, [self.folder / name for name in self.sources], target)
         return target
 
-    def _fingerprint(self, compiler: str) -> str:
+    def _fingerprint(self, program: str) -> str:
         """Hash of sources, flags, compiler and processor."""
-        words = (*FLAGS, *self.flags, _tuning(), compiler, _processor())
+        words = (*FLAGS, *self.flags, _tuning(), program, _processor())
         digest = hashlib.sha256(" ".join(words).encode())
         for name in (*self.sources, *self.headers):
             digest.update((self.folder / name).read_bytes())
@@ -97,8 +119,32 @@ def _require_own(folder: Path) -> None:
         raise PermissionError(f"{folder} can be written by somebody else")
 
 
-def _run(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
+def _load_openmp() -> None:
+    """Make the functions of torch's OpenMP runtime visible: two runtimes would use twice the cores.
+
+    ``OSError`` if there is none, neither torch's nor the system's.
+    """
+    torch = find_spec("torch")
+    folder = Path(torch.origin).parent / "lib" if torch and torch.origin else Path()
+    paths = [str(path) for path in sorted(folder.glob("libgomp*.so*"))]
+    ctypes.CDLL(paths[0] if paths else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+
+
+@cache
+def _features() -> frozenset[str]:
+    """What the processor can do, in the words of Linux; empty elsewhere."""
+    for line in _cpuinfo():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 def _tuning() -> str:
@@ -107,9 +153,6 @@ def _tuning() -> str:
 
 def _processor() -> str:
     """What ``-march=native`` looks at: the processor's features."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
     kept = ("model name", "flags", "Features", "CPU part")
-    return " ".join(sorted({line for line in lines if line.startswith(kept)}))
+    lines = {line for line in _cpuinfo() if line.startswith(kept)}
+    return " ".join(sorted(lines)) or platform.processor()

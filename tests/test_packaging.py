@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from llama_hub import kernel_build
+from llama_hub.kernels import _features
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("licenses", "hub", "inference", "deploy", "backends", "cli")
+
+
+PREBUILT = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64" or kernel_build.compiler() is None,
+    reason="needs Linux on x86-64 and a C compiler",
+)
 
 
 def python(*arguments: str, cwd: Path, **environment: str) -> str:
@@ -39,7 +50,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
     out = tmp_path_factory.mktemp("dist")
-    python("-m", "build", "--no-isolation", "--outdir", str(out), ".", cwd=copy)
+    # One variant: all of them take a minute of a core, and are built by the exhaustive tests.
+    variants = {"LLAMA_HUB_BUILD_KERNELS": "sse4" if "avx2" not in _features() else "avx2"}
+    python("-m", "build", "--no-isolation", "--outdir", str(out), ".", cwd=copy, **variants)
     return next(out.glob("*.whl"))
 
 
@@ -55,11 +68,50 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
     assert strangers == set()
 
 
-def test_it_works_installed_elsewhere(wheel: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    python(
-        "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel), cwd=tmp_path
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, installed into a folder of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    install = ["-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), str(wheel)]
+    python(*install, cwd=folder)
+    return folder
+
+
+@PREBUILT
+def test_the_wheel_says_where_its_kernels_run(wheel: Path) -> None:
+    """Any Python 3, the machine they are for, and the oldest glibc that has what they need."""
+    name = re.fullmatch(r"llama2_hub-[\w.]+-py3-none-manylinux_2_(\d+)_x86_64\.whl", wheel.name)
+    assert name, wheel.name
+    glibc = int(platform.libc_ver()[1].split(".")[1])
+    assert 17 <= int(name[1]) <= glibc
+    with zipfile.ZipFile(wheel) as opened:
+        (info,) = [each for each in opened.namelist() if each.endswith(".dist-info/WHEEL")]
+        assert b"Root-Is-Purelib: false" in opened.read(info)
+        libraries = [each for each in opened.namelist() if each.endswith(".so")]
+        assert len(libraries) == len(kernel_build.LIBRARIES)
+        for library in libraries:
+            assert b"libgomp" not in opened.read(library)  # torch's own is used
+
+
+@PREBUILT
+def test_the_wheels_kernels_serve_where_there_is_no_compiler(site: Path, tmp_path: Path) -> None:
+    """Installed elsewhere, with a PATH that holds nothing: the fast kernels compute the answer."""
+    look = (
+        "from llama_hub.kernel_build import compiler; assert compiler() is None\n"
+        "from llama_hub.hub.checkpoints import ggml_quants\n"
+        "from llama_hub.inference.native import library\n"
+        "assert ggml_quants.library() is not None\n"
+        "import torch; assert library.library() is not None\n"
+        "print(library.KERNELS.describe())"
     )
+    home = str(tmp_path / "home")
+    bare = {"PYTHONPATH": str(site), "PATH": str(tmp_path), "LLAMA_HUB_HOME": home}
+    shown = python("-c", look, cwd=tmp_path, **bare)
+    assert shown.strip() in ("avx2, prebuilt", "sse4, prebuilt")
+    assert not (tmp_path / "home" / "kernels").exists()
+
+
+def test_it_works_installed_elsewhere(site: Path, tmp_path: Path) -> None:
     seen = python(
         "-c", "import llama_hub.hub as h; print(h.__file__)", cwd=tmp_path, PYTHONPATH=str(site)
     )
