@@ -12,7 +12,11 @@ changes what a page of the cache costs:
 * ``llama-hub convert --to hf``: CRC of the source, digest of every tensor and file, fsync;
 * a script that does what convert_llama_weights_to_hf.py does: torch.load of all shards, cat,
   permute, save_file;
-* ``--to gguf --dtype Q8_0`` and ``Q4_0``; beside them gguf's own quantiser, one thread, in memory.
+* ``--to gguf --dtype Q8_0``, ``Q4_0`` and ``Q4_K_M``; beside them gguf's own quantiser, one thread,
+  in memory (it has no K-quants, so that for these our numpy variant stands beside the C kernels).
+
+``--kernels`` measures only the quantisers, in memory and in one thread; with ``--ggml LIBRARY`` (a
+shared library with ggml's ``quantize_row_q4_K_ref`` …) that one beside them.
 
 Anonymous memory is the peak of RssAnon, sampled every 5 ms from outside.
 """
@@ -20,6 +24,7 @@ Anonymous memory is the peak of RssAnon, sampled every 5 ms from outside.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -34,6 +39,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HEAD_DIM = 128
 
@@ -179,6 +185,7 @@ def contestants(at: Path, source: Path) -> dict[str, tuple[list[str], dict[str, 
         ),
         "llama-hub to gguf Q8_0": ([*ours, "--to", "gguf", "--dtype", "Q8_0"], home),
         "llama-hub to gguf Q4_0": ([*ours, "--to", "gguf", "--dtype", "Q4_0"], home),
+        "llama-hub to gguf Q4_K_M": ([*ours, "--to", "gguf", "--dtype", "Q4_K_M"], home),
     }
 
 
@@ -219,6 +226,59 @@ def rate_of_gguf(kind: str, rounds: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
 
 
+def kernel_rates(ggml: Path | None, rounds: int = 3) -> dict[str, dict[str, float]]:
+    """Millions of weights per second, one thread, float32 in memory: the best of ``rounds``."""
+    import gguf
+    import numpy as np
+
+    from llama_hub.hub.checkpoints import ggml_quants, k_quants
+
+    weights = np.random.default_rng(0).normal(0, 0.02, (512, 4096)).astype(np.float32)
+    reference = ctypes.CDLL(str(ggml), mode=os.RTLD_LAZY) if ggml else None
+    rates: dict[str, dict[str, float]] = {}
+    for kind, (block, width) in ggml_quants.BLOCKS.items():
+        if kind in k_quants.SUPER_BYTES and kind not in k_quants.WRITTEN:
+            continue
+        encode = ggml_quants.encoder(kind, "float32")
+        ways: dict[str, Callable[[], object]] = {
+            "C" if ggml_quants.library() else "numpy": lambda e=encode: e(weights.view(np.uint32)),
+        }
+        out = np.empty((weights.size // block, width), np.uint8)
+        if kind in k_quants.WRITTEN:
+            ways["numpy"] = lambda k=kind, o=out: k_quants.quantize(k, weights.reshape(-1, 256), o)
+        else:
+            ways["gguf package"] = lambda k=kind: gguf.quants.quantize(
+                weights, gguf.GGMLQuantizationType[k]
+            )
+        if reference is not None:
+            ways["ggml's reference"] = _reference(reference, kind, weights, out)
+        rates[kind] = {
+            name: round(weights.size / _best(way, rounds) / 1e6, 1) for name, way in ways.items()
+        }
+        packed = encode(weights.view(np.uint32))[0]
+        seconds = _best(lambda k=kind, p=packed: ggml_quants.dequantize(k, p), rounds)
+        rates[kind]["dequantised"] = round(weights.size / seconds / 1e6, 1)
+        print(kind, rates[kind], file=sys.stderr, flush=True)
+    return rates
+
+
+def _reference(library: ctypes.CDLL, kind: str, weights: Any, out: Any) -> Callable[[], object]:
+    """ggml's own function."""
+    name = f"quantize_row_{kind[:-1].lower() + kind[-1]}_ref"
+    function = getattr(library, name)
+    function.argtypes, function.restype = [ctypes.c_void_p] * 2 + [ctypes.c_int64], None
+    return lambda: function(weights.ctypes.data, out.ctypes.data, weights.size)
+
+
+def _best(way: Callable[[], object], rounds: int) -> float:
+    seconds = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        way()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
+
+
 def summary(runs: dict[str, list[Run]], size: int, weights: int, rounds: int) -> dict[str, object]:
     """Medians, rates and the ratios that matter."""
     median: Callable[[str], float] = lambda name: statistics.median(  # noqa: E731
@@ -228,7 +288,7 @@ def summary(runs: dict[str, list[Run]], size: int, weights: int, rounds: int) ->
     hf, script = median("llama-hub to hf"), median("torch.load and save_file")
     cores = os.cpu_count() or 1
     result: dict[str, object] = {
-        "machine": {"cpus": cores, "python": platform.python_version()},
+        "machine": machine(),
         "bytes": size,
         "rounds": rounds,
         "median_seconds": {name: round(median(name), 3) for name in runs},
@@ -243,6 +303,9 @@ def summary(runs: dict[str, list[Run]], size: int, weights: int, rounds: int) ->
         "times_less_memory_than_script": round(
             anonymous["torch.load and save_file"] / anonymous["llama-hub to hf"], 1
         ),
+    }
+    result["Q4_K_M"] = {
+        "weights_per_second": round(weights / median("llama-hub to gguf Q4_K_M") / 1e6, 1) * 1e6
     }
     for kind in ("Q8_0", "Q4_0"):
         ours, theirs = weights / median(f"llama-hub to gguf {kind}"), rate_of_gguf(kind, 5)
@@ -260,7 +323,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work; by default the temporary one")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--kernels", action="store_true", help="only the quantisers, in memory")
+    parser.add_argument("--ggml", type=Path, help="a library with ggml's quantisers, for --kernels")
     options = parser.parse_args()
+    if options.kernels:
+        report({"machine": machine(), "kernels": kernel_rates(options.ggml)}, options.out)
+        return
     dim, ffn, layers, vocab = (1024, 2816, 4, 32000) if options.quick else (4096, 11008, 9, 32000)
     rounds = 1 if options.quick else options.rounds
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-convert-") as temporary:
@@ -275,11 +343,25 @@ def main() -> None:
         shutil.copy(Path(demo.__file__).with_name("tokenizer.model"), source)
         size = sum(path.stat().st_size for path in source.glob("*.pth"))
         runs = measure(at, source, rounds)
-    result = summary(runs, size, size // 2, rounds)
+    report(summary(runs, size, size // 2, rounds), options.out)
+
+
+def machine() -> dict[str, object]:
+    """Where it was measured; ``load`` says how busy the machine was with other work."""
+    return {
+        "cpus": os.cpu_count() or 1,
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def report(result: dict[str, object], out: Path | None) -> None:
+    """Print the result and keep it; what was measured with other options stays in the file."""
     print(json.dumps(result, indent=1))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if out is not None:
+        known = json.loads(out.read_text()) if out.is_file() else {}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(known | result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
