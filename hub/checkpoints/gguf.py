@@ -243,7 +243,9 @@ def open_gguf(path: Path, *, quantised: bool = False, dequantize: bool = False) 
             "to take the quantised values as they are",
         )
     folder = path if path.is_dir() else path.parent
-    return Checkpoint(folder, "gguf", architecture, locations, stored=tuple(stored))
+    return Checkpoint(
+        folder, "gguf", architecture, locations, stored=tuple(stored), values=content.values
+    )
 
 
 def read_model(path: Path) -> Content:

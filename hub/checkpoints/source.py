@@ -93,6 +93,7 @@ class Checkpoint:
     locations: Mapping[str, Location]  # by canonical name
     shards: int = 1  # model-parallel shards, of Meta's format
     stored: tuple[StoredRun, ...] = ()  # quantised tensors, which ``blocks`` cannot read
+    values: Mapping[str, Any] = field(default_factory=dict)  # the keys of a GGUF file
     _files: _Files = field(default_factory=lambda: _Files())
 
     @property

@@ -48,13 +48,19 @@ class Subject:
     accepted_license: str | None = None  # text of the receipt, where the source has none
     accepted_policy: str | None = None
     stated: ModelVocabulary | None = None  # by the weights' own file, as GGUF does
+    alone: str | None = None  # the name of a file among others, without its ending
+    listed: frozenset[str] = frozenset()  # by the source's manifest
 
     def find(self, *names: str) -> bytes | None:
         """The first of these files in the source's folder.
 
         Meta keeps licence and tokenizer one level up, shared by its models; the folder above
-        counts only if the tokenizer is there, since any other LICENSE would be another's.
+        counts only if the tokenizer is there, since any other LICENSE would be another's. Beside a
+        file that stands alone counts what its manifest lists, or what is called after it.
         """
+        if self.alone is not None:
+            listed = [name for name in names if name in self.listed]
+            names = (*(f"{self.alone}.{name}" for name in names), *listed)
         folders = [self.folder]
         if self.format == "meta" and (self.folder.parent / "tokenizer.model").is_file():
             folders.append(self.folder.parent)
@@ -148,6 +154,8 @@ def _ids(subject: Subject, known: ModelVocabulary) -> dict[str, Any]:
 
 def _found(subject: Subject) -> dict[str, bytes]:
     """The source's own tokenizer files, as they are."""
+    if subject.stated is not None:
+        return {}
     names = ("tokenizer.model", *_TOKENIZER_FILES)
     return {name: data for name in names if (data := subject.find(name)) is not None}
 
@@ -158,6 +166,8 @@ def _tokenizer(subject: Subject) -> dict[str, bytes]:
     known = vocabulary(subject)
     if known is None:
         return found
+    if subject.stated is not None and (_was_added_to(known) or known.chat_template):
+        return writing.hf_files(known, subject.architecture.context)
     if "tokenizer.model" not in found and (data := writing.sentencepiece_bytes(known)):
         found["tokenizer.model"] = data
     # What config.json or the weights' own file said besides these files.
@@ -168,6 +178,11 @@ def _tokenizer(subject: Subject) -> dict[str, bytes]:
             ids["pad_token_id"] = known.pad_id
         found["generation_config.json"] = _json(_document(found) | ids)
     return found
+
+
+def _was_added_to(known: ModelVocabulary) -> bool:
+    """Whether there are tokens that ``tokenizer.model`` cannot hold."""
+    return any(token >= len(known.pieces) for token in known.added)
 
 
 def _document(found: Mapping[str, bytes]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from llama_hub import __version__
 from llama_hub.errors import DiskFullError, IntegrityError, UsageError
 from llama_hub.files import delete, fsync_folder, write_atomic
 from llama_hub.hub.architecture import Architecture
-from llama_hub.hub.checkpoints import open_checkpoint
+from llama_hub.hub.checkpoints import gguf_types, open_checkpoint
 from llama_hub.hub.conversion import plan as conversion_plan
 from llama_hub.hub.conversion.companions import Subject
 from llama_hub.hub.conversion.origin import Origin, recorded
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from llama_hub.hub.checkpoints.blueprint import Blueprint
     from llama_hub.hub.checkpoints.source import Checkpoint
     from llama_hub.hub.checkpoints.transcribe import Outcome
+    from llama_hub.hub.tokenizer.vocabulary import ModelVocabulary
 
 SPARE = 16 << 20  # bytes that a file system needs besides the files themselves
 
@@ -240,7 +241,25 @@ def _subject(origin: Origin, source: Checkpoint, accepted: Mapping[str, str]) ->
         is_chat=origin.is_chat,
         accepted_license=accepted.get("accepted_license"),
         accepted_policy=accepted.get("accepted_policy"),
+        stated=_stated_vocabulary(origin, source),
+        alone=gguf_types.stem_of(origin.path) if origin.path.is_file() else None,
+        listed=_listed(origin),
     )
+
+
+def _listed(origin: Origin) -> frozenset[str]:
+    """The files that the source's manifest tells to be the model's."""
+    files = origin.manifest.files if origin.manifest else ()
+    return frozenset(entry.path for entry in files)
+
+
+def _stated_vocabulary(origin: Origin, source: Checkpoint) -> ModelVocabulary | None:
+    """What a GGUF file says of its tokens, unless their own files were kept beside it."""
+    if source.format != "gguf" or _listed(origin) & {"tokenizer.model", "tokenizer.json"}:
+        return None
+    from llama_hub.hub.checkpoints import gguf_tokenizer
+
+    return gguf_tokenizer.read(source.values, source.architecture.vocab_size)
 
 
 def _identity(task: Task, source: Checkpoint) -> dict[str, Any]:

@@ -19,20 +19,33 @@ from llama_hub.hub.tokenizer.vocabulary import AddedToken
 SPACE = "\u2581"
 
 
+Named = tuple[int, str]  # a token's id and text
+
+
 def faithful_json(
-    vocabulary: Vocabulary, data: bytes, added: Mapping[int, AddedToken] | None = None
+    vocabulary: Vocabulary,
+    data: bytes,
+    added: Mapping[int, AddedToken] | None = None,
+    around: tuple[Named | None, Named | None] | None = None,
 ) -> bytes | None:
     """The file's content if it cuts every text that was tried as ``data``, the SentencePiece model,
     does; ``None`` if it does not, or cannot be tried here.
     """
     if compare.obstacle(vocabulary) is not None or not compare.can_compare():
         return None
-    made = tokenizer_json(vocabulary, added)
+    made = tokenizer_json(vocabulary, added, around)
     return made if compare.difference(data, made, vocabulary.pieces) is None else None
 
 
-def tokenizer_json(vocabulary: Vocabulary, added: Mapping[int, AddedToken] | None = None) -> bytes:
-    """The file's content, with the tokens that were ``added`` to the pieces, by id."""
+def tokenizer_json(
+    vocabulary: Vocabulary,
+    added: Mapping[int, AddedToken] | None = None,
+    around: tuple[Named | None, Named | None] | None = None,
+) -> bytes:
+    """The file's content, with the tokens that were ``added`` to the pieces, by id.
+
+    ``around``: what is put before each text and after it, by default BOS before.
+    """
     texts = [piece.text for piece in vocabulary.pieces]
     specials = {token: AddedToken(texts[token]) for token in _specials(vocabulary)}
     document = {
@@ -42,7 +55,7 @@ def tokenizer_json(vocabulary: Vocabulary, added: Mapping[int, AddedToken] | Non
         "added_tokens": [_entry(*one) for one in sorted((specials | dict(added or {})).items())],
         "normalizer": _normalizer(vocabulary),
         "pre_tokenizer": None,
-        "post_processor": _post_processor(vocabulary),
+        "post_processor": _post_processor(around or (_bos(vocabulary), None)),
         "decoder": _decoder(vocabulary),
         "model": {
             "type": "BPE",
@@ -102,16 +115,27 @@ def _normalizer(vocabulary: Vocabulary) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": steps}
 
 
-def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
-    """BOS before each sequence."""
-    bos = vocabulary.pieces[vocabulary.bos_id].text
-    first = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    second = [{"SpecialToken": {"id": bos, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+def _bos(vocabulary: Vocabulary) -> Named:
+    return vocabulary.bos_id, vocabulary.pieces[vocabulary.bos_id].text
+
+
+def _post_processor(around: tuple[Named | None, Named | None]) -> dict[str, Any] | None:
+    """The tokens around each sequence; ``None`` where there are none."""
+    if around == (None, None):
+        return None
+
+    def framed(name: str, number: int) -> list[dict[str, Any]]:
+        before, after = (
+            [{"SpecialToken": {"id": one[1], "type_id": number}}] if one else [] for one in around
+        )
+        return [*before, {"Sequence": {"id": name, "type_id": number}}, *after]
+
+    tokens = {one[1]: {"id": one[1], "ids": [one[0]], "tokens": [one[1]]} for one in around if one}
     return {
         "type": "TemplateProcessing",
-        "single": first,
-        "pair": first + second,
-        "special_tokens": {bos: {"id": bos, "ids": [vocabulary.bos_id], "tokens": [bos]}},
+        "single": framed("A", 0),
+        "pair": framed("A", 0) + framed("B", 1),
+        "special_tokens": tokens,
     }
 
 

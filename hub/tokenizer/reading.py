@@ -239,7 +239,7 @@ def _assembled(
     return ModelVocabulary(
         pieces=base.pieces,
         rows=rows,
-        added=_with_controls(added, base.pieces),
+        added=with_controls(added, base.pieces),
         bos_id=bos,
         eos_id=eos,
         unk_id=role("unk", base.unk_id),
@@ -264,7 +264,7 @@ def _stated_ends(sources: _Sources, rows: int, bos: int, eos: int) -> list[int]:
     return [token for token in listed if token < rows and (token != bos or bos == eos)]
 
 
-def _with_controls(
+def with_controls(
     added: Mapping[int, AddedToken], pieces: tuple[Piece, ...]
 ) -> dict[int, AddedToken]:
     """The tokenizer's own control pieces parse as special tokens too."""

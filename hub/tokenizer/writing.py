@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_hub.hub.conversion import sentencepiece_model
 from llama_hub.hub.conversion.sentencepiece_model import Vocabulary
-from llama_hub.hub.conversion.tokenizer_json import faithful_json
+from llama_hub.hub.conversion.tokenizer_json import Named, faithful_json
 from llama_hub.hub.tokenizer import compare
 from llama_hub.hub.tokenizer.vocabulary import DEFAULT_TEMPLATE, AddedToken, ModelVocabulary
 
@@ -57,8 +57,11 @@ def hf_files(vocabulary: ModelVocabulary, context: int) -> dict[str, bytes]:
     behind = {t: known for t, known in vocabulary.added.items() if t >= len(vocabulary.pieces)}
     parsed = None if data is None else sentencepiece_model.parse(data)
     faithful = None
-    if parsed is not None and data is not None:
-        faithful = faithful_json(parsed, data, behind)
+    # tokenizer.json as it is written here puts a space before each run of text, also before one
+    # that follows an added token, where this model may not; transformers then makes its own.
+    alike = not behind or vocabulary.prefix_rule == "each"
+    if parsed is not None and data is not None and alike:
+        faithful = faithful_json(parsed, data, behind, _around(vocabulary))
     files = {
         "special_tokens_map.json": _json(_names(vocabulary)),
         "generation_config.json": _json(_generation(vocabulary, context)),
@@ -71,6 +74,18 @@ def hf_files(vocabulary: ModelVocabulary, context: int) -> dict[str, bytes]:
     if vocabulary.chat_template is not None:
         files["chat_template.jinja"] = vocabulary.chat_template.encode()
     return files
+
+
+def _around(vocabulary: ModelVocabulary) -> tuple[Named | None, Named | None]:
+    """The tokens that are put before each text and after it."""
+
+    def named(token: int, wanted: bool) -> Named | None:
+        text = vocabulary.name(token) if wanted else None
+        return None if text is None else (token, text)
+
+    return named(vocabulary.bos_id, vocabulary.add_bos), named(
+        vocabulary.eos_id, vocabulary.add_eos
+    )
 
 
 def _names(vocabulary: ModelVocabulary) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,12 +12,13 @@ from llama_hub.errors import IntegrityError, LicenseError
 from llama_hub.hub import unchanged
 from llama_hub.hub.catalog import Catalog
 from llama_hub.hub.manifest import Manifest, read
-from llama_hub.hub.model_id import shown
 from llama_hub.hub.store import Store
 from llama_hub.inference.service.settings import ServedModel
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate
 from llama_hub.progress import NO_PROGRESS, Progress
+
+_BLOCKS = re.compile(r"[A-Z0-9_]{1,8}")  # Q4_K …
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Servable:
         blocks = self.manifest.made_by.get("dequantized")
         if not isinstance(blocks, Mapping) or not blocks:
             return ""
-        kinds = ", ".join(sorted(shown(kind) for kind in blocks))
+        kinds = ", ".join(kind for kind in sorted(map(str, blocks)) if _BLOCKS.fullmatch(kind))
         return (
             f"{self.served.name} was quantised ({kinds}): what that lost stays lost; its values "
             "are served from the unpacked copy in the store, and need the memory of any such model"
