@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -11,7 +12,7 @@ import typer
 from llama_hub.cli import planned
 from llama_hub.cli.options import Json, Quiet, Yes
 from llama_hub.cli.output import Output, output
-from llama_hub.errors import UsageError
+from llama_hub.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Deployed
@@ -85,7 +86,7 @@ def deploy(
         deployer, made = _from_plan(apply, flags, file, set_)
     else:
         spec = _spec(flags, file, set_ or [])
-        deployer, made = _plan(out, spec, make=not only_plan)
+        deployer, made = _plan(out, spec, make=not only_plan, save=out_file is not None)
     if only_plan:
         _show(out, made, out_file)
     _apply(out, deployer, made, yes=yes, wait=wait, timeout=timeout, on_failure=on_failure)
@@ -142,12 +143,20 @@ def _name_of(model: str) -> str:
     return "-".join(part for part in "".join(letters).split("-") if part)[:32].rstrip("-")
 
 
-def _plan(out: Output, spec: DeploymentSpec, *, make: bool) -> tuple[Deployer, Plan]:
+def _plan(out: Output, spec: DeploymentSpec, *, make: bool, save: bool) -> tuple[Deployer, Plan]:
+    """The plan; with ``make`` the served folder is made first, if only the download is here.
+
+    A plan to ``save`` is one to apply, so it needs the model.
+    """
     from llama_hub.backends.lookup import deployer_for
     from llama_hub.deploy import artifact
 
     deployer = deployer_for(spec)
-    if make:
+    if not make:
+        return deployer, deployer.plan(spec) if save else deployer.preview(spec)
+    if not artifact.is_ready(spec):
+        with suppress(NotFoundError):  # of a model of which only its files tell the sizes
+            deployer.preview(spec)  # what the platform refuses is told before hours of conversion
         with out.progress() as progress:
             artifact.prepare(spec, progress)
     return deployer, deployer.plan(spec)

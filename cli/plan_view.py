@@ -52,6 +52,8 @@ def _facts(plan: Plan) -> list[str]:
         facts.append(f"memory    {_memory(plan)}")
     if plan.manifest:
         facts.append(f"model     {plan.manifest} under {plan.license} (receipt {plan.receipt})")
+    elif plan.spec is not None:
+        facts.append(f"model     under {plan.license}; zeros stand for its digest until it is here")
     cost = _cost(plan)
     return [*facts, f"cost      {cost}"] if cost else facts
 

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,23 @@ class Deployer:
         """What deploying ``spec`` would change; only reads."""
         observed = self.backend.observe(spec.name)
         return self._judged("deploy", self._target(spec, observed), observed)
+
+    def preview(self, spec: DeploymentSpec) -> Plan:
+        """``plan``, also before the model is here: download and conversion come first then.
+
+        Such a plan has no manifest, zeros in the place of its digest, and cannot be applied.
+        """
+        try:
+            self._artifacts(spec)
+        except NotFoundError as missing:
+            found = artifact.expected(spec, missing)
+            observed = self.backend.observe(spec.name)
+            made = self._judged("deploy", self._target(spec, observed, found), observed)
+            steps = (*found.steps, *made.steps)
+            return dataclasses.replace(
+                made, steps=steps, manifest=None, receipt=found.receipt or None
+            )
+        return self.plan(spec)
 
     def plan_delete(self, name: str) -> Plan:
         """What removing ``name`` would delete; ``NotFoundError`` if there is nothing of it."""

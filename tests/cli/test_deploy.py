@@ -52,6 +52,37 @@ def test_plan_exits_9_then_0_and_changes_nothing(home: Path) -> None:
     assert deploy("--plan").code == 0
 
 
+@pytest.mark.parametrize("backend", ["memory", "local"])
+def test_a_plan_needs_nothing_but_the_catalogue(home: Path, backend: str) -> None:
+    words = ["deploy", backend, "llama-2-7b", "--context", "256", "--concurrency", "1"]
+    words += ["--quantize", "int4"]
+    planned = run(*words, "--plan", "--json")
+    assert planned.code == 9, planned.stderr
+    assert (planned.json["manifest"], planned.json["license"]) == (None, "llama-2-community")
+    kinds = [step["resource"].partition("/")[0] for step in planned.json["plan"]]
+    assert kinds[:2] == ["download", "conversion"]
+    assert len(kinds) > 3
+    assert planned.json["plan"][0]["body"]["bytes"] == 13476925163
+    shown = run(*words, "--plan").stdout
+    assert "llama-hub download llama-2-7b --source" in shown
+    assert not (home / "deployments" / backend / "llama-2-7b").exists()
+    for more in (["--yes"], ["--out", str(home / "plan.json")]):  # both need the model itself
+        refused = run(*words, *more)
+        assert (refused.code, "llama-hub download" in refused.stderr) == (6, True)
+
+
+def test_what_a_cloud_refuses_is_refused_before_a_conversion(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_hub.deploy import artifact
+    from tests.support.demo_model import CHAT
+
+    assert run("download", CHAT, "--source", "builtin", "--accept-license").code == 0
+    monkeypatch.setattr(artifact, "prepare", lambda *_: pytest.fail("it was converted"))
+    refused = run("deploy", "memory", CHAT, "--instance", "huge", "--yes")
+    assert (refused.code, "offered are" in refused.stderr) == (7, True)
+
+
 def test_the_text_of_a_plan_names_what_a_person_wants_to_know() -> None:
     shown = deploy("--plan").stdout
     for part in ("create", "endpoint/x", "tiny-cpu", "weights", "sha256:", "receipt", "$0.05"):

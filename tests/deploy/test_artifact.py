@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,37 @@ def test_prepare_quantises_into_a_place_of_its_own(downloaded: Path) -> None:
     assert artifact.find(spec(model=CHAT)) == plain
     by_path = artifact.find(spec(model=str(made.folder), quantization="int8"))
     assert by_path.manifest == made.manifest
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_what_is_expected_is_what_conversion_makes(downloaded: Path, quantization: Any) -> None:
+    wanted = spec(model=CHAT, quantization=quantization)
+    foreseen = artifact.expected(wanted, NotFoundError("not there"))
+    assert [step.kind for step in foreseen.steps] == ["conversion"]
+    made = artifact.prepare(wanted)
+    assert artifact.dimensions(foreseen) == artifact.dimensions(made)
+    assert foreseen.receipt == made.receipt
+    assert foreseen.manifest.quantization == made.manifest.quantization
+    weights = sum(one.size for one in made.manifest.files if one.path.endswith(".safetensors"))
+    assert foreseen.manifest.bytes == pytest.approx(weights, rel=0.2)  # headers count in a toy
+
+
+def test_a_model_of_the_catalogue_is_planned_without_a_byte_of_it(home: Path) -> None:
+    foreseen = artifact.expected(spec(model="llama-2-7b"), NotFoundError("not there"))
+    download, conversion = foreseen.steps
+    assert (download.id, download.body["bytes"]) == ("download/llama-2-7b", 13476925163)
+    assert "licence llama-2-community" in download.note
+    assert conversion.after == (download.id,)
+    assert foreseen.manifest.bytes == pytest.approx(13476925163, rel=1e-3)
+    assert foreseen.receipt == ""
+    assert not home.exists()
+
+
+def test_what_no_catalogue_lists_cannot_be_planned(home: Path) -> None:
+    missing = NotFoundError("nothing of that name")
+    with pytest.raises(NotFoundError) as raised:
+        artifact.expected(spec(model="acme-9b"), missing)
+    assert raised.value is missing
 
 
 def test_a_folder_is_served_by_its_path(tmp_path: Path) -> None:
