@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from llama_hub.errors import UsageError
 from llama_hub.strict import decode, read_text, text_kind
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -37,17 +38,29 @@ def secret(given: str | None, environment: str) -> str | None:
     if value is None or value == "":
         return None
     if value == "-":
-        return sys.stdin.read().strip()
+        return _checked(sys.stdin.read(SECRET.max_bytes), "standard input")
     if value.startswith("@"):
-        return _from_file(Path(value[1:]).expanduser())
-    return value.strip()
+        path = Path(value[1:]).expanduser()
+        return _checked(_from_file(path), str(path))
+    return _checked(value, "the option" if given is not None else environment)
+
+
+def _checked(text: str, origin: str) -> str:
+    """The secret without white space around it; ``UsageError`` if no header could carry it."""
+    stripped = text.removeprefix("\ufeff").strip()  # a byte-order mark is no part of it
+    if not (stripped.isascii() and stripped.isprintable()):
+        raise UsageError(
+            f"the secret from {origin} holds characters that no key or token has",
+            hint="give one line of ASCII characters",
+        )
+    return stripped
 
 
 def _from_file(path: Path) -> str:
     # Of a shell's <(command): there is a writer, who may ask somebody and take a while.
     if path.parent in (Path("/dev/fd"), Path("/proc/self/fd")) and path.is_fifo():
-        return decode(_piped(path), path, SECRET).strip()
-    return read_text(path, SECRET).strip()
+        return decode(_piped(path), path, SECRET)
+    return read_text(path, SECRET)
 
 
 def _piped(path: Path) -> bytes:

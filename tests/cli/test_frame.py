@@ -206,6 +206,18 @@ class TestSecret:
         with pytest.raises(errors.UsageError, match="not a regular file"):
             secret(f"@{pipe}", "THE_SECRET")  # which nobody may ever write to
 
+    @pytest.mark.parametrize(
+        "text", ["k\u00e9y", "a\nb", "a\x00b", "a\x1b[31mb", "a\ufeffb", "\U0001f511"]
+    )
+    def test_what_no_header_can_carry_is_a_usage_error(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text(text)
+        with pytest.raises(errors.UsageError, match="characters that no key"):
+            secret(f"@{tmp_path}/secret", "THE_SECRET")
+
+    def test_a_byte_order_mark_is_no_part_of_it(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text("\ufeffkey\r\n")
+        assert secret(f"@{tmp_path}/secret", "THE_SECRET") == "key"
+
 
 class TestPlainProgress:
     def test_what_takes_long_is_told_at_each_interval_and_at_the_end(
