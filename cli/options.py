@@ -47,7 +47,7 @@ def secret(given: str | None, environment: str) -> str | None:
 
 def _checked(text: str, origin: str) -> str:
     """The secret without white space around it; ``UsageError`` if no header could carry it."""
-    stripped = text.removeprefix("\ufeff").strip()  # a byte-order mark is no part of it
+    stripped = text.strip()
     if not (stripped.isascii() and stripped.isprintable()):
         raise UsageError(
             f"the secret from {origin} holds characters that no key or token has",
