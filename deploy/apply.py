@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_hub.deploy.backend import Backend, Context, Observed, Resource, Step, Target
@@ -232,7 +232,7 @@ def with_unconfirmed(observed: Observed, intents: Sequence[Mapping[str, Any]]) -
         for intent in intents
         if intent["undo"] and intent["id"] not in shown
     )
-    return Observed(observed.resources + unconfirmed, observed.foreign)
+    return replace(observed, resources=observed.resources + unconfirmed)
 
 
 def _before(journal: Journal, observed: Observed) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from llama_hub.deploy.offer import Offer
+from llama_hub.errors import LlamaHubError
 from llama_hub.hub.model_id import ModelId
 from llama_hub.progress import NO_PROGRESS, Progress
 
@@ -110,10 +111,14 @@ class Observed:
 
     ``foreign``: what stands where one of ours would, without our tags. It is never changed or
     removed; the deployer refuses to plan a deployment over it.
+
+    ``unread``: kinds that could not be read, and why. Whether that matters is the plan's to say: a
+    deployment that does not scale needs no alarms, and a removal what bills and nothing else.
     """
 
     resources: tuple[Resource, ...] = ()
     foreign: tuple[Resource, ...] = ()
+    unread: Mapping[str, LlamaHubError] = field(default_factory=dict)
 
     def find(self, kind: str, name: str | None = None) -> Resource | None:
         """The first resource of a kind, or the one with the name."""

@@ -11,10 +11,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.azure import bodies, doctor, export, invoke, machines, planning, status
+from llama_hub.backends.azure import (
+    bodies,
+    doctor,
+    export,
+    invoke,
+    machines,
+    planning,
+    status,
+    validation,
+)
 from llama_hub.backends.azure.client import Client
 from llama_hub.backends.azure.inventory import Inventory
 from llama_hub.backends.azure.options import Options
@@ -34,7 +44,7 @@ from llama_hub.deploy.backend import (
 )
 from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.status import unfinished
-from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.errors import AccessError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -115,8 +125,8 @@ class AzureBackend:
                 f"the workspace is in {region}, not in {spec.region}",
                 hint="name a workspace of that region: --set options.workspace=…",
             )
-        sizes = machines.in_region(self.client.sizes(region), region)
-        quota = machines.usages(self.client.usages(region))
+        sizes = machines.in_region(readable(lambda: self.client.sizes(region)), region)
+        quota = machines.usages(readable(lambda: self.client.usages(region)))
         # An unknown price is not a price of nothing, which is what the core would take it for.
         found = [machines.offer(size, region, quota) for size in sizes if size.price is not None]
         return sizing.cheapest_first(offer for offer in found if sizing.fits(offer, need))
@@ -126,13 +136,20 @@ class AzureBackend:
         return self.inventory.observe(name)
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
-        """See ``planning``."""
+        """See ``planning``; what it has to know and could not be read ends it."""
+        for kind in planning.needed(target):
+            if kind in observed.unread:
+                raise observed.unread[kind]
+        return planning.steps(self._desired(target, observed))
+
+    def validate(self, target: Target, observed: Observed) -> None:
+        """See ``validation``."""
+        validation.check(self.inventory, self._desired(target, observed))
+
+    def _desired(self, target: Target, observed: Observed) -> planning.DesiredState:
         options = read_options(target.spec)
         context = "" if options.image else bodies.context_digest(self.inventory.build_context)
-        desired = planning.DesiredState(
-            target, observed, self.inventory.workspace, options, context
-        )
-        return planning.steps(desired)
+        return planning.DesiredState(target, observed, self.inventory.workspace, options, context)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Endpoint with deployments first, because they bill; then what they referred to."""
@@ -164,8 +181,13 @@ class AzureBackend:
 
     @cached_property
     def _prices(self) -> dict[str, float]:
-        region = self.inventory.workspace.region
-        sizes = machines.in_region(self.client.sizes(region), region)
+        """By machine type; those of the table where the region's own may not be read."""
+        reported: Sequence[Mapping[str, Any]] = []
+        region = ""
+        with suppress(AccessError):
+            region = self.inventory.workspace.region
+            reported = self.client.sizes(region)
+        sizes = machines.in_region(reported, region)
         return {size.name.lower(): size.price for size in sizes if size.price is not None}
 
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
@@ -218,6 +240,13 @@ class AzureBackend:
     def orphans(self) -> Iterator[Resource]:
         """Models, environments, weights and settings that no endpoint of ours uses."""
         return self.inventory.orphans()
+
+
+def readable(look: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What a read of the subscription shows; nothing to whoever has only a workspace."""
+    with suppress(AccessError):
+        return look()
+    return []
 
 
 def _from_environment(key: str) -> str | None:

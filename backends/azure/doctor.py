@@ -6,28 +6,19 @@ except where it makes them meaningless.
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
-from llama_hub.backends.azure import machines
+from llama_hub.backends.azure import machines, permissions
 from llama_hub.backends.azure.client import MANAGEMENT_SCOPE, Client
 from llama_hub.backends.azure.errors import BLOB_ROLE, ROLE
 from llama_hub.deploy.backend import Check
 from llama_hub.deploy.checks import line
 from llama_hub.distribution import install_command
-from llama_hub.errors import LlamaHubError
+from llama_hub.errors import AccessError, LlamaHubError
 
 PROVIDERS = ("Microsoft.MachineLearningServices", "Microsoft.Insights")
-ACTIONS = (
-    "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/write",
-    "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments/write",
-    "Microsoft.MachineLearningServices/workspaces/models/versions/write",
-    "Microsoft.MachineLearningServices/workspaces/environments/versions/write",
-)
-BLOB_WRITE = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write"
 
 
 def checks(client: Client) -> Iterator[Check]:
@@ -39,15 +30,29 @@ def checks(client: Client) -> Iterator[Check]:
     yield login
     if not login.ok:
         return
-    yield line("subscription", lambda: _subscription(client))
+    yield _optional("subscription", lambda: _subscription(client))
     for provider in PROVIDERS:
-        yield line(f"provider {provider}", partial(_provider, client, provider))
+        yield _optional(f"provider {provider}", partial(_provider, client, provider))
     workspace = line("workspace", lambda: _workspace(client))
     yield workspace
     if workspace.ok:
         yield line("role", lambda: _role(client))
         yield line("storage role", lambda: _storage_role(client))
+        yield line("asking", lambda: _asking(client))
+        yield line("removing", lambda: _ending(client))
+        yield line("autoscaling", lambda: _scaling(client))
+        yield _optional("registry", lambda: _registry(client))
         yield from _capacity(client)
+
+
+def _optional(name: str, look: Callable[[], Check]) -> Check:
+    """A line about what one may deploy without being allowed to read."""
+    try:
+        return look()
+    except AccessError:
+        return Check(name, True, "may not be read, which a deployment does not need")
+    except LlamaHubError as error:
+        return Check(name, False, error.message, error.hint)
 
 
 def _tools() -> Iterator[Check]:
@@ -69,9 +74,9 @@ def _subscription(client: Client) -> Check:
     id_ = client.scope.subscription
     found = client.get(f"/subscriptions/{id_}", "account")
     if found is None:
-        return Check(
-            "subscription", False, f"{id_} was not found", "az account set --subscription <id>"
-        )
+        # az account set changes what az looks at; this command goes by the variable.
+        hint = "export AZURE_SUBSCRIPTION_ID=<id>; az account list -o table shows yours"
+        return Check("subscription", False, f"{id_} was not found", hint)
     return Check("subscription", True, f"{found.get('displayName', id_)} ({id_})")
 
 
@@ -96,32 +101,76 @@ def _workspace(client: Client) -> Check:
 
 
 def _role(client: Client) -> Check:
-    missing = [
-        action
-        for action in ACTIONS
-        if not _allowed(client, client.scope.id, action, "actions", "notActions")
-    ]
-    if missing:
-        return Check("role", False, f"not allowed: {', '.join(missing)}", ROLE)
+    """All that a deployment needs, and to ask it in either way."""
+    scope = client.scope.id
+    lacking = permissions.missing(client, scope, permissions.DEPLOY)
+    if lacking is None:
+        return Check(
+            "role", True, "your roles may not be read; a refusal will name what is missing"
+        )
+    if lacking:
+        return Check("role", False, f"not allowed: {', '.join(lacking)}", ROLE)
     return Check("role", True, "may register models and create endpoints and deployments")
 
 
+def _asking(client: Client) -> Check:
+    """Keys and tokens need two permissions; without the second the endpoint refuses a token."""
+    lacking = permissions.missing(client, client.scope.id, permissions.ASK.values())
+    if lacking:
+        modes = [mode for mode, action in permissions.ASK.items() if action in lacking]
+        told = f"an endpoint with auth {' or '.join(modes)} would not answer you: no "
+        return Check("asking", False, told + ", ".join(lacking), ROLE)
+    return Check("asking", True, "may read an endpoint's keys, and call it with a token")
+
+
+def _ending(client: Client) -> Check:
+    """Whoever deploys has to be able to end what it costs."""
+    lacking = permissions.missing(client, client.scope.id, permissions.DELETE)
+    if lacking:
+        return Check("removing", False, f"could not stop the costs: no {', '.join(lacking)}", ROLE)
+    return Check("removing", True, "may delete endpoints and deployments")
+
+
+def _scaling(client: Client) -> Check:
+    lacking = permissions.missing(client, client.scope.group_id, permissions.SCALE)
+    if lacking:
+        detail = f"only replicas_max = replicas_min: no {', '.join(lacking)} in the resource group"
+        return Check("autoscaling", True, detail)
+    return Check("autoscaling", True, "may write autoscale settings")
+
+
 def _storage_role(client: Client) -> Check:
-    account = str(getattr(client.workspace(), "storage_account", ""))
-    if _allowed(client, account, BLOB_WRITE, "dataActions", "notDataActions"):
-        return Check("storage role", True, f"may write blobs of {account.rpartition('/')[2]}")
-    return Check("storage role", False, f"may not write blobs of {account}", BLOB_ROLE)
+    account = str(getattr(client.workspace(), "storage_account", "") or "")
+    name = account.rpartition("/")[2]
+    lacking = permissions.missing(client, account, permissions.DEPLOY_DATA, data=True)
+    if lacking:
+        return Check("storage role", False, f"may not write blobs of {name}", BLOB_ROLE)
+    return Check("storage role", True, f"may write blobs of {name}")
 
 
-def _allowed(client: Client, scope: str, action: str, yes: str, no: str) -> bool:
-    path = f"{scope}/providers/Microsoft.Authorization/permissions"
-    grants = list(client.pages(path, "permissions"))
-    return any(_matches(grant, yes, action) and not _matches(grant, no, action) for grant in grants)
-
-
-def _matches(grant: Mapping[str, Any], key: str, action: str) -> bool:
-    patterns = grant.get(key) or []
-    return any(fnmatch.fnmatch(action.lower(), str(pattern).lower()) for pattern in patterns)
+def _registry(client: Client) -> Check:
+    """Where Azure ML builds the image, unless one is given."""
+    workspace = client.workspace()
+    id_ = str(getattr(workspace, "container_registry", "") or "")
+    if not id_:
+        return Check("registry", True, "none yet: the first image build makes one")
+    name = id_.rpartition("/")[2]
+    found = client.get(id_, "registry")
+    if found is None:
+        hint = "az ml workspace update --container-registry <an existing registry's id>"
+        return Check("registry", False, f"{name} of the workspace is not there", hint)
+    private = (found.get("properties") or {}).get("publicNetworkAccess") == "Disabled"
+    if private and not getattr(workspace, "image_build_compute", None):
+        return Check(
+            "registry",
+            False,
+            f"{name} is private, and the workspace has no compute that could build in it",
+            "az ml workspace update --image-build-compute <cluster>, or --set options.image=…",
+        )
+    detail = (
+        f"{name}; a free subscription may not build in it (ACR Tasks): give options.image there"
+    )
+    return Check("registry", True, detail)
 
 
 def _capacity(client: Client) -> Iterator[Check]:
@@ -129,6 +178,11 @@ def _capacity(client: Client) -> Iterator[Check]:
     try:
         sizes = machines.in_region(client.sizes(region), region)
         quota = machines.usages(client.usages(region))
+    except AccessError:
+        yield Check(
+            "region", True, f"{region}; its machine types, prices and quota may not be read"
+        )
+        return
     except LlamaHubError as error:
         yield Check("region", False, error.message, error.hint)
         return
@@ -152,10 +206,11 @@ def _gpu_quota(
     if not gpus:
         return Check("GPU quota", False, f"{region} has no GPU machines", "choose another region")
     first = gpus[0]
-    hint = machines.quota_hint(first, 1, region, quota.get(first.family.lower()))
+    hint = machines.quota_hint(first, 1, region, quota)
     return Check("GPU quota", False, f"no GPU machine is allowed in {region}", hint)
 
 
 def _room(size: machines.Size, quota: Mapping[str, machines.Usage]) -> int:
-    usage = quota.get(size.family.lower())
-    return size.instances_within(usage.left) if usage else 0
+    usage = machines.tightest(size, quota)
+    known = size.family.lower() in quota
+    return size.instances_within(usage.left) if usage and known else 0

@@ -38,6 +38,11 @@ BLOB_ROLE = (
     "--scope <the storage account's id>"
 )
 
+
+class NotRegisteredError(ProvisioningError):
+    """The subscription does not use a resource provider, so nothing of it can be there."""
+
+
 BUSY = "{what}: Azure is busy ({said})"
 REFUSED = "{what}: Azure refuses it ({said})"
 AGAIN = "run the same command again"
@@ -127,10 +132,11 @@ RULES = (
         BLOB_ROLE,
         AccessError,
     ),
-    _cause(
-        "MissingSubscriptionRegistration",
-        "the subscription is not registered for Azure ML",
-        "az provider register --namespace Microsoft.MachineLearningServices --wait",
+    Rule(
+        NotRegisteredError,
+        "{what}: the subscription is not registered for it ({said})",
+        lambda response: f"az provider register --namespace {_namespace(response)} --wait",
+        codes=("MissingSubscriptionRegistration",),
     ),
     _cause(
         "MissingDriverProgram",
@@ -162,6 +168,11 @@ RULES = (
     Rule(NotFoundError, "{what}: {said}", "llama-hub doctor azure", statuses=(404,)),
     Rule(ProvisioningError, "{what}: {said}", "llama-hub doctor azure"),
 )
+
+
+def _namespace(response: ErrorResponse) -> str:
+    named = re.search(r"Microsoft\.\w+", response.message)
+    return named[0] if named else "Microsoft.MachineLearningServices"
 
 
 def explain(response: ErrorResponse, what: str) -> LlamaHubError:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from llama_hub.backends.azure.bodies import (
     CONTEXT_ROOT,
+    KEEP_PREVIOUS,
     MODELS_ROOT,
     Workspace,
     weights_name,
     weights_prefix,
 )
 from llama_hub.backends.azure.client import Client
+from llama_hub.backends.azure.errors import NotRegisteredError
 from llama_hub.backends.azure.storage import BlobInfo, Container
 from llama_hub.backends.azure.tags import from_cloud
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Proof, Resource
 from llama_hub.deploy.waiting import until_settled
-from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, ProvisioningError
 from llama_hub.hub.manifest import MANIFEST_NAME, Manifest
 
 MOST_CONTEXT = 1_000_000  # bytes of a build context
@@ -74,16 +77,39 @@ class Inventory:
     # --- one deployment -----------------------------------------------------------------
 
     def observe(self, name: str) -> Observed:
-        """All that carries the tag of deployment ``name``, and the weights its models refer to."""
+        """All that carries the tag of deployment ``name``, and the weights its models refer to.
+
+        Only the endpoint has to be readable: a kind that is not stands in ``unread``.
+        """
         there = self._any_endpoint(name)
-        endpoint = there if there and _is_ours(there) else None
-        found = [endpoint] if endpoint else []
-        found += self.deployments(name) if endpoint else []
-        models = self.assets("model", name)
-        found += [*models, *self.assets("environment", name)]
-        found += [one for one in self.autoscales() if one.tags.get(TAG_DEPLOYMENT) == name]
-        foreign = (there,) if there and not endpoint else ()
-        return Observed((*found, *self._weights(models)), foreign)
+        if there is None:
+            self._must_exist()
+        if there and not _is_ours(there):
+            return Observed(foreign=(there,))
+        unread: dict[str, LlamaHubError] = {}
+
+        def read(kind: str, look: Callable[[], Iterable[Resource]]) -> list[Resource]:
+            try:
+                return list(look())
+            except (AccessError, NotRegisteredError) as error:
+                unread[kind] = error
+                return []
+
+        deployments = read("deployment", lambda: self.deployments(name)) if there else []
+        models = read("model", lambda: self.assets("model", name))
+        found = [*([there] if there else []), *deployments, *models]
+        found += read("environment", lambda: self.assets("environment", name))
+        found += read("autoscale", lambda: self._autoscales_of(name))
+        found += read("weights", lambda: self._weights(models))
+        return Observed(tuple(found), unread=unread)
+
+    def _must_exist(self) -> None:
+        """``NotFoundError`` if the workspace is not there; what may not be read says nothing."""
+        with suppress(AccessError):
+            _ = self.workspace
+
+    def _autoscales_of(self, name: str) -> list[Resource]:
+        return [one for one in self.autoscales() if one.tags.get(TAG_DEPLOYMENT) == name]
 
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint of deployment ``name``; ``None`` if absent or somebody else's."""
@@ -91,12 +117,13 @@ class Inventory:
         return there if there and _is_ours(there) else None
 
     def _any_endpoint(self, name: str) -> Resource | None:
-        document = self.client.get(f"{self.workspace.scope.id}/onlineEndpoints/{name}")
+        document = self.client.get(f"{self.client.scope.id}/onlineEndpoints/{name}")
         return _online("endpoint", name, document) if document else None
 
     def endpoints(self) -> Iterator[Resource]:
-        """Every endpoint that carries our tag."""
-        for document in self.client.pages(f"{self.workspace.scope.id}/onlineEndpoints"):
+        """Every endpoint that carries our tag; ``NotFoundError`` if there is no workspace."""
+        self._must_exist()
+        for document in self.client.pages(f"{self.client.scope.id}/onlineEndpoints"):
             found = _online("endpoint", document["name"], document)
             if _is_ours(found):
                 yield found
@@ -186,18 +213,49 @@ class Inventory:
         return Proof(what, True, f"{len(manifest.files)} files, {manifest.bytes} bytes")
 
     def orphans(self) -> Iterator[Resource]:
-        """What outlived its endpoint, and weights and contexts that nothing refers to."""
-        endpoints = {found.name for found in self.endpoints()}
+        """What outlived its endpoint or revision, and weights and contexts that nothing uses."""
+        found = list(self.endpoints())
+        for endpoint in found:
+            yield from self.surplus(endpoint)
+        endpoints = {endpoint.name for endpoint in found}
         models, environments = self._everything("model"), self._everything("environment")
-        for found in [*self.autoscales(), *models, *environments]:
-            if found.tags[TAG_DEPLOYMENT] not in endpoints:
-                yield found
+        for one in [*self._readable_autoscales(), *models, *environments]:
+            if one.tags[TAG_DEPLOYMENT] not in endpoints:
+                yield one
         used = {_weights_of(model) for model in models}
         for name in sorted(self.container.folders(MODELS_ROOT) - used):
             yield Resource("weights", name, self.weights_state(name))
-        owners = {found.name.partition(":")[0] for found in environments}
+        owners = {one.name.partition(":")[0] for one in environments}
         for owner in sorted(self.container.folders(CONTEXT_ROOT) - owners):
             yield Resource("context", owner, "unused")
+
+    def _readable_autoscales(self) -> list[Resource]:
+        """They cost nothing, so that whoever may not read them misses little."""
+        with suppress(AccessError, NotRegisteredError):
+            return list(self.autoscales())
+        return []
+
+    def surplus(self, endpoint: Resource) -> Iterator[Resource]:
+        """Deployments of ours that answer nothing below an endpoint that works: they bill.
+
+        An update that could not be undone leaves one. None is surplus while something changes, and
+        the newest of those without traffic is not where the older revision was meant to stay.
+        """
+        mine = [one for one in self.deployments(endpoint.name) if _is_part(one, endpoint)]
+        properties = endpoint.body["properties"]
+        busy = {
+            name
+            for key in ("traffic", "mirrorTraffic")
+            for name, share in (properties.get(key) or {}).items()
+            if share
+        }
+        if not busy or any(one.state in MOVING for one in (endpoint, *mine)):
+            return
+        idle = [one for one in mine if one.name.partition("/")[2] not in busy]
+        idle.sort(key=lambda one: str(one.body.get("createdAt", "")))
+        keeps = KEEP_PREVIOUS in endpoint.tags
+        kept = [one.name for one in idle if one.state == "Succeeded"][-1:] if keeps else []
+        yield from (one for one in idle if one.name not in kept)
 
     def _everything(self, kind: str) -> list[Resource]:
         containers = self.client.pages(f"{self.client.scope.id}/{kind}s", "ml")
@@ -217,6 +275,10 @@ def _state(document: Mapping[str, Any]) -> str:
 
 def _is_ours(endpoint: Resource) -> bool:
     return endpoint.tags.get(TAG_DEPLOYMENT) == endpoint.name
+
+
+def _is_part(deployment: Resource, endpoint: Resource) -> bool:
+    return deployment.tags.get(TAG_DEPLOYMENT) == endpoint.name
 
 
 def _online(kind: str, name: str, document: Mapping[str, Any]) -> Resource:

@@ -17,6 +17,7 @@ from typing import Any
 
 from llama_hub.deploy.offer import Offer
 
+TOTAL = "total cluster dedicated regional vcpus"  # counts the cores of all families
 TABLE = Path(__file__).with_name("machines.toml")
 GB = 10**9
 
@@ -125,9 +126,15 @@ def _family(entry: Mapping[str, Any]) -> str:
     return str(name.get("value", "")) if isinstance(name, Mapping) else str(name)
 
 
+def tightest(size: Size, quota: Mapping[str, Usage]) -> Usage | None:
+    """Of the family's and the region's cores, whichever are fewer; ``None`` if neither is known."""
+    known = [quota[key] for key in (size.family.lower(), TOTAL) if key in quota]
+    return min(known, key=lambda usage: usage.left, default=None)
+
+
 def offer(size: Size, region: str, quota: Mapping[str, Usage]) -> Offer:
     """The type as the deploy core compares it."""
-    usage = quota.get(size.family.lower())
+    usage = tightest(size, quota)
     left = size.instances_within(usage.left) if usage else None
     return Offer(
         instance=size.name,
@@ -137,16 +144,22 @@ def offer(size: Size, region: str, quota: Mapping[str, Usage]) -> Offer:
         price_per_hour=size.price,
         price_source=size.price_source,
         quota_left=left,
-        note=size.note if left != 0 else quota_hint(size, 1, region, usage),
+        note=size.note if left != 0 else quota_hint(size, 1, region, quota),
         bfloat16=size.bfloat16,
     )
 
 
-def quota_hint(size: Size, instances: int, region: str, usage: Usage | None) -> str:
+def quota_hint(size: Size, instances: int, region: str, quota: Mapping[str, Usage]) -> str:
     """How many cores to ask for, and where."""
-    wanted = size.cores_for(instances) + (usage.used if usage else 0)
+    usage, total = quota.get(size.family.lower()), quota.get(TOTAL)
+    cores = size.cores_for(instances)
+    wanted = [f"{cores + (usage.used if usage else 0)} cores of {size.family}"]
+    if usage and usage.left >= cores:
+        wanted = []
+    if total and total.left < cores:
+        wanted.append(f"{cores + total.used} cores in all (Total Cluster Dedicated Regional vCPUs)")
     return (
-        f"ask for a limit of {wanted} cores of {size.family} in {region}: "
+        f"ask for a limit of {' and of '.join(wanted)} in {region}: "
         "https://ml.azure.com/quota, or az ml compute list-usage shows today's"
     )
 

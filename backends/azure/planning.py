@@ -9,7 +9,7 @@ back needs no upload.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from llama_hub.backends.azure.tags import OWN_TAGS
 from llama_hub.backends.azure.values import agrees, holds, same
 from llama_hub.deploy import reconcile
 from llama_hub.deploy.backend import (
+    TAG_DEPLOYMENT,
     TAG_MANIFEST,
     TAG_SPEC,
     Action,
@@ -360,7 +361,7 @@ def _removals(desired: DesiredState, after: str) -> Iterator[Step]:
         if found.name != wanted or not scaled:
             yield _delete(found, "its deployment goes, or no longer scales", after)
     for found in desired.observed.all("deployment"):
-        if found.name not in deployments:
+        if found.name not in deployments and found.tags.get(TAG_DEPLOYMENT) == desired.endpoint:
             yield _delete(found, "a newer revision answers its requests", after)
     for kind, name, key in (
         ("model", desired.model, "model"),
@@ -403,7 +404,38 @@ def deletions(observed: Observed) -> list[Step]:
         if not (found.kind == "deployment" and found.name.partition("/")[0] in endpoints)
         and not (found.kind == "weights" and found.name in kept)
     ]
-    return reconcile.deletions(removed, DELETE_ORDER, why=_why_removed, reversible=False, long=True)
+    steps = reconcile.deletions(
+        removed, DELETE_ORDER, why=_why_removed, reversible=False, long=True
+    )
+    note = "; ".join([*_taken_along(observed), *_not_seen(observed)])
+    return [replace(steps[0], note=note), *steps[1:]] if steps and note else steps
+
+
+def _taken_along(observed: Observed) -> Iterator[str]:
+    """Deployments below our endpoint that somebody else has put there."""
+    others = [
+        found.name
+        for found in observed.all("deployment")
+        if TAG_DEPLOYMENT not in found.tags and found.state != "unknown"
+    ]
+    if others:
+        yield f"not made by llama-hub and removed with it: {', '.join(others)}"
+
+
+def _not_seen(observed: Observed) -> Iterator[str]:
+    """What may be there and stays, because it could not be read."""
+    kinds = [kind for kind in observed.unread if kind != "deployment"]
+    if kinds:
+        why = observed.unread[kinds[0]].message
+        yield f"what there is of {', '.join(kinds)} stays, it could not be read: {why}"
+
+
+def needed(target: Target) -> tuple[str, ...]:
+    """The kinds that a plan for ``target`` cannot do without."""
+    spec = target.spec
+    scales = spec.replicas_min < spec.replicas_max
+    kinds = ("deployment", "model", "environment", "weights")
+    return (*kinds, "autoscale") if scales else kinds
 
 
 def _why_removed(found: Resource) -> str:

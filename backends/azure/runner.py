@@ -203,10 +203,15 @@ class StepRunner:
                 invoke.call(url, headers, body["request"], sleep=self._inventory.sleep)
             )
         except (AccessError, TransientError) as error:
-            if properties.get("publicNetworkAccess") != "Disabled":
-                raise ProvisioningError(f"{name} does not answer: {error.message}") from error
-            self._context.progress.say(f"{name} is not tried: its network cannot be reached")
-            return {"tried": False}
+            if properties.get("publicNetworkAccess") == "Disabled":
+                self._context.progress.say(f"{name} is not tried: its network cannot be reached")
+                return {"tried": False}
+            if isinstance(error, AccessError) and not properties.get("traffic"):
+                # It answers, and its probes say that the model is loaded; only we may not ask it.
+                self._context.progress.say(f"{name} is not tried: {error.message}; {error.hint}")
+                return {"tried": False}
+            kind = AccessError if isinstance(error, AccessError) else ProvisioningError
+            raise kind(f"{name} does not answer: {error.message}", hint=error.hint) from error
         return {"tried": True, "bytes": len(answer)}
 
     def _try_out(self) -> Mapping[str, Any]:

@@ -98,7 +98,7 @@ class MemoryBackend:
                 one["hidden"] -= 1 if one["hidden"] > 0 else 0
             foreign = records.get(f"endpoint/{name}")
             others = [foreign] if foreign and foreign["tags"].get(TAG_DEPLOYMENT) != name else []
-            return Observed(*(tuple(map(_resource, each)) for each in (shown, others)))
+            return Observed(tuple(map(_resource, shown)), tuple(map(_resource, others)))
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """Upload, endpoint, new revision, traffic to it, stop the old one, drop older ones."""

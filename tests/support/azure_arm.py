@@ -22,7 +22,7 @@ from tests.support import azure_rules
 from tests.support.azure_blob import CONTAINER, Blobs
 from tests.support.azure_online import OnlineEndpoints, without_empty
 from tests.support.azure_refusals import refusal
-from tests.support.azure_roles import BLOB_CONTRIBUTOR
+from tests.support.azure_roles import BLOB_CONTRIBUTOR, ROLE_IDS
 from tests.support.azure_scoring import relay
 from tests.support.azure_state import ML, Online, Place, Service
 from tests.support.azure_wire import Reply, Request
@@ -89,12 +89,29 @@ class Arm(OnlineEndpoints):
                 self._datastore,
                 f"{ML}/workspaces/datastores/read",
             ),
-            ("GET", r"(.*)/providers/Microsoft.Authorization/permissions", self._permissions, ""),
+            (
+                "GET",
+                r"(.*)/providers/Microsoft.Authorization/permissions",
+                self._permissions,
+                "Microsoft.Authorization/permissions/read",
+            ),
             (
                 "GET",
                 registry,
                 self._registry,
                 "Microsoft.ContainerRegistry/registries/read",
+            ),
+            (
+                "GET",
+                r"(.*/providers/Microsoft.ManagedIdentity/userAssignedIdentities/[^/]+)",
+                self._user_identity,
+                "Microsoft.ManagedIdentity/userAssignedIdentities/read",
+            ),
+            (
+                "GET",
+                r"(.*)/providers/Microsoft.Authorization/roleAssignments",
+                self._role_assignments,
+                "Microsoft.Authorization/roleAssignments/read",
             ),
             ("GET", rf"{workspace}/onlineEndpoints", self._list_endpoints, f"{online}/read"),
             ("GET", endpoint, self._get_endpoint, f"{online}/read"),
@@ -205,6 +222,8 @@ class Arm(OnlineEndpoints):
     def _permissions(self, request: Request, scope: str) -> Reply:
         """Each role that holds there; a blob role is a fact of the account."""
         given = [role.to_json() for role in self.permissions.at(scope)]
+        for role in given:
+            role["notActions"] += self.permissions.denied
         if self.blobs.writable and "/storageAccounts/" in scope:
             given.append(BLOB_CONTRIBUTOR.to_json())
         return Reply(200, {"value": given})
@@ -223,6 +242,24 @@ class Arm(OnlineEndpoints):
                 "properties": {"publicNetworkAccess": private, "adminUserEnabled": False},
             },
         )
+
+    def _user_identity(self, request: Request, id_: str) -> Reply:
+        if id_ not in self.identities:
+            return refusal("not found", what=id_)
+        principal = str(uuid.uuid5(uuid.NAMESPACE_URL, id_))
+        return Reply(200, {"id": id_, "properties": {"principalId": principal}})
+
+    def _role_assignments(self, request: Request, scope: str) -> Reply:
+        wanted = request.query.get("$filter", "")
+        roles = {"AcrPull": "/registries/", "Storage Blob Data Reader": "/storageAccounts/"}
+        given = [
+            {"properties": {"roleDefinitionId": f"{scope}/x/{ROLE_IDS[role]}"}}
+            for id_, known in self.identities.items()
+            if str(uuid.uuid5(uuid.NAMESPACE_URL, id_)) in wanted
+            for role in known
+            if roles[role] in scope
+        ]
+        return Reply(200, {"value": given})
 
     def _usages(self, request: Request) -> Reply:
         used = self._cores_used()

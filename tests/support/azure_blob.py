@@ -47,6 +47,7 @@ class Blobs:
         self.writable = True  # whether the caller has Storage Blob Data Contributor
         self.firewalled = False  # whether the account takes no calls from the caller's network
         self.damaged_blocks = 0  # blocks that arrive otherwise than they were sent
+        self.used: set[str] = set()  # verbs of the data actions that were asked for
         self.page = 3  # blobs in one page of a listing
         self.bytes_received = 0
 
@@ -55,6 +56,8 @@ class Blobs:
         container, _, name = request.path.lstrip("/").partition("/")
         if container != CONTAINER:
             return _error(404, "ContainerNotFound")
+        verbs = {"PUT": "write", "DELETE": "delete"}
+        self.used.add(verbs.get(request.method, "read"))
         if self.firewalled:
             return REFUSALS["storage firewall"].xml()
         allowed = self.writable if request.method in ("PUT", "DELETE") else self.readable

@@ -232,6 +232,8 @@ class Plane:
         for arm in self.arms:
             if path.startswith(f"/subscriptions/{arm.subscription}/"):
                 return self._at(arm, request)
+        if "/microsoft.managedidentity/" in path:  # of any subscription of the tenant
+            return self._at(self.arm, request)
         return refusal("no subscription", subscription=path.split("/")[2])
 
     def _at(self, arm: Arm, request: Request) -> Reply:

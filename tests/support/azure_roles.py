@@ -53,6 +53,12 @@ BLOB_CONTRIBUTOR = Role(
 )
 
 
+ROLE_IDS = {  # the same in every tenant
+    "AcrPull": "7f951dda-4ed3-4680-a7ca-43fe172d538d",
+    "Storage Blob Data Reader": "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1",
+}
+
+
 @dataclass
 class Grant:
     """A role at a scope; ``delay``: how many questions it does not count for yet."""

@@ -68,6 +68,10 @@ class Driver:
         """Today's steps."""
         return list(self.backend.plan(target, self.backend.observe(target.spec.name)))
 
+    def judge(self, target: Target) -> None:
+        """What the deployer asks after it has a plan; raises what would be refused later."""
+        self.backend.validate(target, self.backend.observe(target.spec.name))
+
     def apply(self, target: Target) -> list[Step]:
         """Do what is needed; returns the steps that were done."""
         done = [step for step in self.plan(target) if step.action != "noop"]

@@ -12,7 +12,10 @@ from llama_hub.backends.azure import doctor
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy.backend import Check
 from tests.support.azure_plane import Plane
-from tests.support.azure_roles import Role
+from tests.support.azure_roles import DATA_SCIENTIST, ML, Role
+
+READER_AND_MORE = Role(("*/read", "*/delete", "*/action", "Microsoft.Insights/*"))
+NO_SCORE = Role(("*",), (f"{ML}/workspaces/onlineEndpoints/score/action",))
 
 
 def checks(backend: AzureBackend) -> dict[str, Check]:
@@ -33,6 +36,10 @@ def test_all_is_well(plane: Plane, backend: AzureBackend) -> None:
         "workspace",
         "role",
         "storage role",
+        "asking",
+        "removing",
+        "autoscaling",
+        "registry",
         "region",
         "GPU quota",
     ]
@@ -52,11 +59,19 @@ def test_all_is_well(plane: Plane, backend: AzureBackend) -> None:
         ),
         (
             lambda plane: plane.arm.permissions.set(
-                (Role(("*/read",)), f"/subscriptions/{plane.arm.subscription}")
+                (READER_AND_MORE, f"/subscriptions/{plane.arm.subscription}")
             ),
             "role",
             "az role assignment",
         ),
+        (
+            lambda plane: plane.arm.permissions.set(
+                (NO_SCORE, f"/subscriptions/{plane.arm.subscription}")
+            ),
+            "asking",
+            "az role assignment",
+        ),
+        (lambda plane: setattr(plane.arm, "registry_is_private", True), "registry", "compute"),
         (
             lambda plane: setattr(plane.blobs, "writable", False),
             "storage role",
@@ -89,7 +104,13 @@ def test_a_workspace_that_is_missing(plane: Plane) -> None:
 
 def test_a_subscription_that_is_missing(plane: Plane) -> None:
     found = checks(AzureBackend(subscription="0000"))
-    assert "az account set" in found["subscription"].hint
+    assert "AZURE_SUBSCRIPTION_ID" in found["subscription"].hint
+
+
+def test_a_workspace_is_enough(plane: Plane, backend: AzureBackend) -> None:
+    """Nothing of the subscription may be read: that is no fault of a deployment."""
+    plane.arm.permissions.set((DATA_SCIENTIST, plane.arm.root))
+    assert [check.name for check in backend.check() if not check.ok] == []
 
 
 def test_without_the_extra_it_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
