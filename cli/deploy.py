@@ -77,7 +77,8 @@ def deploy(
     if on_failure not in ("remove", "keep"):
         raise UsageError(f"--on-failure {on_failure!r} is neither remove nor keep")
     flags = {
-        "backend": backend, "model": model, "name": name, "quantization": quantization,
+        "backend": backend, "model": model, "name": name,
+        "quantization": quantization and quantization.lower(),
         "context": context, "concurrency": concurrency, "instance": instance, "access": access,
         "region": region, "ttl": ttl, **_replicas(replicas),
     }  # fmt: skip

@@ -69,6 +69,7 @@ Dtype = Annotated[
     Literal["auto", "bfloat16", "float16", "float32"],
     typer.Option(
         help="Type of the weights; auto is the folder's.",
+        case_sensitive=False,
         envvar="LLAMA_HUB_DTYPE",
         show_envvar=False,
     ),
@@ -76,7 +77,10 @@ Dtype = Annotated[
 Quantize = Annotated[
     Literal["int8", "int4"] | None,
     typer.Option(
-        help="Quantise the weights while loading.", envvar="LLAMA_HUB_QUANTIZE", show_envvar=False
+        help="Quantise the weights while loading.",
+        case_sensitive=False,
+        envvar="LLAMA_HUB_QUANTIZE",
+        show_envvar=False,
     ),
 ]
 Context = Annotated[

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llama_hub.errors import NotFoundError
+from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub import manifest
 from llama_hub.hub.checkpoints import gguf_types
 from llama_hub.hub.digests import hash_file
@@ -23,6 +23,7 @@ from llama_hub.progress import NO_PROGRESS, Progress
 from llama_hub.strict import read_json
 
 TASK = "read"
+MAX_TAIL = 1 << 26  # bytes behind the tensors: padding, or the header of a part without any
 DEFAULT_LICENSE = "llama-2-community"  # of a file that says nothing: the strictest guess
 
 
@@ -57,9 +58,17 @@ def _made(path: Path, progress: Progress) -> Manifest:
 
     with gguf.open_gguf(path, quantised=True):  # names, shapes and keys are a model's
         content = gguf.read_model(path)
+    ends: dict[Path, int] = {content.path: 0}
+    for info in content.tensors.values():
+        ends[info.path] = max(ends.get(info.path, 0), info.offset + info.size)
     entries = []
-    for part in sorted({content.path, *(info.path for info in content.tensors.values())}):
+    for part, end in sorted(ends.items()):
         state = part.stat()
+        if state.st_size > end + MAX_TAIL:  # it would be hashed for hours
+            raise IntegrityError(
+                f"{part} has {state.st_size - end} bytes behind its tensors: nobody writes so many",
+                hint="download it again",
+            )
         progress.start(TASK, state.st_size)
         entries.append(_entry(part, state.st_ino, state.st_size, state.st_mtime_ns))
         progress.finish(TASK)

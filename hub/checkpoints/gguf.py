@@ -48,6 +48,13 @@ TYPES = {
     8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
 }  # fmt: skip
+# Types that are known and not read.
+_OTHER_TYPES = {
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
+    19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16",
+    26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+}  # fmt: skip
 TYPE_NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
 FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -127,8 +134,14 @@ def _info(path: Path, cursor: _Cursor) -> Info:
         raise _bad(path, f"{name[:100]!r} has {dimensions} dimensions")
     shape = tuple(reversed([cursor.scalar(U64) for _ in range(dimensions)]))
     kind, offset = cursor.scalar(U32), cursor.scalar(U64)
+    if kind in _OTHER_TYPES:
+        raise IntegrityError(
+            f"{path} holds blocks of the type {_OTHER_TYPES[kind]} ({name[:100]!r}), which are not "
+            "read here",
+            hint=f"take the same model as one of {', '.join(list(gguf_types.FILE_TYPES)[3:8])} …",
+        )
     if kind not in TYPES:
-        raise _bad(path, f"{name[:100]!r} has the type number {kind}, which is not supported")
+        raise _bad(path, f"{name[:100]!r} has the type number {kind}, which is not known")
     label, block, block_bytes = TYPES[kind]
     if not shape or min(shape) < 1 or max(shape) > 1 << 40 or shape[-1] % block:
         raise _bad(path, f"{name[:100]!r} of type {label} has shape {shape}")

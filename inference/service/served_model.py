@@ -37,8 +37,9 @@ class Servable:
             return ""
         kinds = ", ".join(kind for kind in sorted(map(str, blocks)) if _BLOCKS.fullmatch(kind))
         return (
-            f"{self.served.name} was quantised ({kinds}): what that lost stays lost; its values "
-            "are served from the unpacked copy in the store, and need the memory of any such model"
+            f"{self.served.name} was quantised ({kinds}): what that lost stays lost. Its values "
+            "are served from an unpacked copy in the store, which needs the memory of float16; "
+            "--quantize int8 or int4 saves memory"
         )
 
 

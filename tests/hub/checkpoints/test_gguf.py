@@ -233,3 +233,22 @@ def test_a_split_file_is_what_gguf_s_own_reader_expects(tmp_path: Path) -> None:
     (joined,) = (tmp_path / "joined").glob("*.gguf")
     (one,) = (tmp_path / "one").glob("*.gguf")
     assert joined.read_bytes() == one.read_bytes()
+
+
+def test_transformers_reads_what_is_written(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    path = made(tmp_path, K_RECIPE, "Q4_K_M")
+    config = load_gguf_checkpoint(str(path))["config"]
+    known = {key: value for key, value in config.items() if key != "model_type"}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**known))
+    loaded = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    convert(path, tmp_path / "hf", to="hf", license=LICENSE, dequantize=True)
+    (weights,) = (tmp_path / "hf").glob("*.safetensors")
+    ours = load_file(weights)
+    assert loaded.keys() == ours.keys()
+    for name, value in ours.items():
+        assert torch.equal(loaded[name].float(), value), name

@@ -212,3 +212,23 @@ def test_tensors_of_a_tied_file_become_the_embedding_twice(tmp_path: Path) -> No
     found = load_file(weights)
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         assert np.array_equal(found[name], expected["output.weight"].astype(np.float16))
+
+
+def test_a_file_with_a_tail_of_nothing_is_not_read_for_hours(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    gguf_files.write(path)
+    with path.open("r+b") as file:
+        file.truncate(1 << 36)  # a hole
+    with pytest.raises(IntegrityError, match="behind its tensors"):
+        Store().find(str(path))
+
+
+@pytest.mark.parametrize("name", ["Q4_K_M", "Q6_K", "Q5_0", "F16"])
+def test_a_dry_run_tells_the_exact_size(source: Path, tmp_path: Path, name: str) -> None:
+    options = {"dtype": name, "split_max_size": 400_000}
+    planned = to_file(source, tmp_path / "m.gguf", dry_run=True, **options)
+    assert not list(tmp_path.glob("*.gguf"))
+    to_file(source, tmp_path / "m.gguf", **options)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.gguf")}
+    assert dict(planned.files) == sizes
+    assert len(sizes) > 1
