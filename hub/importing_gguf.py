@@ -33,8 +33,10 @@ class ImportedFile(ImportedFolder):
         with gguf.open_gguf(self._file, quantised=True):  # names, shapes and keys are a model's
             content = gguf.read_model(self._file)
         paths = sorted({content.path, *(info.path for info in content.tensors.values())})
+        names = [path.name if gguf_types.has_name(path) else f"{model.id}.gguf" for path in paths]
         weights = [
-            RemoteFile(path.name, FolderRequest(path), path.stat().st_size) for path in paths
+            RemoteFile(name, FolderRequest(path), path.stat().st_size)
+            for name, path in zip(names, paths, strict=True)
         ]
         small = self._documents()
         inline = [
@@ -43,7 +45,7 @@ class ImportedFile(ImportedFolder):
         ]
         lacks = (
             *layout.lacking(small, model, "gguf"),
-            *(f"a digest of {path.name}" for path in paths),
+            *(f"a digest of {name}" for name in names),
         )
         return FetchPlan("gguf", (*inline, *weights), self._record, self._place.policy, lacks)
 

@@ -23,7 +23,6 @@ from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import diagnosis, gguf_keys, gguf_types, layout
 from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
 
-MAGIC = b"GGUF"
 VERSION = 3  # the one that is written
 VERSIONS = (2, 3)  # 3 only says that the order of bytes may be the other one
 ALIGNMENT = 32  # bytes, unless the file says otherwise
@@ -85,14 +84,17 @@ def is_gguf(folder: Path) -> bool:
     return any(folder.glob("*.gguf"))
 
 
-def read_header(path: Path) -> Content:
-    """Keys, values and tensors; ``IntegrityError`` unless all of them are sound."""
+def read_header(path: Path, alignment: int = ALIGNMENT) -> Content:
+    """Keys, values and tensors; ``IntegrityError`` unless all of them are sound.
+
+    ``alignment``: of the tensors, in bytes, where the file does not state its own.
+    """
     with os.fdopen(open_regular(path), "rb") as file:
         if os.fstat(file.fileno()).st_size < 24:
             raise _bad(path, "it is too short")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             cursor = _Cursor(path, data)
-            return _content(path, cursor)
+            return _content(path, cursor, alignment)
 
 
 def _bad(path: Path, why: str) -> IntegrityError:
@@ -100,8 +102,8 @@ def _bad(path: Path, why: str) -> IntegrityError:
     return IntegrityError(f"{path} is no sound GGUF file: {why}", hint="download or make it again")
 
 
-def _content(path: Path, cursor: _Cursor) -> Content:
-    if cursor.take(4) != MAGIC:
+def _content(path: Path, cursor: _Cursor, default: int) -> Content:
+    if cursor.take(4) != gguf_types.MAGIC:
         raise _bad(path, "it does not begin with GGUF")
     version = cursor.scalar(U32)
     if version not in VERSIONS:
@@ -118,7 +120,7 @@ def _content(path: Path, cursor: _Cursor) -> Content:
             raise _bad(path, f"the key {key[:100]!r} stands twice")
         values[key] = cursor.value(cursor.scalar(U32))
     infos = [_info(path, cursor) for _ in range(tensor_count)]
-    alignment = values.get("general.alignment", ALIGNMENT)
+    alignment = values.get("general.alignment", default)
     if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment % 8:
         raise _bad(path, f"alignment {alignment!r}")
     base = cursor.at + -cursor.at % alignment
@@ -276,16 +278,33 @@ def read_model(path: Path) -> Content:
             f"it is one of {count} parts, but not called NAME-00001-of-{count:05d}.gguf",
         )
     paths = [first.path.with_name(name) for name in gguf_types.split_names(named[0], count)]
-    return _joined([_part(path, first.path) for path in paths])
+    return _joined([_part(path, first) for path in paths])
 
 
-def _part(path: Path, named: Path) -> Content:
+def _part(path: Path, first: Content) -> Content:
+    """A part's header. The gguf package aligns parts as the first states, and says so only there;
+    llama.cpp aligns them by the default: where the file ends tells which of the two it was.
+    """
     if not path.is_file():
         raise NotFoundError(
-            f"{path} is missing: {named.name} is one part of a model that was split",
+            f"{path} is missing: {first.path.name} is one part of a model that was split",
             hint="download all its parts into the same folder",
         )
-    return read_header(path)
+    part = read_header(path)
+    stated = first.values.get("general.alignment", ALIGNMENT)
+    own = part.values.get("general.alignment", ALIGNMENT)
+    if own == stated or _tail(part) < own:
+        return part
+    part = read_header(path, stated)
+    if _tail(part) >= stated:
+        raise _bad(path, f"its tensors are aligned neither by {own} nor by {stated}")
+    return part
+
+
+def _tail(content: Content) -> int:
+    """Bytes behind the last tensor, which writers pad to the alignment at most."""
+    end = max((info.offset + info.size for info in content.tensors.values()), default=0)
+    return content.path.stat().st_size - end
 
 
 def _joined(parts: list[Content]) -> Content:

@@ -15,6 +15,7 @@ from llama_hub.errors import UsageError
 from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints.layout import TensorSpec
 
+MAGIC = b"GGUF"
 # Name → (number in ``general.file_type``, type of most tensors).
 FILE_TYPES = {
     "F32": (0, "F32"),
@@ -120,8 +121,16 @@ def has_name(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether ``path`` is a file that ought to be GGUF."""
-    return has_name(path) and path.is_file()
+    """Whether ``path`` is a file that is called GGUF or, as a blob of Ollama's, begins as one."""
+    try:
+        if not path.is_file():
+            return False
+        if has_name(path):
+            return True
+        with path.open("rb", buffering=0) as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def stem_of(path: Path) -> str:

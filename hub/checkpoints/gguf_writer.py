@@ -20,7 +20,7 @@ from llama_hub.hub.checkpoints.blueprint import (
     TensorPlan,
     as_it_is,
 )
-from llama_hub.hub.checkpoints.gguf_types import FILE_TYPES, Mixture, split_names
+from llama_hub.hub.checkpoints.gguf_types import FILE_TYPES, MAGIC, Mixture, split_names
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.source import Checkpoint
 from llama_hub.hub.conversion.companions import Subject, vocabulary
@@ -193,7 +193,7 @@ def _tokenizer_pairs(subject: Subject) -> list[Pair]:
 def _header(pairs: Sequence[Pair], tensors: Sequence[_Tensor], factors: int) -> bytes:
     """Everything before the first tensor; ``factors``: elements of ``rope_freqs.weight``."""
     count = len(tensors) + bool(factors)
-    parts = [gguf.MAGIC, struct.pack("<IQQ", gguf.VERSION, count, len(pairs))]
+    parts = [MAGIC, struct.pack("<IQQ", gguf.VERSION, count, len(pairs))]
     parts += [
         _text(key) + struct.pack("<I", kind) + _value(kind, value) for key, kind, value in pairs
     ]

@@ -51,6 +51,15 @@ def test_all_parts_come_along(home: Path, tmp_path: Path) -> None:
     assert (done.path / "LICENSE").read_text() == "Its own.\n"
 
 
+def test_a_blob_without_ending_is_known_by_its_beginning(home: Path, tmp_path: Path) -> None:
+    gguf_files.write(tmp_path / "m.gguf")
+    blob = (tmp_path / "m.gguf").rename(tmp_path / "sha256-0123")
+    done = take(blob)
+    assert (done.path / f"{MODEL.id}.gguf").samefile(blob)
+    assert verify(done.path, deep=True).ok
+    assert verify(blob).ok
+
+
 def test_a_missing_part_stops_it(home: Path, tmp_path: Path) -> None:
     gguf_files.write(tmp_path / "m.gguf", File(split=8))
     (tmp_path / "m-00002-of-00003.gguf").unlink()

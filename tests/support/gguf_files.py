@@ -32,6 +32,7 @@ class File:
     tied: bool = False
     tokenizer: bool = True
     split: int = 0  # tensors of one part; 0: one file
+    alignment: int = 32
     keys: dict[str, Any] = field(default_factory=dict)  # more keys; None leaves one out
 
 
@@ -73,6 +74,8 @@ def write(path: Path, wanted: File = PLAIN) -> dict[str, np.ndarray]:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=wanted.split)
     _add_keys(writer, wanted)
+    if wanted.alignment != 32:
+        writer.add_custom_alignment(wanted.alignment)
     if wanted.tokenizer:
         add_tokenizer(writer)
     read: dict[str, np.ndarray] = {}

@@ -13,6 +13,7 @@ from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub.checkpoints import numeric, open_checkpoint
 from llama_hub.hub.checkpoints.gguf import TYPES, open_gguf, read_header
 from llama_hub.hub.checkpoints.source import Checkpoint
+from llama_hub.hub.conversion.convert import convert
 from tests.support import gguf_files
 from tests.support.gguf_files import WIDE, File
 
@@ -154,6 +155,26 @@ def test_a_later_part_cannot_change_the_function(tmp_path: Path) -> None:
     parts[1].write_bytes(data[:16] + count.to_bytes(8, "little") + pair + data[24:] + bytes(32))
     with pytest.raises(IntegrityError, match=r"llama\.rope\.freq_base"):
         open_gguf(parts[0])
+
+
+@pytest.mark.parametrize("alignment", [64, 256])
+def test_parts_that_are_aligned_as_only_the_first_says(tmp_path: Path, alignment: int) -> None:
+    expected = gguf_files.write(tmp_path / "m.gguf", File(split=5, alignment=alignment))
+    assert_same(tmp_path, expected)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K"])
+def test_a_scale_that_is_no_number_is_refused_by_the_tensor_s_name(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    gguf_files.write(path, File(kind=kind))
+    at = read_header(path).tensors["blk.1.ffn_up.weight"].offset
+    data = bytearray(path.read_bytes())
+    data[at : at + 2] = b"\x00\x7c"  # infinite
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"layers\.1\.feed_forward\.w3"):
+        convert(path, tmp_path / "hf", to="hf", license="other-open", dequantize=True)
 
 
 def test_two_models_in_a_folder_must_be_told_apart(tmp_path: Path) -> None:
