@@ -40,6 +40,7 @@ TAG_MANIFEST = "llama-hub:manifest"
 TAG_SPEC = "llama-hub:spec"
 TAG_LICENSE = "llama-hub:license"
 TAG_MODEL = "llama-hub:model"  # catalogue id, for ``ps``
+UNSTATED = "unstated"  # ``Proof.what`` in place of "manifest"
 TAG_TTL = "llama-hub:ttl"  # seconds after ``created``; only where the spec sets one
 
 
@@ -203,7 +204,8 @@ class Proof:
     """One line of ``attest``.
 
     The line that states which manifest is served has ``what="manifest"`` and the digest alone as
-    evidence.
+    evidence. A service that cannot state it (vLLM's) has a line ``UNSTATED`` that says so; what
+    storage proves then decides.
     """
 
     what: str

@@ -47,6 +47,23 @@ def service_environment(
     return ours | dict(spec.environment)
 
 
+def vllm_arguments(target: Target) -> dict[str, str]:
+    """The same in vLLM's own terms: name of its argument, without the dashes → value.
+
+    Weights that we quantised say so in their ``config.json``, which vLLM reads by itself. An image
+    that is configured by variables has them under the same names in capitals (``SM_VLLM_*``).
+    """
+    told = {
+        "max-model-len": str(target.spec.context),
+        "max-num-seqs": str(target.spec.concurrency),
+        "served-model-name": str(target.artifact.manifest.model),
+        "gpu-memory-utilization": f"{target.need.utilization:g}",
+        "tensor-parallel-size": str(tensor_parallel(target)),
+    }
+    kind = dtype(target)
+    return told | ({"dtype": kind} if kind else {})
+
+
 def tensor_parallel(target: Target) -> int:
     """Devices over which every layer is split: all of the machine's; 1 on a CPU."""
     return max(1, target.offer.accelerators)

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from llama_hub.backends.azure import (
     bodies,
     doctor,
     export,
+    images,
     invoke,
     machines,
     planning,
@@ -32,6 +34,7 @@ from llama_hub.backends.azure.options import read as read_options
 from llama_hub.backends.azure.runner import StepRunner
 from llama_hub.deploy import sizing, waiting
 from llama_hub.deploy.backend import (
+    UNSTATED,
     Check,
     Context,
     Deployed,
@@ -118,7 +121,7 @@ class AzureBackend:
 
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Machine types of the workspace's region that hold a replica, cheapest first."""
-        read_options(spec)
+        options = read_options(spec)
         region = self.inventory.workspace.region
         if spec.region not in (None, region):
             raise UsageError(
@@ -129,6 +132,8 @@ class AzureBackend:
         quota = machines.usages(readable(lambda: self.client.usages(region)))
         # An unknown price is not a price of nothing, which is what the core would take it for.
         found = [machines.offer(size, region, quota) for size in sizes if size.price is not None]
+        if options.run == "vllm":
+            found = [offer for offer in found if offer.accelerators]
         return sizing.cheapest_first(offer for offer in found if sizing.fits(offer, need))
 
     def observe(self, name: str) -> Observed:
@@ -148,7 +153,8 @@ class AzureBackend:
 
     def _desired(self, target: Target, observed: Observed) -> planning.DesiredState:
         options = read_options(target.spec)
-        context = "" if options.image else bodies.context_digest(self.inventory.build_context)
+        built = images.is_built(options)
+        context = bodies.context_digest(self.inventory.build_context(options)) if built else ""
         return planning.DesiredState(target, observed, self.inventory.workspace, options, context)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
@@ -228,10 +234,20 @@ class AzureBackend:
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the service, the registry and the storage say of ``manifest``."""
         observed = self.observe(name)
+        return [self._stated(name, manifest), *self.inventory.proofs(observed, manifest)]
+
+    def _stated(self, name: str, manifest: Manifest) -> Proof:
+        """What the service says that it serves; vLLM knows of no manifest, only of a name."""
+        if urlsplit(self.endpoint(name).url).path == images.CONTRACTS["vllm"].scoring:
+            return Proof(
+                UNSTATED,
+                True,
+                "vLLM does not state which bytes it serves; what stands is that the deployment "
+                "refers to the registered model, and what storage holds of it",
+            )
         answer = b"".join(self.invoke(name, {"manifest": True}, stream=False))
         served = str(json.loads(answer).get("manifest"))
-        proofs = [Proof("manifest", served == manifest.digest, served)]
-        return proofs + self.inventory.proofs(observed, manifest)
+        return Proof("manifest", served == manifest.digest, served)
 
     def export(self, steps: Sequence[Step], form: str) -> Mapping[str, str]:
         """``az-yaml`` or ``bicep``; ``score`` adds what the stock inference server needs."""

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_hub.backends.azure import images
 from llama_hub.backends.azure.tags import to_cloud
 from llama_hub.backends.azure.values import duration
 from llama_hub.deploy.backend import Target
-from llama_hub.deploy.environment import service_environment
 from llama_hub.hub.manifest import canonical
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ PROVIDER = "Microsoft.MachineLearningServices"
 DATASTORE = "workspaceblobstore"
 MODELS_ROOT = "llama-hub/models/"
 CONTEXT_ROOT = "llama-hub/environments/"
-SCORING_PATH = "/score"
-PORT = 8080  # of the service in its container
 KEEP_WEIGHTS = "llama-hub-keep-weights"
 KEEP_PREVIOUS = "llama-hub-keep-previous"  # of an endpoint: its older revision may stay
 BODY_TAG = "llama-hub-body"  # of a deployment: digest of the properties it was asked for with
@@ -141,24 +139,30 @@ def environment_body(
 ) -> dict[str, Any]:
     """The container: a given image, or the context that Azure ML builds; and its routes."""
     source: dict[str, Any] = (
-        {"image": options.image}
-        if options.image
-        else {
+        {
             "build": {
                 "contextUri": f"{workspace.account_url}/{workspace.container}/"
                 + context_prefix(target.spec.name, context),
-                "dockerfilePath": "Dockerfile.cuda" if target.offer.accelerators else "Dockerfile",
+                "dockerfilePath": _dockerfile(target, options),
             }
         }
+        if images.is_built(options)
+        else {"image": options.image}
     )
+    contract = images.CONTRACTS[options.run]
     routes = {
-        "livenessRoute": {"port": PORT, "path": "/health/live"},
-        "readinessRoute": {"port": PORT, "path": "/health/ready"},
-        "scoringRoute": {"port": PORT, "path": SCORING_PATH},
+        "livenessRoute": {"port": contract.port, "path": contract.live},
+        "readinessRoute": {"port": contract.port, "path": contract.ready},
+        "scoringRoute": {"port": contract.port, "path": contract.scoring},
     }
     tags = {"tags": to_cloud(target.tags)}
     fixed = {"isAnonymous": False, "isArchived": False, "inferenceConfig": routes}
     return {"properties": source | tags | fixed}
+
+
+def _dockerfile(target: Target, options: Options) -> str:
+    ours_on_gpu = options.run == "container" and target.offer.accelerators
+    return "Dockerfile.cuda" if ours_on_gpu else "Dockerfile"
 
 
 def environment_name(target: Target, body: Mapping[str, Any]) -> str:
@@ -202,13 +206,13 @@ def deployment_body(
             "environmentId": workspace.scope.asset("environments", environment),
             "model": workspace.scope.asset("models", model),
             "properties": {},
-            "environmentVariables": service_environment(target, "azureml", port=PORT),
+            "environmentVariables": images.variables(target, options),
             "appInsightsEnabled": options.app_insights,
             "requestSettings": {
                 "maxConcurrentRequestsPerInstance": spec.concurrency,  # twice that may wait
                 "requestTimeout": duration(options.request_timeout),
             },
-            "livenessProbe": liveness(target),
+            "livenessProbe": liveness(target, options),
             "readinessProbe": readiness(target),
             "instanceType": target.offer.instance,
             "egressPublicNetworkAccess": {"public": "Enabled", "private": "Disabled"}[
@@ -226,10 +230,14 @@ def load_seconds(target: Target) -> int:
     return START_SECONDS + math.ceil(target.artifact.manifest.bytes / LOAD_RATE)
 
 
-def liveness(target: Target) -> dict[str, Any]:
-    """The process: it answers while the weights load, so a hung one is noticed within minutes."""
+def liveness(target: Target, options: Options) -> dict[str, Any]:
+    """The process: ours answers while the weights load, so a hung one is noticed within minutes.
+
+    vLLM answers only when they are loaded: until then it must not be taken for a hung one.
+    """
+    waits = images.CONTRACTS[options.run].loads_before_it_lives
     return {
-        "failureThreshold": 10,
+        "failureThreshold": max(10, math.ceil(2 * load_seconds(target) / 30)) if waits else 10,
         "successThreshold": 1,
         "timeout": duration(10),
         "period": duration(30),

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llama_hub.backends.azure import images
 from llama_hub.backends.azure.bodies import (
     CONTEXT_ROOT,
     KEEP_PREVIOUS,
@@ -29,6 +30,9 @@ from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Proof, Resource
 from llama_hub.deploy.waiting import until_settled
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, ProvisioningError
 from llama_hub.hub.manifest import MANIFEST_NAME, Manifest
+
+if TYPE_CHECKING:
+    from llama_hub.backends.azure.options import Options
 
 MOST_CONTEXT = 1_000_000  # bytes of a build context
 MOVING = ("Creating", "Updating", "Scaling", "Deleting")  # states that end by themselves
@@ -60,9 +64,12 @@ class Inventory:
         workspace, credential = self.workspace, self.client.credential
         return Container(workspace.account_url, workspace.container, credential, sleep=self.sleep)
 
+    def build_context(self, options: Options) -> dict[str, bytes]:
+        """Path → content of what Azure ML builds the image from."""
+        return images.vllm_context(options) if options.run == "vllm" else self._own_context
+
     @cached_property
-    def build_context(self) -> dict[str, bytes]:
-        """Path → content of what Azure ML builds the service's image from."""
+    def _own_context(self) -> dict[str, bytes]:
         from llama_hub.deploy import image
 
         made = image.context()

@@ -36,8 +36,11 @@ class Options(BaseModel):
     """Whether the container may reach the internet or only the workspace's network."""
     identity: str | None = None
     """Resource id of a user-assigned identity; none: one that the endpoint gets of its own."""
+    run: Literal["container", "vllm"] = "container"
+    """Our own service, or vLLM's official image, which needs a machine with a GPU."""
     image: str | None = None
-    """Container image of the service; none: Azure ML builds it in the cloud."""
+    """Container image of the service; none: Azure ML builds it in the cloud. With run vllm: the
+    image that it builds on, if not the official one."""
     request_timeout: int = Field(180, ge=1, le=180)
     """Seconds until the platform cuts a request off; 180 is its maximum."""
     strategy: Literal["blue-green", "in-place"] = "blue-green"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.azure import bodies
+from llama_hub.backends.azure import bodies, images
 from llama_hub.backends.azure.bodies import BODY_TAG, KEEP_WEIGHTS, Workspace
 from llama_hub.backends.azure.options import Options
 from llama_hub.backends.azure.tags import OWN_TAGS
@@ -203,8 +203,18 @@ def _environment(desired: DesiredState) -> Step:
     body, name = desired.environment_body, desired.environment
     if desired.observed.find("environment", name) is not None:
         return Step("noop", "environment", name, "registered", body)
-    built = "" if desired.options.image else "Azure ML builds the image when it is first used"
-    return Step("create", "environment", name, "not registered yet", body, note=built)
+    return Step("create", "environment", name, "not registered yet", body, note=_way(desired))
+
+
+def _way(desired: DesiredState) -> str:
+    """How it runs, and what that way can prove."""
+    options = desired.options
+    if options.run == "vllm":
+        return (
+            f"vLLM on {options.image or images.VLLM_IMAGE}, built when it is first used; it cannot "
+            "state which manifest it serves, so attest goes by the digests in storage"
+        )
+    return "" if options.image else "Azure ML builds the image when it is first used"
 
 
 def _endpoint(desired: DesiredState) -> Step:
@@ -317,16 +327,22 @@ def _rollout(desired: DesiredState) -> list[Step]:
 
 
 def _smoke(desired: DesiredState, after: str) -> Step:
-    body = {"deployment": desired.revision, "request": SMOKE}
+    body = _question(desired)
     why = "it must answer by name before it gets traffic"
     return Step("create", "smoke", desired.deployment, why, body, after=(after,), undo=False)
+
+
+def _question(desired: DesiredState) -> dict[str, Any]:
+    """A short completion, sent to the new revision's own route."""
+    path = images.CONTRACTS[desired.options.run].scoring
+    return {"deployment": desired.revision, "path": path, "request": SMOKE}
 
 
 def _gradual(desired: DesiredState, after: str) -> Iterator[Step]:
     """Mirror and canary, where the options ask for them; the endpoint is otherwise left alone."""
     options, found = desired.options, desired.observed.find("endpoint")
     assert found is not None, "there is traffic, so there is an endpoint"
-    smoke = {"deployment": desired.revision, "request": SMOKE}
+    smoke = _question(desired)
     back = bodies.routed_again(found.body, desired.traffic)
     look = {"soak": options.soak, "smoke": smoke, "back": back}
     if options.mirror:

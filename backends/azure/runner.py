@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urljoin
 
 from llama_hub.backends.azure import invoke
 from llama_hub.backends.azure.bodies import (
@@ -17,6 +18,7 @@ from llama_hub.backends.azure.bodies import (
     without,
 )
 from llama_hub.backends.azure.inventory import Inventory
+from llama_hub.backends.azure.options import read as read_options
 from llama_hub.backends.azure.planning import is_as_wanted, runs
 from llama_hub.backends.azure.tags import from_cloud
 from llama_hub.backends.azure.values import holds
@@ -88,11 +90,13 @@ class StepRunner:
 
     def _environment(self) -> None:
         build = self._step.body["properties"].get("build")
+        target = self._context.target
         if build:
-            prefix = str(build["contextUri"]).partition(f"/{self._inventory.workspace.container}/")[
-                2
-            ]
-            self._inventory.container.put(self._inventory.build_context, prefix)
+            assert target is not None, "an environment is made for a target"
+            within = f"/{self._inventory.workspace.container}/"
+            prefix = str(build["contextUri"]).partition(within)[2]
+            context = self._inventory.build_context(read_options(target.spec))
+            self._inventory.container.put(context, prefix)
         path = self._scope.asset("environments", self._step.name)
         if self._client.get(path, "ml") is None:
             self._client.send("PUT", path, "environments", self._step.body)
@@ -197,7 +201,7 @@ class StepRunner:
         properties = found.get("properties", {})
         headers = self._client.opens(endpoint, str(properties.get("authMode", "")))
         headers[invoke.BY_NAME] = str(body["deployment"])
-        url = str(properties.get("scoringUri", ""))
+        url = urljoin(str(properties.get("scoringUri", "")), str(body["path"]))
         try:
             answer = b"".join(
                 invoke.call(url, headers, body["request"], sleep=self._inventory.sleep)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.azure import machines, permissions
+from llama_hub.backends.azure import images, machines, permissions
 from llama_hub.backends.azure.errors import BLOB_ROLE, ROLE, NotRegisteredError
 from llama_hub.backends.azure.planning import DesiredState, steps
 from llama_hub.backends.azure.tags import from_cloud
@@ -118,7 +118,7 @@ def _allowed(inventory: Inventory, desired: DesiredState) -> None:
 
 def _can_be_built(inventory: Inventory, desired: DesiredState) -> None:
     """ACR Tasks, which build images, do not reach a registry behind a private network."""
-    if desired.options.image:
+    if not images.is_built(desired.options):
         return
     workspace = inventory.client.workspace()
     registry = str(getattr(workspace, "container_registry", "") or "")
