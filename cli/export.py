@@ -20,7 +20,7 @@ def export(
         Path, typer.Argument(metavar="PLAN", help="Made by llama-hub deploy … --out PLAN.")
     ],
     form: Annotated[
-        str, typer.Argument(metavar="FORM", help="az-yaml, bicep, score or cloudformation.")
+        str, typer.Argument(metavar="FORM", help="az-yaml, bicep, score, roles or cloudformation.")
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     json: Json = False,

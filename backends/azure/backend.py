@@ -250,7 +250,7 @@ class AzureBackend:
         return Proof("manifest", served == manifest.digest, served)
 
     def export(self, steps: Sequence[Step], form: str) -> Mapping[str, str]:
-        """``az-yaml`` or ``bicep``; ``score`` adds what the stock inference server needs."""
+        """``az-yaml``, ``bicep``, ``roles``; ``score``: with what the stock server needs."""
         return export.files(steps, form)
 
     def orphans(self) -> Iterator[Resource]:

@@ -1,4 +1,4 @@
-"""A plan in the platform's own languages: ``az ml`` YAML, Bicep, and the stock server's files.
+"""A plan in the platform's own languages: ``az ml`` YAML, Bicep, the stock server's files, roles.
 
 What is exported is what would be sent: the tests load the YAML with the SDK's
 loader and get the bodies of the plan back.
@@ -6,17 +6,24 @@ loader and get the bodies of the plan back.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files as package_files
 from typing import Any
+from urllib.parse import urlsplit
 
-from llama_hub.backends.azure.bodies import DATASTORE
+from llama_hub.backends.azure import images, permissions
+from llama_hub.backends.azure.bodies import DATASTORE, context_digest
+from llama_hub.backends.azure.options import Options
 from llama_hub.backends.azure.values import seconds
 from llama_hub.deploy.backend import Step
 from llama_hub.deploy.image import requirements, sources
 from llama_hub.errors import UsageError
+from llama_hub.hub.manifest import canonical
 
 SCHEMAS = "https://azuremlschemas.azureedge.net/latest"
 API = {  # versions in which the bodies of a plan are written
@@ -39,6 +46,7 @@ def files(steps: Sequence[Step], form: str) -> Files:
         "az-yaml": az_yaml,
         "bicep": bicep,
         "score": score,
+        "roles": roles,
     }
     if form not in makers:
         raise UsageError(f"azure exports {', '.join(makers)}; {form!r} is none of them")
@@ -66,7 +74,34 @@ def az_yaml(steps: Mapping[str, Step]) -> Files:
     made = {
         f"{kind}.yml": _yaml(make(steps[kind])) for kind, make in makers.items() if kind in steps
     }
-    return made | {"deploy.sh": _commands(steps)}
+    return made | _vllm_context(steps) | {"deploy.sh": _commands(steps)}
+
+
+def _vllm_context(steps: Mapping[str, Step]) -> Files:
+    """The three lines that vLLM's image is built from, where they are those on the official one."""
+    context = images.vllm_context(Options.model_validate({"run": "vllm"}))
+    build = _build(steps)
+    if build is None or not build.prefix.rstrip("/").endswith(context_digest(context)):
+        return {}
+    return {f"context/{name}": content.decode() for name, content in context.items()}
+
+
+@dataclass(frozen=True)
+class _Build:
+    """Where a build context has to be in storage."""
+
+    account: str
+    container: str
+    prefix: str
+
+
+def _build(steps: Mapping[str, Step]) -> _Build | None:
+    properties = steps["environment"].body["properties"] if "environment" in steps else {}
+    if "build" not in properties:
+        return None
+    url = urlsplit(properties["build"]["contextUri"])
+    container, _, prefix = url.path.lstrip("/").partition("/")
+    return _Build(str(url.hostname).partition(".")[0], container, prefix)
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
@@ -176,6 +211,7 @@ def _commands(steps: Mapping[str, Step]) -> str:
         f"# llama-hub deploy uploads them to the datastore {DATASTORE}.",
         "# Workspace and group: az configure --defaults workspace=… group=…",
         "set -eu",
+        *_context_commands(steps),
     ]
     commands = {
         "model": "az ml model create --file model.yml",
@@ -184,8 +220,52 @@ def _commands(steps: Mapping[str, Step]) -> str:
         "deployment": "az ml online-deployment create --file deployment.yml --all-traffic",
     }
     lines += [command for kind, command in commands.items() if kind in steps]
+    lines += _autoscale_commands(steps["autoscale"]) if "autoscale" in steps else []
     return "\n".join(
         [*lines, f"az ml online-endpoint show --name {endpoint} --query scoring_uri", ""]
+    )
+
+
+def _context_commands(steps: Mapping[str, Step]) -> list[str]:
+    """What the image is built from has to be where the environment says."""
+    build = _build(steps)
+    if build is None:
+        return []
+    lines = ["# What the image is built from:"]
+    if _port(steps) == images.CONTRACTS["container"].port:
+        lines.append("[ -d context ] || llama-hub image write context")
+    elif not _vllm_context(steps):
+        lines.append("# context/Dockerfile: three lines on your image, as deploy sends it")
+    return [
+        *lines,
+        f"az storage blob upload-batch --auth-mode login --overwrite --account-name "
+        f"{build.account} --destination {build.container} --destination-path "
+        f"{shlex.quote(build.prefix)} --source context",
+    ]
+
+
+def _autoscale_commands(step: Step) -> list[str]:
+    properties = step.body["properties"]
+    (profile,) = properties["profiles"]
+    capacity, name = profile["capacity"], shlex.quote(step.name)
+    create = (
+        f"az monitor autoscale create --name {name} --resource "
+        f"{shlex.quote(properties['targetResourceUri'])} --min-count {capacity['minimum']} "
+        f"--max-count {capacity['maximum']} --count {capacity['default']}"
+    )
+    return [create, *(_rule_command(name, rule) for rule in profile["rules"])]
+
+
+def _rule_command(name: str, rule: Mapping[str, Any]) -> str:
+    trigger, action = rule["metricTrigger"], rule["scaleAction"]
+    sign = {"GreaterThan": ">", "LessThan": "<"}[trigger["operator"]]
+    way = {"Increase": "out", "Decrease": "in"}[action["direction"]]
+    window = int((seconds(trigger["timeWindow"]) or 0) // 60)
+    condition = f"{trigger['metricName']} {sign} {trigger['threshold']} avg {window}m"
+    pause = int((seconds(action["cooldown"]) or 0) // 60)
+    return (
+        f"az monitor autoscale rule create --autoscale-name {name} --condition "
+        f"{shlex.quote(condition)} --scale {way} {action['value']} --cooldown {pause}"
     )
 
 
@@ -262,7 +342,7 @@ def _resource(
     lines = [f"resource {symbol} '{type_}' = {{"]
     lines += [f"  parent: {parent}"] if parent else []
     lines += [f"  {_key(key)}: {_value(value, 1)}" for key, value in body.items()]
-    lines += [f"  dependsOn: [{' '.join(after)}]"] if after else []
+    lines += ["  dependsOn: [", *(f"    {name}" for name in after), "  ]"] if after else []
     return "\n".join([*lines, "}"])
 
 
@@ -287,11 +367,48 @@ def _text(text: str) -> str:
     return "'" + escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + "'"
 
 
+# --- permissions ------------------------------------------------------------------------
+
+
+def roles(steps: Mapping[str, Step]) -> Files:
+    """The least that the caller and the endpoint's identity need, and the commands that give it."""
+    scope = next(iter(_ids(steps)), "").partition("/providers/")[0]
+    name = f"llama-hub {steps['endpoint'].name}" if "endpoint" in steps else "llama-hub"
+    role = permissions.caller_role(name, [scope], scale="autoscale" in steps)
+    lines = [
+        "#!/bin/sh",
+        "# CALLER: object id of who deploys. IDENTITY, REGISTRY, STORAGE: the endpoint's identity",
+        "# and the ids of the workspace's registry and storage account; an identity that the",
+        "# endpoint gets of its own has these roles from the service.",
+        "set -eu",
+        "az role definition create --role-definition @caller-role.json",
+        f'az role assignment create --role {shlex.quote(name)} --assignee "$CALLER" '
+        f"--scope {shlex.quote(scope)}",
+        'if [ -n "${IDENTITY:-}" ]; then',
+        *(
+            f"  az role assignment create --role {shlex.quote(role_name)} "
+            f'--assignee "$IDENTITY" --scope "${variable}"'
+            for (role_name, _), variable in zip(
+                permissions.WORKLOAD.values(), ("REGISTRY", "STORAGE"), strict=True
+            )
+        ),
+        "fi",
+        "",
+    ]
+    document = json.dumps(role, indent=2) + "\n"
+    return {"caller-role.json": document, "assign.sh": "\n".join(lines)}
+
+
 # --- the stock inference server -----------------------------------------------------------
 
 
 def score(steps: Mapping[str, Step]) -> Files:
     """``az ml`` YAML for Microsoft's own inference server, with the ``score.py`` it runs."""
+    if "environment" in steps and _port(steps) == images.CONTRACTS["vllm"].port:
+        raise UsageError(
+            "score is for our own service; vLLM needs none of Microsoft's inference server",
+            hint="export az-yaml, or --set options.run=container",
+        )
     made = az_yaml(steps)
     script = package_files("llama_hub.backends.azure").joinpath("score.py").read_text("utf-8")
     package = {f"code/{name}": data.decode() for name, data in sources()}
@@ -300,7 +417,7 @@ def score(steps: Mapping[str, Step]) -> Files:
         extra["environment.yml"] = _yaml(
             {
                 "$schema": f"{SCHEMAS}/environment.schema.json",
-                **_versioned(steps["environment"]),
+                **_stock_environment(steps["environment"]),
                 "image": STOCK_IMAGE,
                 "conda_file": "conda.yml",
                 "tags": dict(steps["environment"].body["properties"]["tags"]),
@@ -308,10 +425,25 @@ def score(steps: Mapping[str, Step]) -> Files:
         )
     if "deployment" in steps:
         document = _deployment_yaml(steps["deployment"])
+        if "environment" in steps:
+            named = _stock_environment(steps["environment"])
+            document["environment"] = f"azureml:{named['name']}:{named['version']}"
         document["code_configuration"] = {"code": "code", "scoring_script": "score.py"}
         document["environment_variables"] |= {"WORKER_COUNT": "1", "WORKER_TIMEOUT": "0"}
         extra["deployment.yml"] = _yaml(document)
     return made | extra
+
+
+def _stock_environment(step: Step) -> dict[str, str]:
+    """A version of its own: the plan's is another image, and a version never changes."""
+    made_from = canonical({"image": STOCK_IMAGE, "conda": _conda()})
+    name = step.name.partition(":")[0]
+    return {"name": name, "version": hashlib.sha256(made_from).hexdigest()[:16]}
+
+
+def _port(steps: Mapping[str, Step]) -> int:
+    routes = steps["environment"].body["properties"]["inferenceConfig"]
+    return int(routes["scoringRoute"]["port"])
 
 
 def _conda() -> str:

@@ -1,6 +1,7 @@
 """Reads the literals of Bicep resources: enough to compare a template with what it was made from.
 
 No compiler is at hand; this knows objects, arrays, strings, numbers, booleans and bare symbols.
+Items and properties are separated by a line's end or a comma, as Bicep demands: ``[a b]`` is none.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from typing import Any
 
 _RESOURCE = re.compile(r"^resource (\w+) '([^']+)' = \{$", re.MULTILINE)
-_TOKEN = re.compile(r"\s*('(?:[^'\\]|\\.)*'|[{}\[\]:]|[\w.-]+)")
+_TOKEN = re.compile(r"[ \t]*('(?:[^'\\]|\\.)*'|[{}\[\]:,\n]|[\w.-]+)")
 _ESCAPE = re.compile(r"\\(n|r|t|\\|'|\$\{)")
 _PLAIN = {"n": "\n", "r": "\r", "t": "\t"}
 
@@ -39,20 +40,36 @@ def _value(tokens: list[str], at: int) -> tuple[Any, int]:
 
 def _object(tokens: list[str], at: int) -> tuple[dict[str, Any], int]:
     found: dict[str, Any] = {}
+    at = _lines(tokens, at)
     while tokens[at] != "}":
         key = _text(tokens[at]) if tokens[at].startswith("'") else tokens[at]
         assert tokens[at + 1] == ":", tokens[at : at + 3]
         assert key not in found, key
         found[key], at = _value(tokens, at + 2)
+        at = _separated(tokens, at, "}")
     return found, at + 1
 
 
 def _array(tokens: list[str], at: int) -> tuple[list[Any], int]:
     found = []
+    at = _lines(tokens, at)
     while tokens[at] != "]":
         value, at = _value(tokens, at)
         found.append(value)
+        at = _separated(tokens, at, "]")
     return found, at + 1
+
+
+def _separated(tokens: list[str], at: int, end: str) -> int:
+    """Where the next one begins."""
+    assert tokens[at] in (",", "\n", end), f"no separator before {tokens[at : at + 3]}"
+    return _lines(tokens, at + 1 if tokens[at] == "," else at)
+
+
+def _lines(tokens: list[str], at: int) -> int:
+    while tokens[at] == "\n":
+        at += 1
+    return at
 
 
 def _text(token: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,58 @@ def test_references_are_those_of_the_exported_assets(
             assert name in made
 
 
+def test_the_commands_scale_and_bring_the_build_context(
+    plane: Plane, drive: Driver, artifact: Artifact
+) -> None:
+    made = drive.backend.export(drive.plan(drive.target(artifact, replicas_max=3)), "az-yaml")
+    lines = made["deploy.sh"].splitlines()
+    (upload,) = [line for line in lines if "upload-batch" in line]
+    (create,) = [line for line in lines if line.startswith("az monitor autoscale create")]
+    rules = [line for line in lines if line.startswith("az monitor autoscale rule create")]
+    build = yaml.safe_load(made["environment.yml"])["build"]["path"]
+    words = shlex.split(upload)
+    at = words[words.index("--destination") + 1], words[words.index("--destination-path") + 1]
+    assert build.endswith("/".join(at))
+    assert f"--account-name {plane.blobs.account}" in upload
+    assert lines.index(upload) < lines.index("az ml environment create --file environment.yml")
+    assert "--min-count 1 --max-count 3 --count 1" in create
+    assert "'CpuUtilizationPercentage > 70 avg 5m' --scale out 1" in rules[0]
+    assert "'CpuUtilizationPercentage < 30 avg 5m' --scale in 1" in rules[1]
+
+
+def test_vllms_three_lines_come_along(plane: Plane, drive: Driver, artifact: Artifact) -> None:
+    steps = drive.plan(drive.target(artifact, options={"run": "vllm"}))
+    made = drive.backend.export(steps, "az-yaml")
+    assert made["context/Dockerfile"].startswith("FROM vllm/vllm-openai:")
+    assert "image write" not in made["deploy.sh"]
+    with pytest.raises(UsageError, match="score is for our own service"):
+        drive.backend.export(steps, "score")
+
+
+def test_roles_are_the_least(plane: Plane, drive: Driver, artifact: Artifact) -> None:
+    made = drive.backend.export(drive.plan(drive.target(artifact)), "roles")
+    role = json.loads(made["caller-role.json"])
+    assert role["AssignableScopes"] == [
+        f"/subscriptions/{plane.arm.subscription}/resourceGroups/{plane.arm.group}"
+    ]
+    assert not any("*" in action for action in role["Actions"] + role["DataActions"])
+    assert not any("Insights" in action for action in role["Actions"])
+    subprocess.run(["sh", "-n"], input=made["assign.sh"], text=True, check=True)
+    scaled = drive.backend.export(drive.plan(drive.target(artifact, replicas_max=2)), "roles")
+    assert "autoscaleSettings/write" in scaled["caller-role.json"]
+
+
+def test_the_stock_servers_environment_is_no_version_of_ours(
+    plane: Plane, drive: Driver, artifact: Artifact
+) -> None:
+    steps = plan(drive, artifact)
+    made = drive.backend.export(list(steps.values()), "score")
+    environment = yaml.safe_load(made["environment.yml"])
+    deployment = yaml.safe_load(made["deployment.yml"])
+    assert f"{environment['name']}:{environment['version']}" != steps["environment"].name
+    assert deployment["environment"] == f"azureml:support:{environment['version']}"
+
+
 def test_bicep_has_the_bodies_of_the_plan(plane: Plane, drive: Driver, artifact: Artifact) -> None:
     steps = plan(drive, artifact, replicas_max=2, tags={"it's": "a ${b}\\c"})
     made = read_resources(drive.backend.export(list(steps.values()), "bicep")["main.bicep"])
@@ -106,6 +160,7 @@ def test_bicep_has_the_bodies_of_the_plan(plane: Plane, drive: Driver, artifact:
         for key, value in steps[kind].body.items():
             assert resource[key] == value, (kind, key)
     assert made["deployment"]["parent"] == "endpoint"
+    assert made["deployment"]["dependsOn"] == ["model", "environment"]
     assert made["endpoint"]["parent"] == "workspace"
     assert made["endpoint"]["properties"]["traffic"] == {}
     assert made["model"]["name"] == steps["model"].name.partition(":")[2]
