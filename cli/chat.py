@@ -114,7 +114,8 @@ def _here_or_deployed(
         if deployed is not None:
             return deployed
     with out.progress() as progress:
-        what = served_model.stored(target, known, progress=progress)
+        packed = options.quantize is None
+        what = served_model.stored(target, known, packed=packed, progress=progress)
     if what.loss:
         out.status(what.loss)
     out.status(f"loading {what.served.name} …")

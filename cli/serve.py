@@ -238,7 +238,7 @@ def serve(
         tensor_parallel=tensor_parallel,
         gpu_memory_utilization=gpu_memory_utilization,
     )
-    where, platform = _what(out, model, catalog)
+    where, platform = _what(out, model, catalog, packed=engine == "torch" and quantize is None)
     if where.loss:
         out.status(where.loss)
     if served_name is not None:
@@ -283,7 +283,9 @@ def _check_name(name: str) -> None:
         )
 
 
-def _what(out: Output, model: str | None, catalog: Path | None) -> tuple[Servable, Platform | None]:
+def _what(
+    out: Output, model: str | None, catalog: Path | None, *, packed: bool
+) -> tuple[Servable, Platform | None]:
     """The model that is named, else the one that the platform mounted."""
     from llama_hub.hub.catalog import load
     from llama_hub.inference.service import served_model
@@ -292,7 +294,7 @@ def _what(out: Output, model: str | None, catalog: Path | None) -> tuple[Servabl
     known = load(catalog)
     if model is not None:
         with out.progress() as progress:
-            return served_model.stored(model, known, progress=progress), None
+            return served_model.stored(model, known, packed=packed, progress=progress), None
     found = container.detect()
     if found is None:
         raise UsageError(

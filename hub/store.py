@@ -342,7 +342,10 @@ def _nothing(name: str, variant: str | None) -> NoReturn:
                 f"{name} is a folder without {MANIFEST_NAME}",
                 hint=f"llama-hub import {name} MODEL   (checks and records what is there)",
             )
-        raise NotFoundError(f"there is no folder {name}", hint="llama-hub list")
+        what = "file" if gguf_types.has_name(Path(name)) else "folder"
+        raise NotFoundError(f"there is no {what} {name}", hint="llama-hub list")
+    if gguf_types.has_name(Path(name)):
+        raise NotFoundError(f"there is no file {name}", hint="llama-hub list")
     kind = f" in the format {variant}" if variant else ""
     beside = f"; the folder beside you is ./{name}" if path_of(name).is_dir() else ""
     raise NotFoundError(

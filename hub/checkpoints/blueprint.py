@@ -59,6 +59,7 @@ class TensorPlan:
     portions: tuple[Portion, ...]
     stored: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
     error: Callable[[], float] | None = None  # relative error, once all rows are encoded
+    packed: bool = False  # rows are encoded from ggml's blocks as they are stored, not from values
 
     @property
     def places(self) -> list[Extent]:

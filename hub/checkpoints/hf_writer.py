@@ -41,6 +41,7 @@ class Form:
     encode: Callable[[numeric.Bits], Sequence[Any]]
     quantised: bool = False
     error: Callable[[], float] | None = None  # of a quantised tensor, see ``TensorPlan``
+    packed: bool = False  # ``encode`` takes ggml's blocks, see ``TensorPlan``
 
 
 def plain_form(spec: layout.TensorSpec, dtype: str, head_dim: int) -> Form:
@@ -105,7 +106,7 @@ def _plan_file(number: int, name: str, group: list[Form]) -> tuple[FilePlan, lis
             at += one.bytes
         portion = Portion(0, form.spec.rows, tuple(places), form.encode)
         stored = _manifest_entries(form) if form.quantised else ()
-        plans.append(TensorPlan(form.spec, form.dtype, (portion,), stored, form.error))
+        plans.append(TensorPlan(form.spec, form.dtype, (portion,), stored, form.error, form.packed))
     return FilePlan(name, at, tuple(fixed)), plans
 
 

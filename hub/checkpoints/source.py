@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from isal.isal_zlib import crc32
 
 from llama_hub.errors import IntegrityError
@@ -130,13 +131,24 @@ class Checkpoint:
         replicated tensor must be the same in every shard. A block is valid until the next.
         """
         location = self.locations[spec.name]
-        unit = self.architecture.head_dim if spec.rotary_rows else 1
-        row_bytes = spec.columns * numeric.item_bytes(location.dtype)
-        rows = max(1, block_bytes // (row_bytes * unit)) * unit
+        rows = self._rows_at_once(spec, block_bytes)
         for block in self._joined(spec, location, rows):
             if location.hf_rows:
                 block = numeric.meta_rows(block, self.architecture.head_dim)
             yield _narrowed(block, location, spec.name)
+
+    def _rows_at_once(self, spec: TensorSpec, block_bytes: int) -> int:
+        unit = self.architecture.head_dim if spec.rotary_rows else 1
+        row_bytes = spec.columns * numeric.item_bytes(self.locations[spec.name].dtype)
+        return max(1, block_bytes // (row_bytes * unit)) * unit
+
+    def packed_blocks(self, spec: TensorSpec, block_bytes: int = BLOCK_BYTES) -> Iterator[Bits]:
+        """The rows of a tensor in ggml's blocks as they are stored, uint8 ``[rows, bytes]``.
+
+        They come as ``blocks`` would give them: so many at a time, wq and wk in whole heads.
+        """
+        (part,) = self.locations[spec.name].segments
+        return self._stored_rows(part, self._rows_at_once(spec, block_bytes))
 
     def _joined(self, spec: TensorSpec, location: Location, rows: int) -> Iterator[Bits]:
         if location.blocks_of is not None:
@@ -158,11 +170,15 @@ class Checkpoint:
         """The weights of ggml's blocks, exactly, as float32; blocks lie one after another."""
         from llama_hub.hub.checkpoints import ggml_quants
 
+        for block in self._stored_rows(part, rows):
+            yield ggml_quants.dequantize(kind, block).view(np.uint32)
+
+    def _stored_rows(self, part: Segment, rows: int) -> Iterator[npt.NDArray[np.uint8]]:
         buffer = np.empty((min(rows, part.rows), part.row_step), np.uint8)
         for start in range(0, part.rows, rows):
             block = buffer[: min(rows, part.rows - start)]
             self._files.read(part.path, part.offset + start * part.row_step, block)
-            yield ggml_quants.dequantize(kind, block).view(np.uint32)
+            yield block
 
     def _segment(self, part: Segment, dtype: str, rows: int) -> Iterator[Bits]:
         bits = numeric.bits_type(dtype)

@@ -169,11 +169,16 @@ class _Job:
     def _tensor(self, plan: TensorPlan, stop: threading.Event) -> Done | None:
         writer = _TensorWriter(plan, self.outputs, self._followers)
         dtype = self.source.dtype_of(plan.spec.name)
-        for block in self.source.blocks(plan.spec):
+        row_bytes = source_bytes(self.source, plan.spec) // plan.spec.rows
+        read = self.source.packed_blocks if plan.packed else self.source.blocks
+        for block in read(plan.spec):
             if stop.is_set():
                 return None
-            writer.write(block, dtype)
-            self.progress.advance(TASK, block.nbytes)
+            if plan.packed:
+                writer.write_rows(block)
+            else:
+                writer.write(block, dtype)
+            self.progress.advance(TASK, len(block) * row_bytes)
         return writer.finish()
 
 
@@ -207,6 +212,10 @@ class _TensorWriter:
         self.non_finite += numeric.non_finite(block, self.plan.dtype)
         if not self.plan.stored:
             self.digests[0].update(block.data)
+        self.write_rows(block)
+
+    def write_rows(self, block: Bits) -> None:
+        """The next rows, as the encoder takes them."""
         for portion in self.plan.portions:
             first = max(self.row, portion.first)
             stop = min(self.row + len(block), portion.first + portion.rows)

@@ -139,6 +139,7 @@ def into_store(
     to: Format,
     dtype: str | None = None,
     quantize: str | None = None,
+    group_size: int | None = None,
     dequantize: bool = False,
     max_shard_size: int = MAX_SHARD_SIZE,
     verify: bool = False,
@@ -152,7 +153,7 @@ def into_store(
     leaves it alone. A folder outside the store is verified first, and has a name of its own there.
     """
     wanted = ConversionRequest(
-        to, dtype, quantize=quantize, max_shard_size=max_shard_size, dequantize=dequantize
+        to, dtype, quantize, group_size, max_shard_size=max_shard_size, dequantize=dequantize
     )
     wanted.check()
     if original.manifest.format == to and quantize is None:
@@ -195,28 +196,36 @@ def _made_before(store: Store, original: StoredModel, place: Variant) -> Convers
     return Conversion(known.manifest, known.path, sizes, known.manifest.bytes, free)
 
 
-def served(store: Store, name: str, *, progress: Progress = NO_PROGRESS) -> StoredModel:
+def served(
+    store: Store, name: str, *, packed: bool = False, progress: Progress = NO_PROGRESS
+) -> StoredModel:
     """The Hugging Face folder of the model ``name`` (catalogue id or path), which the core serves.
 
     A model in Meta's layout or in GGUF is converted on first use, into the store; again if it was
-    downloaded anew since. What is quantised becomes float16, as its manifest says.
+    downloaded anew since. What is quantised becomes float16, as its manifest says, or with
+    ``packed`` stays as it is where the core's int8 or int4 has the same layout (Q8_0, Q4_0).
     ``NotFoundError`` if there is neither.
     """
     found = store.find(name)
     if found.manifest.format == "hf":
         return found
-    made = into_store(store, found, to="hf", progress=progress, **_as_weights(found))
+    made = into_store(store, found, to="hf", progress=progress, **_as_weights(found, packed))
     return StoredModel(made.path, manifest.read(made.path), found.id)
 
 
-def _as_weights(found: StoredModel) -> dict[str, Any]:
-    """How a quantised GGUF file is made into weights that can be served.
+def _as_weights(found: StoredModel, packed: bool) -> dict[str, Any]:
+    """How a quantised GGUF file is made into what can be served.
 
-    float16 holds them to a thousandth of what their quantisation lost, in half of float32's bytes.
+    float16 holds its values to a thousandth of what quantising lost, in half of float32's bytes.
     """
     if found.manifest.format != "gguf":
         return {}
     from llama_hub.hub.checkpoints import gguf
 
     with gguf.open_gguf(found.path, quantised=True) as source:
-        return {"dequantize": True, "dtype": "float16"} if source.stored else {}
+        if not source.stored:
+            return {}
+        kinds = {run.dtype for run in source.stored if run.name.startswith("layers.")}
+    way: dict[str, Any] = {"dequantize": True, "dtype": "float16"}
+    same = {"q8_0": "int8", "q4_0": "int4"}.get(kinds.pop()) if len(kinds) == 1 else None
+    return way | ({"quantize": same, "group_size": 32} if packed and same else {})

@@ -14,7 +14,10 @@ from llama_hub.hub.manifest import Format
 
 if TYPE_CHECKING:
     from llama_hub.hub.checkpoints.blueprint import Blueprint
+    from llama_hub.hub.checkpoints.hf_writer import Form
+    from llama_hub.hub.checkpoints.layout import TensorSpec
     from llama_hub.hub.checkpoints.source import Checkpoint
+    from llama_hub.hub.conversion.quantize import Scheme
 
 # Bytes. Small enough that several workers have a file each and that uploads run in parallel.
 MAX_SHARD_SIZE = 2_000_000_000
@@ -105,12 +108,19 @@ def _plan_hf(source: Checkpoint, wanted: ConversionRequest, subject: Subject) ->
         from llama_hub.hub.conversion import quantize
 
         scheme = quantize.scheme(wanted.quantize, wanted.group_size)
-        forms = [scheme.form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
+        forms = [_quantised_form(scheme, source, spec, dtypes[spec.name]) for spec in source.specs]
         extra = {"quantization_config": scheme.config(source.specs)}
     made = hf_writer.plan(forms, wanted.max_shard_size)
     matrices = dtypes["layers.0.attention.wq.weight"]
     papers = companions.for_hf(subject, matrices, extra)
     return replace(made, documents=dict(made.documents) | papers)
+
+
+def _quantised_form(scheme: Scheme, source: Checkpoint, spec: TensorSpec, dtype: str) -> Form:
+    """With the numbers that the source has already, where both layouts are the same."""
+    head_dim, kind = source.architecture.head_dim, source.locations[spec.name].blocks_of
+    kept = scheme.form_of_blocks(spec, kind, head_dim) if dtype == "float16" else None
+    return kept or scheme.form(spec, dtype, head_dim)
 
 
 def _plan_meta(source: Checkpoint, wanted: ConversionRequest, subject: Subject) -> Blueprint:

@@ -27,13 +27,14 @@ the least squared error wins. No calibration data is needed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llama_hub.errors import UsageError
+from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.hub.checkpoints import layout, numeric
 from llama_hub.hub.checkpoints.hf_writer import Form, OutputTensor, plain_form
 from llama_hub.hub.checkpoints.layout import TensorSpec
@@ -41,6 +42,7 @@ from llama_hub.hub.checkpoints.numeric import Bits, Floats
 
 DEFAULT_GROUP = {"int8": 0, "int4": 64}  # 0: one scale per row
 _WIDTHS = {4: (0.72, 0.8, 0.88, 0.96, 1.04), 8: (0.92, 0.96, 1.0)}  # of the grid, tried in turn
+_SAME_BLOCKS = {4: "Q4_0", 8: "Q8_0"}  # of GGUF: the numbers and scales of groups of 32
 _AT_ONCE = 1 << 16  # weights; their working copies fit the second-level cache
 
 
@@ -71,6 +73,18 @@ class Scheme:
         )
         quantiser = Quantiser(self.bits, group, dtype, head_dim if spec.rotary_rows else 0)
         return Form(spec, dtype, stored, quantiser.encode, True, quantiser.relative_error)
+
+    def form_of_blocks(self, spec: TensorSpec, kind: str | None, head_dim: int) -> Form | None:
+        """How a tensor in ggml's blocks is stored with these blocks' own numbers and scales.
+
+        ``None`` where the two layouts differ: only Q8_0 and Q4_0 have groups of 32, no minimum,
+        and scales that are float16.
+        """
+        if kind != _SAME_BLOCKS.get(self.bits) or self.group != 32 or not self.applies_to(spec):
+            return None
+        plain = self.form(spec, "float16", head_dim)
+        encode = _repacker(self.bits, head_dim if spec.rotary_rows else 0, spec.name)
+        return replace(plain, encode=encode, error=None, packed=True)
 
     def config(self, specs: list[TensorSpec]) -> dict[str, Any]:
         """``quantization_config`` as compressed-tensors and vLLM read it."""
@@ -111,6 +125,27 @@ def scheme(name: str, group: int | None) -> Scheme:
     if bits is None:
         raise UsageError(f"there is no quantisation {name!r}; known are int8 and int4")
     return Scheme(bits, DEFAULT_GROUP[name] if group is None else group)
+
+
+def _repacker(bits: int, head_dim: int, name: str) -> Callable[[Bits], tuple[Any, Bits]]:
+    """Rows of Q8_0 or Q4_0 blocks, uint8 [R, B], to (packed [R, K*bits/32], scales [R, K/32])."""
+    width = 2 + 4 * bits  # bytes of a block: d and 32 numbers
+
+    def repack(block: Bits) -> tuple[npt.NDArray[np.int32], Bits]:
+        rows = numeric.hf_rows(block, head_dim) if head_dim else block
+        blocks = rows.reshape(len(rows), -1, width)
+        scales = np.ascontiguousarray(blocks[:, :, :2]).view("<u2")[:, :, 0]
+        if numeric.non_finite(scales, "float16"):
+            raise IntegrityError(
+                f"{name} holds scales that are NaN or infinite", hint="download the model again"
+            )
+        numbers = blocks[:, :, 2:]
+        if bits == 4:  # low nibbles are the first half of a block, high ones the second
+            numbers = np.concatenate([numbers & 15, numbers >> 4], axis=2) - np.uint8(8)
+        packed = pack(np.ascontiguousarray(numbers).view(np.int8).reshape(len(rows), -1), bits)
+        return packed, np.ascontiguousarray(scales)
+
+    return repack
 
 
 class Quantiser:

@@ -36,6 +36,11 @@ class Servable:
         if not isinstance(blocks, Mapping) or not blocks:
             return ""
         kinds = ", ".join(kind for kind in sorted(map(str, blocks)) if _BLOCKS.fullmatch(kind))
+        if self.manifest.quantization:
+            return (
+                f"{self.served.name} is quantised ({kinds}): its layers are served as "
+                f"{self.manifest.quantization} with the file's own numbers, the rest as float16"
+            )
         return (
             f"{self.served.name} was quantised ({kinds}): what that lost stays lost. Its values "
             "are served from an unpacked copy in the store, which needs the memory of float16; "
@@ -49,17 +54,19 @@ def stored(
     *,
     store: Store | None = None,
     gate: Gate | None = None,
+    packed: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> Servable:
     """The model with catalogue id ``name`` or in the folder ``name``, converted if need be.
 
+    ``packed``: a GGUF file's numbers may stay as they are, where the core has the same layout.
     ``LicenseError`` unless its licence is accepted, ``NotFoundError`` if it is not there.
     """
     from llama_hub.hub.conversion import convert
 
     shelf = store or Store()
     (gate or Gate()).require(shelf.find(name).manifest.license)
-    converted = convert.served(shelf, name, progress=progress)
+    converted = convert.served(shelf, name, packed=packed, progress=progress)
     return _servable(converted.path, converted.manifest, catalog)
 
 

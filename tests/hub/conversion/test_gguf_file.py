@@ -232,3 +232,63 @@ def test_a_dry_run_tells_the_exact_size(source: Path, tmp_path: Path, name: str)
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.gguf")}
     assert dict(planned.files) == sizes
     assert len(sizes) > 1
+
+
+# ------------------------------------------------------------------ the same numbers, packed
+
+
+@pytest.mark.parametrize(("kind", "scheme", "bits"), [("Q4_0", "int4", 4), ("Q8_0", "int8", 8)])
+def test_blocks_of_the_core_s_own_layout_keep_their_numbers(
+    tmp_path: Path, kind: str, scheme: str, bits: int
+) -> None:
+    from safetensors.numpy import load_file
+
+    from llama_hub.hub.conversion.quantize import unpack
+
+    expected = gguf_files.write(tmp_path / "m.gguf", File(kind=kind))
+    made = convert(
+        tmp_path / "m.gguf", tmp_path / "hf", to="hf", license="other-open", dequantize=True,
+        dtype="float16", quantize=scheme, group_size=32, verify=True,
+    )  # fmt: skip
+    assert made.verified
+    assert made.errors == {}  # nothing was rounded
+    (weights,) = (tmp_path / "hf").glob("*.safetensors")
+    found = load_file(weights)
+    for ours, theirs, heads in (
+        ("mlp.down_proj", "feed_forward.w2", 0),
+        ("self_attn.q_proj", "attention.wq", 4),
+        ("self_attn.k_proj", "attention.wk", 2),
+    ):
+        stem = f"model.layers.1.{ours}.weight"
+        numbers = unpack(found[f"{stem}_packed"], bits).astype(np.float32)
+        scales = found[f"{stem}_scale"].astype(np.float32).repeat(32, axis=1)
+        whole = expected[f"layers.1.{theirs}.weight"]
+        if heads:  # in Hugging Face's row order
+            whole = whole.reshape(heads, -1, 2, whole.shape[1]).swapaxes(1, 2).reshape(whole.shape)
+        assert np.array_equal(numbers * scales, whole)
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [("Q4_0", "int4"), ("Q8_0", "int8"), ("Q4_K", None)])
+def test_serving_keeps_what_the_core_can_compute_with(
+    home: Path, tmp_path: Path, kind: str, scheme: str | None
+) -> None:
+    gguf_files.write(tmp_path / "m.gguf", File(kind=kind, keys={"llama_hub.license": LICENSE}))
+    made = served(Store(), str(tmp_path / "m.gguf"), packed=True)
+    assert made.manifest.quantization == scheme
+    assert served(Store(), str(tmp_path / "m.gguf")).manifest.quantization is None
+
+
+def test_a_scale_that_is_no_number_is_not_packed(tmp_path: Path) -> None:
+    from llama_hub.hub.checkpoints.gguf import read_header
+
+    path = tmp_path / "m.gguf"
+    gguf_files.write(path, File(kind="Q8_0"))
+    at = read_header(path).tensors["blk.1.ffn_up.weight"].offset
+    data = bytearray(path.read_bytes())
+    data[at : at + 2] = b"\x01\x7c"  # NaN
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"layers\.1\.feed_forward\.w3"):
+        convert(
+            path, tmp_path / "hf", to="hf", license="other-open", dequantize=True,
+            dtype="float16", quantize="int8", group_size=32,
+        )  # fmt: skip
