@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
 import socket
 import socketserver
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TTY_COMPATIBLE"] = "0"
 
+# Each module is compiled once, and not again by every worker and every process that a test starts.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported: which tier is it? (tests/support/tiers.py)"""
     wanted = config.option.markexpr
     os.environ[FLAG] = "1" if "exhaustive" in wanted and "not exhaustive" not in wanted else "0"
+
+
+def pytest_collection() -> None:
+    """Importing makes a million objects that live to the end: nothing to look for among them."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -35,6 +35,7 @@ class _Log(RotatingFileHandler):
             if self.stream is not None and not self._is_mine(self.stream.fileno()):
                 self.close()
                 self.stream = None
+            if self.stream is None:
                 keep_regular(Path(self.baseFilename))
         except OSError:
             self.handleError(record)

@@ -1,6 +1,7 @@
 """Files that cost more than they are worth: a few bytes that stand for seconds or gigabytes.
 
-Each is read in a process that may use 5 seconds and 512 MiB, and is refused by name (exit 5).
+Each is made when its test runs, is read in a process that may use 5 seconds and 512 MiB, and is
+refused by name (exit 5).
 """
 
 from __future__ import annotations
@@ -62,40 +63,44 @@ def _tensor(shape: bytes, stride: bytes) -> bytes:
 
 
 PICKLES = {
-    "a module that is a bomb": b"\x80\x02" + BOMB + b"X\x01\x00\x00\x00a\x93.",
-    "a name that is a bomb": b"\x80\x02X\x01\x00\x00\x00a" + BOMB + b"\x93.",
-    "a call with a bomb": b"\x80\x02" + ORDERED + BOMB + b"R.",
-    "a call of a bomb": b"\x80\x02" + BOMB + b")R.",
-    "a key that is a bomb": b"\x80\x02}" + BOMB + b"K\x01s.",
-    "a storage that is a bomb": b"\x80\x02" + BOMB + b"Q.",
-    "a storage whose key is a bomb": b"\x80\x02" + STORAGE.replace(KEY, BOMB) + b".",
-    "a storage whose kind is a bomb": b"\x80\x02" + STORAGE.replace(KIND, BOMB) + b".",
-    "a shape that is a bomb": _tensor(BOMB, b")"),
-    "300,000 dimensions": _tensor(b"(" + b"K\x02" * 300_000 + b"t", b")"),
-    "a shape that is a list": _tensor(b"](" + b"K\x02" * 300_000 + b"e", b")"),
-    "a stride that repeats one element": _tensor(
+    "a module that is a bomb": lambda: b"\x80\x02" + BOMB + b"X\x01\x00\x00\x00a\x93.",
+    "a name that is a bomb": lambda: b"\x80\x02X\x01\x00\x00\x00a" + BOMB + b"\x93.",
+    "a call with a bomb": lambda: b"\x80\x02" + ORDERED + BOMB + b"R.",
+    "a call of a bomb": lambda: b"\x80\x02" + BOMB + b")R.",
+    "a key that is a bomb": lambda: b"\x80\x02}" + BOMB + b"K\x01s.",
+    "a storage that is a bomb": lambda: b"\x80\x02" + BOMB + b"Q.",
+    "a storage whose key is a bomb": lambda: b"\x80\x02" + STORAGE.replace(KEY, BOMB) + b".",
+    "a storage whose kind is a bomb": lambda: b"\x80\x02" + STORAGE.replace(KIND, BOMB) + b".",
+    "a shape that is a bomb": lambda: _tensor(BOMB, b")"),
+    "300,000 dimensions": lambda: _tensor(b"(" + b"K\x02" * 300_000 + b"t", b")"),
+    "a shape that is a list": lambda: _tensor(b"](" + b"K\x02" * 300_000 + b"e", b")"),
+    "a stride that repeats one element": lambda: _tensor(
         b"\x8a\x06\xff\xff\xff\xff\xff\x0f\x85", b"K\x00\x85"
     ),
-    "lists": b"\x80\x02" + b"]" * 4_000_000,
-    "dictionaries": b"\x80\x02" + b"}" * 4_000_000,
-    "marks": b"\x80\x02" + b"(" * 4_000_000,
-    "tuples in tuples": b"\x80\x02K\x01" + b"\x85" * 4_000_000 + b".",
-    "a memo": b"\x80\x02K\x01" + b"\x94" * 4_000_000 + b".",
-    "doubled lists": b"\x80\x02]q\x00" + b"(" + b"h\x00" * 1_000_000 + b"e.",
-    "LONG4 too long": b"\x80\x02\x8b\xff\xff\xff\x7f",
-    "LONG4 of a negative length": b"\x80\x02\x8b\xff\xff\xff\xff1.",
-    "LONG4 of a million bytes": b"\x80\x02\x8b\x40\x42\x0f\x00" + b"\x7f" * 1_000_000 + b".",
-    "a decimal number": b"\x80\x02L" + b"9" * 3_000_000 + b"L\n.",
-    "a text of 2**62 bytes": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"x.",
-    "bytes of 2**62": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x.",
-    "a text that is not UTF-8": b"\x80\x02X" + struct.pack("<I", 3_000_000) + b"\xff" * 3_000_000,
-    "a global of a million letters": b"\x80\x02c" + b"x" * 1_000_000 + b"\ny\n.",
-    "a name of a million letters": b"\x80\x02X"
+    "lists": lambda: b"\x80\x02" + b"]" * 4_000_000,
+    "dictionaries": lambda: b"\x80\x02" + b"}" * 4_000_000,
+    "marks": lambda: b"\x80\x02" + b"(" * 4_000_000,
+    "tuples in tuples": lambda: b"\x80\x02K\x01" + b"\x85" * 4_000_000 + b".",
+    "a memo": lambda: b"\x80\x02K\x01" + b"\x94" * 4_000_000 + b".",
+    "doubled lists": lambda: b"\x80\x02]q\x00" + b"(" + b"h\x00" * 1_000_000 + b"e.",
+    "LONG4 too long": lambda: b"\x80\x02\x8b\xff\xff\xff\x7f",
+    "LONG4 of a negative length": lambda: b"\x80\x02\x8b\xff\xff\xff\xff1.",
+    "LONG4 of a million bytes": lambda: b"\x80\x02\x8b\x40\x42\x0f\x00"
+    + b"\x7f" * 1_000_000
+    + b".",
+    "a decimal number": lambda: b"\x80\x02L" + b"9" * 3_000_000 + b"L\n.",
+    "a text of 2**62 bytes": lambda: b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"x.",
+    "bytes of 2**62": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x.",
+    "a text that is not UTF-8": lambda: b"\x80\x02X"
+    + struct.pack("<I", 3_000_000)
+    + b"\xff" * 3_000_000,
+    "a global of a million letters": lambda: b"\x80\x02c" + b"x" * 1_000_000 + b"\ny\n.",
+    "a name of a million letters": lambda: b"\x80\x02X"
     + struct.pack("<I", 1_000_000)
     + b"x" * 1_000_000
     + b"X\x01\x00\x00\x00a\x93.",
-    "nothing": b"",
-    "no pickle": b"x" * 1000,
+    "nothing": lambda: b"",
+    "no pickle": lambda: b"x" * 1000,
 }  # fmt: skip
 
 
@@ -114,7 +119,7 @@ def _meta(folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", PICKLES)
 def test_no_pickle_costs_more_than_it_is_worth(reader: Limited, tmp_path: Path, kind: str) -> None:
-    _pth(_meta(tmp_path), PICKLES[kind])
+    _pth(_meta(tmp_path), PICKLES[kind]())
     refused(reader, "open", tmp_path, "consolidated.00.pth")
 
 
@@ -147,23 +152,23 @@ def _directory(count: int, stated: int | None = None) -> bytes:
 
 
 ZIPS = {
-    "a directory of 500,000 members": _directory(500_000),
-    "a directory of 60,000 members": _directory(60_000),
-    "a directory larger than the file": _directory(1, 0xFFFFFFF0),
-    "zip64 with impossible offsets": b"PK\x03\x04" + bytes(100)
+    "a directory of 500,000 members": lambda: _directory(500_000),
+    "a directory of 60,000 members": lambda: _directory(60_000),
+    "a directory larger than the file": lambda: _directory(1, 0xFFFFFFF0),
+    "zip64 with impossible offsets": lambda: b"PK\x03\x04" + bytes(100)
     + struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, 1 << 63, 1 << 63)
     + struct.pack("<4sIQI", b"PK\x06\x07", 0, 104, 1)
     + struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0),
-    "nothing but a beginning": b"PK\x03\x04" + bytes(60),
-    "torch before 1.6": b"\x80\x02" + bytes(100),
-    "a web page": b"<!doctype html>",
-    "nothing": b"",
+    "nothing but a beginning": lambda: b"PK\x03\x04" + bytes(60),
+    "torch before 1.6": lambda: b"\x80\x02" + bytes(100),
+    "a web page": lambda: b"<!doctype html>",
+    "nothing": lambda: b"",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ZIPS)
 def test_no_zip_costs_more_than_it_is_worth(reader: Limited, tmp_path: Path, kind: str) -> None:
-    _meta(tmp_path).write_bytes(ZIPS[kind])
+    _meta(tmp_path).write_bytes(ZIPS[kind]())
     refused(reader, "open", tmp_path, "consolidated.00.pth")
 
 
@@ -195,28 +200,28 @@ def _shaped(shape: str) -> bytes:
 
 
 SAFETENSORS = {
-    "300,000 dimensions": _shaped(f"[{','.join(['9'] * 300_000)}]") + bytes(4),
-    "dimensions of 2**62": _shaped(f"[{','.join([str(1 << 61)] * 8)}]") + bytes(4),
-    "a dimension of 4,000 digits": _shaped(f"[{'9' * 4000}]") + bytes(4),
-    "a dimension of 100,000 digits": _shaped(f"[{'9' * 100_000}]") + bytes(4),
-    "a shape that is an object": _shaped("{}") + bytes(4),
-    "1.7 million keys": _header(
+    "300,000 dimensions": lambda: _shaped(f"[{','.join(['9'] * 300_000)}]") + bytes(4),
+    "dimensions of 2**62": lambda: _shaped(f"[{','.join([str(1 << 61)] * 8)}]") + bytes(4),
+    "a dimension of 4,000 digits": lambda: _shaped(f"[{'9' * 4000}]") + bytes(4),
+    "a dimension of 100,000 digits": lambda: _shaped(f"[{'9' * 100_000}]") + bytes(4),
+    "a shape that is an object": lambda: _shaped("{}") + bytes(4),
+    "1.7 million keys": lambda: _header(
         b"{" + b",".join(b'"%d":{}' % number for number in range(1_700_000)) + b"}"
     ),
-    "400,000 keys": _header(
+    "400,000 keys": lambda: _header(
         b"{" + b",".join(b'"%d":{}' % number for number in range(350_000)) + b"}"
     ),
-    "a million lists": _header(b'{"a":[' + b"[]," * 1_300_000 + b"[]]}"),
-    "lists in lists": _header(b'{"a":' + b"[" * 2_000_000 + b"]" * 2_000_000 + b"}"),
-    "the same key": _header(b'{"a":{},"a":{}}'),
-    "a key of 4 MB": _header(b'{"' + b"x" * 4_000_000 + b'":{}}'),
-    "a dtype of 4 MB": _header(b'{"a":{"dtype":"' + b"x" * 4_000_000
+    "a million lists": lambda: _header(b'{"a":[' + b"[]," * 1_300_000 + b"[]]}"),
+    "lists in lists": lambda: _header(b'{"a":' + b"[" * 2_000_000 + b"]" * 2_000_000 + b"}"),
+    "the same key": lambda: _header(b'{"a":{},"a":{}}'),
+    "a key of 4 MB": lambda: _header(b'{"' + b"x" * 4_000_000 + b'":{}}'),
+    "a dtype of 4 MB": lambda: _header(b'{"a":{"dtype":"' + b"x" * 4_000_000
         + b'","shape":[1],"data_offsets":[0,4]}}') + bytes(4),
-    "a length of 2**63": struct.pack("<Q", 1 << 63) + b"{}",
-    "no JSON": _header(b"{" + b"x" * 1000),
-    "not UTF-8": _header(b'{"' + b"\xff" * 3_000_000),
-    "a list": _header(b"[]"),
-    "nothing": b"",
+    "a length of 2**63": lambda: struct.pack("<Q", 1 << 63) + b"{}",
+    "no JSON": lambda: _header(b"{" + b"x" * 1000),
+    "not UTF-8": lambda: _header(b'{"' + b"\xff" * 3_000_000),
+    "a list": lambda: _header(b"[]"),
+    "nothing": lambda: b"",
 }  # fmt: skip
 
 
@@ -224,7 +229,7 @@ SAFETENSORS = {
 def test_no_safetensors_costs_more_than_it_is_worth(
     reader: Limited, tmp_path: Path, kind: str
 ) -> None:
-    _hf(tmp_path).write_bytes(SAFETENSORS[kind])
+    _hf(tmp_path).write_bytes(SAFETENSORS[kind]())
     refused(reader, "open", tmp_path, "model.safetensors")
 
 
@@ -245,39 +250,41 @@ def _array(kind: int, count: int, content: bytes = b"") -> bytes:
 
 MB = 1 << 20
 GGUFS = {
-    "2**24 tensors": _gguf(1 << 24, 0, padding=20 * MB),
-    "2**63 tensors": _gguf(1 << 63, 0),
-    "2**24 pairs": _gguf(0, 1 << 24, b"".join(
+    "2**24 tensors": lambda: _gguf(1 << 24, 0, padding=20 * MB),
+    "2**63 tensors": lambda: _gguf(1 << 63, 0),
+    "2**24 pairs": lambda: _gguf(0, 1 << 24, b"".join(
         _string(b"%x" % number) + struct.pack("<IB", 0, 1) for number in range(200_000)), 20 * MB),
-    "a million pairs": _gguf(0, MB, b"".join(
+    "a million pairs": lambda: _gguf(0, MB, b"".join(
         _string(b"%x" % number) + struct.pack("<IB", 0, 1) for number in range(MB))),
-    "an array of 2**24 bytes": _gguf(0, 1, _array(0, 1 << 24, bytes(1 << 24))),
-    "an array of 2**24 texts": _gguf(0, 1, _array(8, 1 << 24), 8 << 24),
-    "an array of a million texts": _gguf(0, 1, _array(8, MB - 1, _string(b"ab") * (MB - 1))),
-    "many arrays": _gguf(0, 100, b"".join(
+    "an array of 2**24 bytes": lambda: _gguf(0, 1, _array(0, 1 << 24, bytes(1 << 24))),
+    "an array of 2**24 texts": lambda: _gguf(0, 1, _array(8, 1 << 24), 8 << 24),
+    "an array of a million texts": lambda: _gguf(
+        0, 1, _array(8, MB - 1, _string(b"ab") * (MB - 1))),
+    "many arrays": lambda: _gguf(0, 100, b"".join(
         _string(b"%x" % number) + struct.pack("<IIQ", 9, 0, MB // 2) + bytes(MB // 2)
         for number in range(100))),
-    "arrays in arrays": _gguf(0, 1, _array(9, 1, struct.pack("<IQ", 9, 1) * 100_000)),
-    "a text of 2**63 bytes": _gguf(0, 1, struct.pack("<Q", 1 << 63)),
-    "a key of 100 MB": _gguf(0, 1, struct.pack("<Q", 100 * MB), 101 * MB),
-    "a key of 60 MB": _gguf(0, 1, struct.pack("<Q", 60 * MB), 61 * MB),
-    "a text that is not UTF-8": _gguf(0, 1, _string(b"\xff" * (30 * MB))),
-    "a tensor of 2**32 dimensions": _gguf(1, 0, _string(b"a") + struct.pack("<I", 0xFFFFFFFF)),
-    "dimensions that overflow": _gguf(1, 0, _string(b"a")
+    "arrays in arrays": lambda: _gguf(0, 1, _array(9, 1, struct.pack("<IQ", 9, 1) * 100_000)),
+    "a text of 2**63 bytes": lambda: _gguf(0, 1, struct.pack("<Q", 1 << 63)),
+    "a key of 100 MB": lambda: _gguf(0, 1, struct.pack("<Q", 100 * MB), 101 * MB),
+    "a key of 60 MB": lambda: _gguf(0, 1, struct.pack("<Q", 60 * MB), 61 * MB),
+    "a text that is not UTF-8": lambda: _gguf(0, 1, _string(b"\xff" * (30 * MB))),
+    "a tensor of 2**32 dimensions": lambda: _gguf(
+        1, 0, _string(b"a") + struct.pack("<I", 0xFFFFFFFF)),
+    "dimensions that overflow": lambda: _gguf(1, 0, _string(b"a")
         + struct.pack("<IQQQQIQ", 4, *[1 << 40] * 4, 0, 0)),
-    "an alignment of 2**63": _gguf(0, 1, _string(b"general.alignment")
+    "an alignment of 2**63": lambda: _gguf(0, 1, _string(b"general.alignment")
         + struct.pack("<IQ", 10, 1 << 63)),
-    "a type that is none": _gguf(0, 1, _string(b"a") + struct.pack("<I", 99)),
-    "an architecture that is a list": _gguf(0, 1, _string(b"general.architecture")
+    "a type that is none": lambda: _gguf(0, 1, _string(b"a") + struct.pack("<I", 99)),
+    "an architecture that is a list": lambda: _gguf(0, 1, _string(b"general.architecture")
         + struct.pack("<IIQ", 9, 0, MB // 2) + bytes(MB // 2)),
-    "version 99": b"GGUF" + struct.pack("<IQQ", 99, 0, 0),
-    "nothing": b"",
+    "version 99": lambda: b"GGUF" + struct.pack("<IQQ", 99, 0, 0),
+    "nothing": lambda: b"",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", GGUFS)
 def test_no_gguf_costs_more_than_it_is_worth(reader: Limited, tmp_path: Path, kind: str) -> None:
-    (tmp_path / "model.gguf").write_bytes(GGUFS[kind])
+    (tmp_path / "model.gguf").write_bytes(GGUFS[kind]())
     refused(reader, "open", tmp_path, "model.gguf")
 
 
@@ -295,19 +302,19 @@ def _message(number: int, content: bytes) -> bytes:
 
 PIECE = _message(1, _message(1, b"a"))
 TOKENIZERS = {
-    "4 million pieces": b"\x0a\x00" * (4 * MB - 10),
-    "400,000 pieces": PIECE * 400_000,
-    "pieces of many fields": _message(1, b"\x18\x01" * 1_000_000) * 4,
-    "4 million settings": PIECE + _message(2, b"\x08\x01" * (4 * MB - 100)),
-    "settings again and again": PIECE + _message(2, b"\x08\x01") * 200_000,
-    "a piece of 8 MB": _message(1, _message(1, b"a" * (8 * MB - 100))),
-    "9 MB": bytes(9 * MB),
-    "a length of 2**69": b"\x0a" + b"\xff" * 9 + b"\x01",
-    "a number without an end": b"\x08" + b"\xff" * 100,
-    "an unknown token beyond all": PIECE + _message(2, b"\xc0\x02\xff\xff\xff\x07\x18\x02"),
-    "a score that is none": _message(1, _message(1, b"a") + b"\x15\x00\x00\xc0\x7f"),
-    "groups": b"\x0b" * 1000,
-    "nothing": b"",
+    "4 million pieces": lambda: b"\x0a\x00" * (4 * MB - 10),
+    "400,000 pieces": lambda: PIECE * 400_000,
+    "pieces of many fields": lambda: _message(1, b"\x18\x01" * 1_000_000) * 4,
+    "4 million settings": lambda: PIECE + _message(2, b"\x08\x01" * (4 * MB - 100)),
+    "settings again and again": lambda: PIECE + _message(2, b"\x08\x01") * 200_000,
+    "a piece of 8 MB": lambda: _message(1, _message(1, b"a" * (8 * MB - 100))),
+    "9 MB": lambda: bytes(9 * MB),
+    "a length of 2**69": lambda: b"\x0a" + b"\xff" * 9 + b"\x01",
+    "a number without an end": lambda: b"\x08" + b"\xff" * 100,
+    "an unknown token beyond all": lambda: PIECE + _message(2, b"\xc0\x02\xff\xff\xff\x07\x18\x02"),
+    "a score that is none": lambda: _message(1, _message(1, b"a") + b"\x15\x00\x00\xc0\x7f"),
+    "groups": lambda: b"\x0b" * 1000,
+    "nothing": lambda: b"",
 }  # fmt: skip
 
 
@@ -316,7 +323,7 @@ def test_no_tokenizer_costs_more_than_it_is_worth(
     reader: Limited, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "tokenizer.model"
-    path.write_bytes(TOKENIZERS[kind])
+    path.write_bytes(TOKENIZERS[kind]())
     refused(reader, "tokenizer", path, "tokenizer.model")
 
 
