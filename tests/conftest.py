@@ -47,9 +47,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-m exhaustive`` the property tests run too, with all their examples."""
+    """With ``-m exhaustive`` what has two sizes runs too, in its larger one."""
     for item in items if exhaustive() else ():
-        if is_hypothesis_test(getattr(item, "obj", None)):
+        if is_hypothesis_test(getattr(item, "obj", None)) or item.get_closest_marker("sized"):
             item.add_marker("exhaustive")
 
 

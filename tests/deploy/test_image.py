@@ -29,6 +29,7 @@ from llama_hub.deploy import image
 from llama_hub.errors import UsageError
 from tests.support.command import run
 from tests.support.demo_model import demo_folder
+from tests.support.tiers import family
 
 
 def test_the_context_is_complete_and_passes_its_own_lint(tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ PLATFORMS: dict[str, tuple[list[str], dict[str, str], str]] = {
 }
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("platform", family(PLATFORMS, everyday=1))
 def test_the_entry_point_serves_under_each_platforms_conventions(
     platform: str, unpacked: Path, model: Path, tmp_path: Path
 ) -> None:

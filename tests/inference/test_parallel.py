@@ -15,6 +15,7 @@ from llama_hub.hub.architecture import Architecture
 from llama_hub.inference.partition import Partition
 from tests.inference.conftest import Serving
 from tests.support.hf_models import Answer, ask, judged_greedy, prompt
+from tests.support.tiers import family
 
 Model = Callable[..., Path]
 PROMPTS = [prompt(n, n) for n in (1, 17, 40)]
@@ -34,11 +35,18 @@ def answers(serving: Serving, folder: Path, **options: Any) -> list[Answer]:
 
 @pytest.mark.parametrize(
     ("shape", "processes", "options"),
-    [
-        ("plain", 2, {"kernels": "on", "dtype": "float32"}),
-        ("grouped", 4, {"kernels": "on", "dtype": "float32"}),  # more processes than kv heads
-        ("odd", 3, {"kernels": "off", "dtype": "float32"}),  # nothing divides evenly but the heads
-    ],
+    family(
+        [
+            ("plain", 2, {"kernels": "on", "dtype": "float32"}),
+            ("grouped", 4, {"kernels": "on", "dtype": "float32"}),  # more processes than kv heads
+            (
+                "odd",
+                3,
+                {"kernels": "off", "dtype": "float32"},
+            ),  # nothing divides evenly but the heads
+        ],
+        everyday=1,
+    ),
 )
 def test_tokens_equal_one_process_and_the_judge(
     model: Model,

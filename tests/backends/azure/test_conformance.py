@@ -17,12 +17,14 @@ from llama_hub.deploy.spec import DeploymentSpec
 from tests.support.azure_plane import Plane
 from tests.support.azure_service import Services
 from tests.support.demo_model import CHAT, demo_folder
+from tests.support.tiers import exhaustive
 
 
 def no_sleep(seconds: float) -> None:
     """Instead of ``time.sleep``."""
 
 
+@pytest.mark.sized
 class TestAzure(BackendContract):
     """Greedy answers through Azure equal those of the local core."""
 
@@ -50,5 +52,6 @@ class TestAzure(BackendContract):
                 b"".join(reference_core.answer(stored.path, body, False))
             ),
             options=ApplyOptions(sleep=no_sleep),
+            crash_everywhere=exhaustive(),
         )
         services.close()

@@ -15,6 +15,7 @@ from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy.backend import Artifact
 from tests.backends.azure.conftest import Driver
 from tests.support.azure_plane import Plane
+from tests.support.tiers import family
 
 # The child does what the deployer does, with blocks small enough that an upload has many.
 CHILD = """
@@ -76,7 +77,7 @@ def killed_at(plane: Plane, artifact: Artifact, moment: tuple[str, bool], *words
     assert reached, said.decode()
 
 
-@pytest.mark.parametrize("moment", CREATING)
+@pytest.mark.parametrize("moment", family(reversed(CREATING), everyday=1))
 def test_creating_converges(
     plane: Plane,
     drive: Driver,
@@ -99,7 +100,7 @@ def test_creating_converges(
         assert not any("safetensors" in line for line in plane.writes())
 
 
-@pytest.mark.parametrize("moment", UPDATING)
+@pytest.mark.parametrize("moment", family(UPDATING, everyday=1))
 def test_updating_converges(
     plane: Plane, drive: Driver, backend: AzureBackend, artifact: Artifact, moment: str
 ) -> None:
@@ -112,7 +113,7 @@ def test_updating_converges(
     assert len(plane.arm.deployments) == len(plane.arm.autoscale) == 1
 
 
-@pytest.mark.parametrize("moment", DELETING)
+@pytest.mark.parametrize("moment", family(DELETING, everyday=1))
 def test_deleting_converges(
     plane: Plane, drive: Driver, backend: AzureBackend, artifact: Artifact, moment: str
 ) -> None:

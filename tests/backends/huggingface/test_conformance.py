@@ -13,8 +13,10 @@ from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.client import text_of
 from llama_hub.deploy.conformance import BackendContract, Subject
 from tests.backends.huggingface.conftest import Loopback, spec
+from tests.support.tiers import exhaustive
 
 
+@pytest.mark.sized
 class TestHuggingFace(BackendContract):
     """Greedy answers through an endpoint equal those of the local core."""
 
@@ -30,5 +32,6 @@ class TestHuggingFace(BackendContract):
                 b"".join(reference_core.answer(demo.folder, body, False))
             ),
             options=ApplyOptions(sleep=lambda seconds: None),
+            crash_everywhere=exhaustive(),
         )
         loopback.launcher.close()

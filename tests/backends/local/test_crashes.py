@@ -26,7 +26,7 @@ from llama_hub.errors import NotFoundError
 from tests.support.crashing import calls_of, killed_at
 from tests.support.deployments import artifact, make_folder, spec
 from tests.support.local import STANDIN, until
-from tests.support.tiers import family
+from tests.support.tiers import exhaustive, family
 
 
 def backend_in(root: Path) -> LocalBackend:
@@ -165,6 +165,7 @@ def test_killed_while_updating_the_old_revision_goes_on_answering(root: Path) ->
     assert len(processes_of(root)) == 2
 
 
+@pytest.mark.sized
 class TestLocal(BackendContract):
     """The conformance suite with the stand-in for the service."""
 
@@ -176,4 +177,5 @@ class TestLocal(BackendContract):
             spec("x", backend="local"),
             lambda wanted: artifact(folder),
             tmp_path / "journals",
+            crash_everywhere=exhaustive(),
         )

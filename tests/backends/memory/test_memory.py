@@ -13,12 +13,18 @@ from llama_hub.backends.memory.platform import Platform
 from llama_hub.deploy.backend import Backend
 from llama_hub.deploy.conformance import BackendContract, Subject, run
 from tests.support.deployments import PROMPT, artifact, echo, make_folder, spec
+from tests.support.tiers import exhaustive
 
 
-def subject_of(make: Callable[[], Backend], root: Path) -> Subject:
+def subject_of(make: Callable[[], Backend], root: Path, everywhere: bool = True) -> Subject:
     folder = make_folder(root / "model")
     return Subject(
-        make, spec("x"), lambda wanted: artifact(folder), root / "journals", options=PROMPT
+        make,
+        spec("x"),
+        lambda wanted: artifact(folder),
+        root / "journals",
+        options=PROMPT,
+        crash_everywhere=everywhere,
     )
 
 
@@ -29,11 +35,12 @@ class TestMemory(BackendContract):
         return subject_of(lambda: MemoryBackend(platform, answer=echo), tmp_path)
 
 
+@pytest.mark.sized
 class TestMemoryThatListsLate(BackendContract):
     @pytest.fixture
     def subject(self, tmp_path: Path) -> Subject:
         platform = Platform(file=tmp_path / "world.json", lag=4)
-        return subject_of(lambda: MemoryBackend(platform, answer=echo), tmp_path)
+        return subject_of(lambda: MemoryBackend(platform, answer=echo), tmp_path, exhaustive())
 
 
 class Leaky(MemoryBackend):

@@ -6,6 +6,7 @@ import pytest
 
 from llama_hub.deploy.conformance import BackendContract, Subject
 from tests.support.sagemaker_bench import Bench
+from tests.support.tiers import exhaustive
 
 
 def subject_of(bench: Bench, **changes: object) -> Subject:
@@ -15,9 +16,11 @@ def subject_of(bench: Bench, **changes: object) -> Subject:
         bench.artifact,
         bench.root / "j",
         options=bench.options,
+        crash_everywhere=exhaustive(),
     )
 
 
+@pytest.mark.sized
 class TestSageMaker(BackendContract):
     @pytest.fixture
     def subject(self, bench: Bench) -> Subject:
