@@ -248,7 +248,14 @@ def _summary(plan: Plan, deployed: Deployed) -> str:
 
 def deployed_json(one: Deployed) -> dict[str, Any]:
     """A deployment as ps and status print it; optional keys only where they have a value."""
-    known = dataclasses.asdict(one)
+    from llama_hub.deploy.gc import expiry
+    from llama_hub.deploy.status import cost_so_far
+
+    end = expiry(one)
+    known = dataclasses.asdict(one) | {
+        "cost_so_far": cost_so_far(one),
+        "expires": f"{end:%Y-%m-%dT%H:%M:%SZ}" if end else None,
+    }
     always = ("name", "backend", "status", "url", "manifest", "model", "created")
     return {
         key: value for key, value in known.items() if key in always or value not in (None, "", {})

@@ -12,7 +12,7 @@ from llama_hub.cli.output import output
 
 app = typer.Typer(add_completion=False)
 
-HEAD = ("NAME", "BACKEND", "STATUS", "MODEL", "$/HOUR", "URL")
+HEAD = ("NAME", "BACKEND", "STATUS", "MODEL", "$/HOUR", "$ SO FAR", "UNTIL", "URL")
 
 
 @app.command()
@@ -35,9 +35,11 @@ def ps(
             one.status,
             one.model or "?",
             _cost(one.cost_per_hour),
+            _cost(shown.get("cost_so_far")),
+            str(shown.get("expires", "-")),
             one.url or "",
         )
-        for one in found
+        for one, shown in ((one, deployed_json(one)) for one in found)
     ]
     for error in errors:
         out.warn(f"{error['backend']} could not be asked: {error['message']}")

@@ -8,8 +8,8 @@ from typing import Any
 
 from llama_hub.deploy import client, rollout
 from llama_hub.deploy.backend import (
+    SERVED,
     TAG_LICENSE,
-    UNSTATED,
     Attestable,
     Backend,
     Deployed,
@@ -62,16 +62,14 @@ def attest(deployer: Deployer, name: str, artifacts: Artifacts) -> Attestation:
     local, about_local = _local(backend, good, expected, artifacts)
     proofs = _proofs(backend, name, local)
     served = next((one.evidence for one in proofs if one.what == "manifest"), None)
-    unstated = next((one for one in proofs if one.what == UNSTATED), None)
+    unstated = next((one for one in proofs if one.what == SERVED), None)
     checks = [
-        Proof("served", _proven(proofs), unstated.evidence)
-        if unstated
-        else _compare("served", expected, served),
+        unstated or _compare(SERVED, expected, served),
         _compare("tags", expected, deployed.manifest),
         about_local,
         _license(deployed),
         *_ledger(good),
-        *(one for one in proofs if one.what not in ("manifest", UNSTATED)),
+        *(one for one in proofs if one.what not in ("manifest", SERVED)),
     ]
     return Attestation(name, expected, served, tuple(checks), _head())
 
@@ -79,11 +77,6 @@ def attest(deployer: Deployer, name: str, artifacts: Artifacts) -> Attestation:
 def _compare(what: str, expected: str | None, found: str | None) -> Proof:
     ok = found is not None and found == expected
     return Proof(what, ok, found or "nothing is stated")
-
-
-def _proven(proofs: Sequence[Proof]) -> bool:
-    """Whether something else than the service itself vouches for the bytes."""
-    return any(one.ok for one in proofs if one.what not in ("manifest", UNSTATED))
 
 
 def _local(

@@ -40,7 +40,6 @@ TAG_MANIFEST = "llama-hub:manifest"
 TAG_SPEC = "llama-hub:spec"
 TAG_LICENSE = "llama-hub:license"
 TAG_MODEL = "llama-hub:model"  # catalogue id, for ``ps``
-UNSTATED = "unstated"  # ``Proof.what`` in place of "manifest"
 TAG_TTL = "llama-hub:ttl"  # seconds after ``created``; only where the spec sets one
 
 
@@ -178,6 +177,7 @@ class Deployed:
     tags: Mapping[str, str] = field(default_factory=dict)
     instance: str | None = None  # machine type; ``auto`` keeps it while it fits
     replicas: int | None = None  # instances that run now
+    cost_so_far: float | None = None  # US dollars; none: see ``status.cost_so_far``
 
     def __post_init__(self) -> None:
         try:
@@ -199,13 +199,16 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+SERVED = "served"  # ``what`` of a proof by a platform whose service cannot be asked
+
+
 @dataclass(frozen=True)
 class Proof:
     """One line of ``attest``.
 
     The line that states which manifest is served has ``what="manifest"`` and the digest alone as
-    evidence. A service that cannot state it (vLLM's) has a line ``UNSTATED`` that says so; what
-    storage proves then decides.
+    evidence. Where the service states none (an image of others, one that sleeps) a line ``SERVED``
+    says so, and whether what it serves follows from the storage all the same.
     """
 
     what: str

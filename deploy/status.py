@@ -1,8 +1,9 @@
-"""What a deployment is before it has an endpoint: the same words for every cloud."""
+"""What is said of a deployment in every cloud: before it has an endpoint, and what it has cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from llama_hub.deploy.backend import TAG_MANIFEST, TAG_MODEL, TAG_SPEC, Deployed, Resource
 
@@ -24,3 +25,26 @@ def unfinished(backend: str, name: str, resources: Sequence[Resource]) -> Deploy
         + ", ".join(f"{resource.id} ({resource.state})" for resource in resources),
         tags=dict(tags),
     )
+
+
+def cost_so_far(deployed: Deployed, now: datetime | None = None) -> float | None:
+    """US dollars since it was made; where the backend says nothing, at its present price and size.
+
+    ``None`` where price or age are unknown.
+    """
+    if deployed.cost_so_far is not None:
+        return deployed.cost_so_far
+    hours = hours_since(deployed.created or "", now)
+    if hours is None or deployed.cost_per_hour is None:
+        return None
+    return round(hours * deployed.cost_per_hour, 2)
+
+
+def hours_since(at: str, now: datetime | None = None) -> float | None:
+    """Hours from a moment in ISO 8601 (UTC if it says nothing) to now; ``None`` if it is none."""
+    try:
+        begun = datetime.fromisoformat(at)
+    except ValueError:
+        return None
+    begun = begun.replace(tzinfo=begun.tzinfo or UTC)
+    return max(0.0, ((now or datetime.now(UTC)) - begun).total_seconds() / 3600)

@@ -34,7 +34,7 @@ from llama_hub.backends.azure.options import read as read_options
 from llama_hub.backends.azure.runner import StepRunner
 from llama_hub.deploy import sizing, waiting
 from llama_hub.deploy.backend import (
-    UNSTATED,
+    SERVED,
     Check,
     Context,
     Deployed,
@@ -233,21 +233,12 @@ class AzureBackend:
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the service, the registry and the storage say of ``manifest``."""
-        observed = self.observe(name)
-        return [self._stated(name, manifest), *self.inventory.proofs(observed, manifest)]
-
-    def _stated(self, name: str, manifest: Manifest) -> Proof:
-        """What the service says that it serves; vLLM knows of no manifest, only of a name."""
+        stored = self.inventory.proofs(self.observe(name), manifest)
         if urlsplit(self.endpoint(name).url).path == images.CONTRACTS["vllm"].scoring:
-            return Proof(
-                UNSTATED,
-                True,
-                "vLLM does not state which bytes it serves; what stands is that the deployment "
-                "refers to the registered model, and what storage holds of it",
-            )
+            return [_unstated(stored), *stored]
         answer = b"".join(self.invoke(name, {"manifest": True}, stream=False))
         served = str(json.loads(answer).get("manifest"))
-        return Proof("manifest", served == manifest.digest, served)
+        return [Proof("manifest", served == manifest.digest, served), *stored]
 
     def export(self, steps: Sequence[Step], form: str) -> Mapping[str, str]:
         """``az-yaml``, ``bicep``, ``roles``; ``score``: with what the stock server needs."""
@@ -256,6 +247,16 @@ class AzureBackend:
     def orphans(self) -> Iterator[Resource]:
         """Models, environments, weights and settings that no endpoint of ours uses."""
         return self.inventory.orphans()
+
+
+def _unstated(stored: Sequence[Proof]) -> Proof:
+    """In place of the service's own word: vLLM knows of no manifest, only of a name."""
+    return Proof(
+        SERVED,
+        all(one.ok for one in stored),
+        "vLLM does not state which bytes it serves; the deployment refers to the registered model, "
+        "and that to what storage holds",
+    )
 
 
 def readable(look: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -28,6 +28,9 @@ CONTEXT_ROOT = "llama-hub/environments/"
 KEEP_WEIGHTS = "llama-hub-keep-weights"
 KEEP_PREVIOUS = "llama-hub-keep-previous"  # of an endpoint: its older revision may stay
 BODY_TAG = "llama-hub-body"  # of a deployment: digest of the properties it was asked for with
+# With a GPU, the CPU is idle while the machine is busy. Names: Azure Monitor's list of metrics of
+# Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments.
+METRICS = {True: "GpuUtilizationPercentage", False: "CpuUtilizationPercentage"}
 LOAD_RATE = 150e6  # bytes per second at which a cold instance reads its weights, at the least
 START_SECONDS = 60  # a process with the framework loaded
 
@@ -277,6 +280,7 @@ def autoscale_body(
     """Azure Monitor's setting: one instance more or less, five minutes apart."""
     id_ = workspace.scope.deployment(deployment)
     spec = target.spec
+    metric = options.scale_metric or METRICS[target.offer.accelerators > 0]
     profile = {
         "name": "default",
         "capacity": {  # the service wants numbers as text here
@@ -285,8 +289,8 @@ def autoscale_body(
             "default": str(spec.replicas_min),
         },
         "rules": [
-            _rule(id_, options.scale_metric, "GreaterThan", options.scale_out, "Increase"),
-            _rule(id_, options.scale_metric, "LessThan", options.scale_in, "Decrease"),
+            _rule(id_, metric, "GreaterThan", options.scale_out, "Increase"),
+            _rule(id_, metric, "LessThan", options.scale_in, "Decrease"),
         ],
     }
     return {

@@ -11,6 +11,7 @@ import functools
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,10 @@ def _price(prices: Mapping[str, Any]) -> float | None:
     """US dollars per hour on Linux without discount; ``None`` in another currency."""
     if prices.get("billingCurrency") != "USD" or prices.get("unitOfMeasure") != "OneHour":
         return None
-    for value in prices.get("values", []):
+    for value in prices.get("values") or []:
         if value.get("osType") == "Linux" and value.get("vmTier") == "Standard":
-            return float(value["retailPrice"])
+            with suppress(KeyError, TypeError, ValueError):  # one odd price drops no other
+                return float(value["retailPrice"])
     return None
 
 

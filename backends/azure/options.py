@@ -57,8 +57,8 @@ class Options(BaseModel):
     """Leave the uploaded weights in storage when the deployment is deleted."""
     app_insights: bool = False
     """Send the container's traces to Application Insights."""
-    scale_metric: str = "CpuUtilizationPercentage"
-    """Metric of the deployment that autoscaling follows."""
+    scale_metric: str | None = None
+    """Metric of the deployment that autoscaling follows; none: use of the GPU, or of the CPU."""
     scale_out: int = Field(70, ge=1, le=100)
     """An instance is added above this average over five minutes."""
     scale_in: int = Field(30, ge=0, le=99)

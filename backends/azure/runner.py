@@ -25,6 +25,7 @@ from llama_hub.backends.azure.values import holds
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Step
 from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, TransientError
 
+BILLING = ("endpoint", "deployment")  # kinds that cost money by the hour
 LOG_LINES = 20  # of each container, in the error of a deployment that failed
 LOOKS = 3  # at a mirrored or canary revision, spread over its soak time
 
@@ -40,8 +41,18 @@ class StepRunner:
 
     def run(self) -> Mapping[str, Any]:
         """Do it; returns facts for the journal."""
-        table = self._removals() if self._step.action == "delete" else self._makings()
-        return table[self._step.kind]() or {}
+        if self._step.action != "delete":
+            return self._makings()[self._step.kind]() or {}
+        try:
+            return self._removals()[self._step.kind]() or {}
+        except AccessError as error:
+            if self._step.kind in BILLING:
+                raise
+            raise AccessError(
+                f"{error.message}; {self._step.id} stays. Endpoint and deployments, which bill by "
+                "the hour, go first and are gone",
+                hint=error.hint,
+            ) from error
 
     def _makings(self) -> dict[str, Callable[[], Mapping[str, Any] | None]]:
         return {

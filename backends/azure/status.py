@@ -13,6 +13,7 @@ from llama_hub.deploy.backend import (
     Resource,
     Status,
 )
+from llama_hub.deploy.status import hours_since
 
 
 def deployed(
@@ -31,6 +32,7 @@ def deployed(
         model=tags.get(TAG_MODEL),
         created=str(endpoint.body.get("createdAt", "")) or None,
         cost_per_hour=_cost(deployments, price),
+        cost_so_far=_so_far(deployments, price),
         generation=tags.get(TAG_SPEC),
         detail=detail,
         tags=tags,
@@ -76,6 +78,18 @@ def _status(
 
 def _capacity(found: Resource) -> int:
     return int((found.body.get("sku") or {}).get("capacity", 0))
+
+
+def _so_far(deployments: Sequence[Resource], price: Callable[[str], float | None]) -> float | None:
+    """Each deployment since it was made, as if it had always had its present instances."""
+    total = 0.0
+    for found in deployments:
+        hours = hours_since(str(found.body.get("createdAt", "")))
+        each = price(str(found.body["properties"].get("instanceType", "")))
+        if each is None or hours is None:
+            return None
+        total += each * _capacity(found) * hours
+    return round(total, 2)
 
 
 def _cost(deployments: Sequence[Resource], price: Callable[[str], float | None]) -> float | None:

@@ -334,7 +334,7 @@ def test_the_conformance_suite_runs_from_the_command_line() -> None:
 def test_doctor_looks_at_the_machine_and_a_backend(home: Path) -> None:
     found = done("doctor", "memory")["checks"]
     names = [one["name"] for one in found]
-    assert names[:4] == ["python", "home", "disk", "ledger"]
+    assert names[:5] == ["python", "distribution", "home", "disk", "ledger"]
     assert names[-1] == "memory: memory"
     (home / "config.toml").write_text("[depoly]")
     (wrong,) = [one for one in run("doctor", "--json").json["checks"] if not one["ok"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from llama_hub.backends.azure import bodies
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.backends.azure.bodies import weights_name
+from llama_hub.backends.azure.options import Options
 from llama_hub.backends.azure.values import seconds
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, TAG_MANIFEST, Artifact, Context, Step
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
@@ -305,7 +307,9 @@ def test_probes_wait_as_long_as_the_model_needs(
     ]
     assert patience[0] >= 300
     assert patience[1] >= 2 * 138e9 / 150e6
-    assert bodies.liveness(big) == bodies.liveness(target)  # the process answers at once
+    ours = Options()
+    # Our process answers at once.
+    assert bodies.liveness(big, ours) == bodies.liveness(target, ours)
 
 
 def test_autoscale_follows_the_deployment(plane: Plane, drive: Driver, artifact: Artifact) -> None:
@@ -418,6 +422,35 @@ def test_drift_is_seen_and_mended(plane: Plane, drive: Driver, artifact: Artifac
     del plane.blobs.blobs[path]
     assert "create weights" in kinds(drive.apply(target))
     assert path in plane.blobs.blobs
+
+
+def test_every_revision_has_cost_something(
+    plane: Plane, drive: Driver, backend: AzureBackend, artifact: Artifact
+) -> None:
+    """Failed ones as well, each since it was made; one odd price drops no other."""
+    target = drive.target(artifact, replicas_min=2, replicas_max=2)
+    drive.apply(target)
+    plane.arm.failures.append(("ResourceNotReady", "it crashed"))
+    with pytest.raises(ProvisioningError):
+        drive.apply(drive.target(artifact, context=128))
+    made = [online.system for online in plane.arm.deployments.values()]
+    for system, days in zip(made, (2, 1), strict=True):
+        system["createdAt"] = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+    (found,) = backend.list()
+    assert found.cost_per_hour == pytest.approx(3 * 0.19)
+    assert found.cost_so_far == pytest.approx(2 * 0.19 * 48 + 0.19 * 24, abs=0.02)
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_scaling_follows_what_the_machine_computes_with(
+    drive: Driver, artifact: Artifact, gpus: int
+) -> None:
+    instance = "Standard_NC24ads_A100_v4" if gpus else "Standard_F4s_v2"
+    target = drive.target(artifact, instance=instance, replicas_max=2)
+    step = next(step for step in drive.plan(target) if step.kind == "autoscale")
+    (profile,) = step.body["properties"]["profiles"]
+    metrics = {rule["metricTrigger"]["metricName"] for rule in profile["rules"]}
+    assert metrics == {"GpuUtilizationPercentage" if gpus else "CpuUtilizationPercentage"}
 
 
 def test_what_the_service_adds_and_respells_is_no_difference(
