@@ -112,6 +112,8 @@ def read(values: Mapping[str, Any], rows: int) -> ModelVocabulary | None:
     own = values.get(PIECES)
     if own is not None:
         pieces, added = _cut(listed, _id(values, PIECES, len(listed) + 1, 0))
+    if not pieces:
+        raise _bad("tokenizer.ggml.tokens", listed[0].text, "none of them is an ordinary token")
     eos = _id(values, "tokenizer.ggml.eos_token_id", rows, 2)
     rule = values.get(PREFIX_RULE, "first")
     if rule not in _RULES:

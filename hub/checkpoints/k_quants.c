@@ -1,7 +1,7 @@
 /* ggml's K-quants; see k_quants.py for what a super-block is.
  *
  * The search for a group's scale adds floats in the order of its weights, which no compiler may
- * change. So 16 groups are searched side by side, one in each lane of a vector: lane g of x[i] is
+ * change. So LANES groups are searched side by side, one in each lane of a vector: lane g of x[i] is
  * weight i of group g, and every lane sums in the right order.
  */
 
@@ -10,7 +10,14 @@
 #include "ggml_blocks.h"
 
 #define SUPER 256 /* weights of a super-block */
+#if defined(__AVX512F__)
 #define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4 /* vectors wider than the machine's are taken apart badly by compilers */
+#endif
+#define GROUPS (LANES < 8 ? 8 : LANES) /* of 32 weights that are worked on together */
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
@@ -50,11 +57,11 @@ INLINE int clamp(int value, int low, int high)
     return value < low ? low : value > high ? high : value;
 }
 
-/* What a search found, a lane for each group: weight = scale * number - offset or scale * number;
- * the numbers it chose are those nearest to (weight - base) * inverse. */
+/* What searches found, by group: weight = scale * number - offset or scale * number; the numbers
+ * that were chosen are those nearest to (weight - base) * inverse. */
 struct found {
-    float scale[LANES], offset[LANES], inverse[LANES], base[LANES];
-    int32_t zero[LANES]; /* all numbers are 0 */
+    float scale[16], offset[16], inverse[16], base[16];
+    int32_t zero[16]; /* all numbers are 0 */
 };
 
 INLINE void put(float *out, floats value) { memcpy(out, &value, sizeof value); }
@@ -62,7 +69,7 @@ INLINE void put(float *out, floats value) { memcpy(out, &value, sizeof value); }
 /* Scale and offset with the least weighted square error, of `count` weights and numbers 0 … top:
  * for each of `steps` + 1 inverses the best scale and offset for the numbers that it gives. */
 INLINE void search_affine(const floats *x, const floats *weight, int count, int top, float start,
-                          int steps, struct found *found)
+                          int steps, struct found *found, int at)
 {
     floats zero = {0}, least = x[0], most = x[0], sum_w = weight[0], sum_x = weight[0] * x[0];
     for (int i = 1; i < count; i++) {
@@ -108,15 +115,15 @@ INLINE void search_affine(const floats *x, const floats *weight, int count, int 
         scale = choose(better, slope, scale);
         least = choose(better, intercept, least);
     }
-    put(found->scale, choose(flat, zero, scale));
-    put(found->offset, -least);
-    put(found->inverse, chosen);
-    put(found->base, base);
-    memcpy(found->zero, &flat, sizeof flat);
+    put(found->scale + at, choose(flat, zero, scale));
+    put(found->offset + at, -least);
+    put(found->inverse + at, chosen);
+    put(found->base + at, base);
+    memcpy(found->zero + at, &flat, sizeof flat);
 }
 
 /* Scale with the least square error weighted by the square, numbers -half … half - 1. */
-INLINE void search_symmetric(const floats *x, int count, int half, struct found *found)
+INLINE void search_symmetric(const floats *x, int count, int half, struct found *found, int at)
 {
     floats zero = {0}, largest = zero, extreme = zero, cube[16], square[16];
     for (int i = 0; i < count; i++) {
@@ -150,9 +157,9 @@ INLINE void search_symmetric(const floats *x, int count, int half, struct found 
         scale = choose(better, sum_lx / sum_l2, scale);
         best = choose(better, scale * sum_lx, best);
     }
-    put(found->scale, choose(nothing, zero, scale));
-    put(found->inverse, chosen);
-    memcpy(found->zero, &nothing, sizeof nothing);
+    put(found->scale + at, choose(nothing, zero, scale));
+    put(found->inverse + at, chosen);
+    memcpy(found->zero + at, &nothing, sizeof nothing);
 }
 
 /* Weights [LANES][count] to vectors, weight i of every group in x[i]. */
@@ -237,28 +244,36 @@ INLINE void pack_q5(const uint8_t *numbers, uint8_t *out)
     pack_q4(low, out + 32);
 }
 
-/* Super-blocks of 8 groups of 32, two at a time; the last one alone has zeros beside it. */
+/* Scale and offset of LANES groups of 32; those found are put from the group `at` on. */
+INLINE void search_groups(const float *weights, int top, float start, int steps,
+                          struct found *found, int at)
+{
+    floats x[32], weight[32], squares = {0}, mean = {0};
+    transpose(weights + 32 * at, 32, x);
+    for (int i = 0; i < 32; i++)
+        squares += x[i] * x[i];
+    for (int lane = 0; lane < LANES; lane++)
+        mean[lane] = sqrtf(squares[lane] / 32.0f);
+    for (int i = 0; i < 32; i++)
+        weight[i] = mean + magnitude(x[i]);
+    search_affine(x, weight, 32, top, start, steps, found, at);
+}
+
+/* Super-blocks of 8 groups of 32; the last may have zeros beside it. */
 INLINE void affine_blocks(const void *from, size_t blocks, enum input input, uint8_t *out, int top,
                           float start, int steps)
 {
-    size_t width = top > 15 ? 176 : 144;
-    for (size_t block = 0; block < blocks; block += 2) {
-        float weights[2 * SUPER] = {0};
-        int both = block + 1 < blocks;
-        load(weights, from, block * SUPER, both ? 2 * SUPER : SUPER, input);
-        floats x[32], weight[32], squares = {0}, mean;
-        transpose(weights, 32, x);
-        for (int i = 0; i < 32; i++)
-            squares += x[i] * x[i];
-        for (int lane = 0; lane < LANES; lane++)
-            mean[lane] = sqrtf(squares[lane] / 32.0f);
-        for (int i = 0; i < 32; i++)
-            weight[i] = mean + magnitude(x[i]);
+    size_t width = top > 15 ? 176 : 144, at_once = GROUPS / 8;
+    for (size_t block = 0; block < blocks; block += at_once) {
+        float weights[GROUPS * 32] = {0};
+        size_t count = blocks - block < at_once ? blocks - block : at_once;
+        load(weights, from, block * SUPER, (int)count * SUPER, input);
         struct found found;
-        search_affine(x, weight, 32, top, start, steps, &found);
-        for (int which = 0; which <= both; which++, out += width) {
+        for (int at = 0; at < GROUPS; at += LANES)
+            search_groups(weights, top, start, steps, &found, at);
+        for (size_t which = 0; which < count; which++, out += width) {
             uint8_t numbers[SUPER];
-            finish_affine(weights + SUPER * which, &found, 8 * which, top, numbers, out);
+            finish_affine(weights + SUPER * which, &found, 8 * (int)which, top, numbers, out);
             (top > 15 ? pack_q5 : pack_q4)(numbers, out + 16);
         }
     }
@@ -281,7 +296,7 @@ INLINE void pack_q6(const uint8_t *numbers, uint8_t *out)
 INLINE void finish_q6(const float *weights, const struct found *found, uint8_t *out)
 {
     float largest = 0, extreme = 0;
-    for (int j = 0; j < LANES; j++) {
+    for (int j = 0; j < 16; j++) {
         float size = fabsf(found->scale[j]);
         if (size > largest) {
             largest = size;
@@ -294,7 +309,7 @@ INLINE void finish_q6(const float *weights, const struct found *found, uint8_t *
     }
     float inverse = -128.0f / extreme, scale = float_of(half_of(1.0f / inverse));
     uint8_t numbers[SUPER];
-    for (int j = 0; j < LANES; j++) {
+    for (int j = 0; j < 16; j++) {
         int whole = nearest_of(inverse * found->scale[j]);
         int8_t six = (int8_t)(whole < 127 ? whole : 127);
         out[192 + j] = (uint8_t)six;
@@ -313,10 +328,12 @@ INLINE void q6_blocks(const void *from, size_t blocks, enum input input, uint8_t
     for (size_t block = 0; block < blocks; block++, out += 210) {
         float weights[SUPER];
         load(weights, from, block * SUPER, SUPER, input);
-        floats x[16];
-        transpose(weights, 16, x);
         struct found found;
-        search_symmetric(x, 16, 32, &found);
+        for (int at = 0; at < 16; at += LANES) {
+            floats x[16];
+            transpose(weights + 16 * at, 16, x);
+            search_symmetric(x, 16, 32, &found, at);
+        }
         finish_q6(weights, &found, out);
     }
 }

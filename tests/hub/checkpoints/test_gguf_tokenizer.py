@@ -210,6 +210,7 @@ def test_a_file_without_tokenizer_says_so() -> None:
         {"ggml__scores": [0.0] * 5 + [float("nan")]},
         {"ggml__scores": None},
         {"ggml__token_type": [1, 1, 1, 1, 1, 9]},
+        {"ggml__token_type": [3, 3, 3, 3, 3, 3]},
         {"ggml__bos_token_id": 8},
         {"ggml__eos_token_id": -1},
         {"ggml__eos_token_id": True},
@@ -228,6 +229,7 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     ("key", "value"),
     [
         (gguf_tokenizer.PIECES, 7),
+        (gguf_tokenizer.PIECES, 0),
         (gguf_tokenizer.END_TOKENS, [8]),
         (gguf_tokenizer.END_TOKENS, 2),
         (gguf_tokenizer.PREFIX_RULE, "sometimes"),
@@ -235,7 +237,7 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     ],
 )
 def test_our_own_keys_are_not_believed_either(key: str, value: Any) -> None:
-    with pytest.raises(IntegrityError, match="llama_hub"):
+    with pytest.raises(IntegrityError, match="llama_hub|ordinary"):
         gguf_tokenizer.read(values() | {key: value}, 8)
 
 

@@ -8,6 +8,8 @@ is fused), by ``quantize_row_{q4,q5,q6}_K_ref`` over ``weights`` below. gguf can
 from __future__ import annotations
 
 import hashlib
+import platform
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -84,6 +86,22 @@ def test_the_bytes_are_ggml_s_own(case: str, kind: str) -> None:
     (found,) = encoder(kind, "float32")(weights(case).view(np.uint32))
     assert found.shape == (37, 3 * SUPER_BYTES[kind])
     assert hashlib.sha256(found.tobytes()).hexdigest() == DIGESTS[case][kind]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86 compilers")
+@pytest.mark.parametrize("flags", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2")])
+def test_narrower_vectors_give_the_same_bytes(
+    flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = replace(ggml_quants.KERNELS, flags=flags).load()
+    if kernels is None:
+        pytest.skip("no C compiler")
+    monkeypatch.setattr(ggml_quants, "library", lambda: kernels)
+    for case in CASES:
+        for kind in WRITTEN:
+            (found,) = encoder(kind, "float32")(weights(case).view(np.uint32))
+            assert hashlib.sha256(found.tobytes()).hexdigest() == DIGESTS[case][kind], case
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
