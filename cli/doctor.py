@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,8 @@ from llama_hub.cli.output import output
 from llama_hub.errors import ExitCode
 
 if TYPE_CHECKING:
-    from llama_hub.deploy.backend import Check
+    from llama_hub.deploy.backend import Backend, Check
+    from llama_hub.deploy.spec import DeploymentSpec
 
 app = typer.Typer(add_completion=False)
 
@@ -26,6 +28,13 @@ LITTLE_DISK = 20 << 30  # bytes; a 7B model takes 13 GiB
 @app.command()
 def doctor(
     backend: Annotated[str | None, typer.Argument(help="Look at this backend too.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Spec in YAML of what is to be deployed.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="Region of the cloud.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As deploy takes it.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -33,7 +42,9 @@ def doctor(
     from llama_hub.cli.plan_view import columns
 
     out = output(json, quiet)
-    found = [*_machine(), *(_backend(backend) if backend else [])]
+    given = _given(backend, file, region, set_ or [])
+    backend = backend or given.get("backend")
+    found = [*_machine(), *(_backend(backend, given) if backend else [])]
     rows = [("ok" if one.ok else "FAIL", one.name, one.detail) for one in found]
     hints = [f"  {one.name}: {one.hint}" for one in found if one.hint and not one.ok]
     document = {
@@ -201,15 +212,46 @@ def _importable(name: str) -> bool:
         return False
 
 
-def _backend(name: str) -> list[Check]:
-    from llama_hub.backends import registry
-    from llama_hub.deploy.backend import Check
+def _given(
+    backend: str | None, file: Path | None, region: str | None, assignments: list[str]
+) -> dict[str, Any]:
+    """What is said about a deployment, as ``deploy`` reads it; empty if nothing is."""
+    from llama_hub.deploy import spec
+    from llama_hub.errors import UsageError
+
+    flags = {"region": region} if region else {}
+    told = [spec.from_file(file)] if file else []
+    merged = spec.merge(*told, flags, spec.from_assignments(assignments) if assignments else {})
+    if merged and not (backend or merged.get("backend")):
+        raise UsageError("which backend?", hint="llama-hub doctor BACKEND …; llama-hub backends")
+    return merged
+
+
+def _backend(name: str, given: dict[str, Any]) -> list[Check]:
+    """The backend's own lines, at the place and for the deployment that are meant."""
+    from llama_hub.deploy.backend import Check, ChecksSpec
     from llama_hub.errors import LlamaHubError
 
-    backend = registry.get(name)
+    backend, built = _meant(name, given)
     try:
-        return [
-            Check(f"{name}: {one.name}", one.ok, one.detail, one.hint) for one in backend.check()
-        ]
+        found = list(backend.check())
+        if built is not None and isinstance(backend, ChecksSpec):
+            found += backend.check_for(built)
     except LlamaHubError as error:
         return [Check(name, False, error.message, error.hint)]
+    return [Check(f"{name}: {one.name}", one.ok, one.detail, one.hint) for one in found]
+
+
+def _meant(name: str, given: dict[str, Any]) -> tuple[Backend, DeploymentSpec | None]:
+    """The backend where it is meant, and the deployment as far as it is told."""
+    from llama_hub.backends import registry
+    from llama_hub.deploy import config, rollout, spec
+    from llama_hub.deploy.options import check_options
+
+    if not given:
+        return registry.get(name), None
+    meant = {"name": "doctor", "model": "llama-demo", **config.spec_defaults(spec.KEYS), **given}
+    built = spec.build(meant | {"backend": name})
+    backend = registry.at(name, rollout.location(built, registry.backend_class(name).location))
+    check_options(built, backend)
+    return backend, built

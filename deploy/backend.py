@@ -290,6 +290,15 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class ChecksSpec(Protocol):
+    """For platforms where ``doctor`` can say more about a certain deployment than in general."""
+
+    def check_for(self, spec: DeploymentSpec) -> Sequence[Check]:
+        """Lines about what ``spec`` asks for, such as a role or an identity; only reads."""
+        ...
+
+
+@runtime_checkable
 class Invoker(Protocol):
     """For platforms whose endpoint speaks no free HTTP (SageMaker, Azure ML's /score)."""
 

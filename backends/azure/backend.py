@@ -119,6 +119,10 @@ class AzureBackend:
         except UsageError as error:
             return [Check("settings", False, error.message, error.hint)]
 
+    def check_for(self, spec: DeploymentSpec) -> Sequence[Check]:
+        """Where it is, whether its options can be, its identity and its image."""
+        return list(doctor.checks_for(self.client, read_options(spec), spec.region))
+
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Machine types of the workspace's region that hold a replica, cheapest first."""
         options = read_options(spec)

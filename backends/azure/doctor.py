@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from llama_hub.backends.azure import machines, permissions
 from llama_hub.backends.azure.client import MANAGEMENT_SCOPE, Client
 from llama_hub.backends.azure.errors import BLOB_ROLE, ROLE
+from llama_hub.backends.azure.options import Options
 from llama_hub.deploy.backend import Check
 from llama_hub.deploy.checks import line
 from llama_hub.distribution import install_command
@@ -43,6 +44,45 @@ def checks(client: Client) -> Iterator[Check]:
         yield line("autoscaling", lambda: _scaling(client))
         yield _optional("registry", lambda: _registry(client))
         yield from _capacity(client)
+
+
+def checks_for(client: Client, options: Options, region: str | None) -> Iterator[Check]:
+    """Lines about one deployment's options."""
+    if region:
+        yield line("its region", lambda: _region(client, region))
+    if options.identity:
+        yield _optional("its identity", lambda: _identity(client, str(options.identity)))
+    action = permissions.ASK[options.auth]
+    yield line("its auth", lambda: _auth(client, options.auth, action))
+
+
+def _region(client: Client, wanted: str) -> Check:
+    there = str(getattr(client.workspace(), "location", ""))
+    hint = "" if there == wanted else "name a workspace of that region: options.workspace"
+    return Check("its region", there == wanted, f"the workspace is in {there}", hint)
+
+
+def _identity(client: Client, id_: str) -> Check:
+    found = client.get(id_, "identity")
+    if found is None:
+        hint = "az identity list --query '[].id' shows yours"
+        return Check("its identity", False, f"there is no {id_}", hint)
+    principal = str((found.get("properties") or {}).get("principalId", ""))
+    lacking = permissions.lacking_roles(client, principal)
+    if lacking:
+        told = ", ".join(f"{role} on the {what}" for what, (role, _) in lacking.items())
+        hint = "; ".join(
+            f"az role assignment create --role '{role}' --assignee {principal} --scope {scope}"
+            for role, scope in lacking.values()
+        )
+        return Check("its identity", False, f"it has not: {told}", hint)
+    return Check("its identity", True, "may pull the image and read the weights")
+
+
+def _auth(client: Client, mode: str, action: str) -> Check:
+    if permissions.missing(client, client.scope.id, [action]):
+        return Check("its auth", False, f"with {mode} you need {action}", ROLE)
+    return Check("its auth", True, f"{mode}: you may ask it")
 
 
 def _optional(name: str, look: Callable[[], Check]) -> Check:

@@ -331,6 +331,15 @@ def test_the_conformance_suite_runs_from_the_command_line() -> None:
     assert failed in ([], ["greedy answers equal the local core's"])
 
 
+def test_doctor_takes_what_deploy_takes(home: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("backend: memory\nmodel: llama-demo\n")
+    assert done("doctor", "-f", str(spec))["checks"]
+    assert run("doctor", "--set", "context=256", "--json").code == 2  # of which backend?
+    assert run("doctor", "memory", "--set", "contxt=256", "--json").code == 2
+    assert run("doctor", "memory", "--set", "options.nothing=1", "--json").code == 2
+
+
 def test_doctor_looks_at_the_machine_and_a_backend(home: Path) -> None:
     found = done("doctor", "memory")["checks"]
     names = [one["name"] for one in found]

@@ -11,6 +11,7 @@ import pytest
 from llama_hub.backends.azure import doctor
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.deploy.backend import Check
+from llama_hub.deploy.spec import DeploymentSpec
 from tests.support.azure_plane import Plane
 from tests.support.azure_roles import DATA_SCIENTIST, ML, Role
 
@@ -111,6 +112,24 @@ def test_a_workspace_is_enough(plane: Plane, backend: AzureBackend) -> None:
     """Nothing of the subscription may be read: that is no fault of a deployment."""
     plane.arm.permissions.set((DATA_SCIENTIST, plane.arm.root))
     assert [check.name for check in backend.check() if not check.ok] == []
+
+
+def test_what_one_deployment_asks_for(plane: Plane, backend: AzureBackend) -> None:
+    identity = f"{plane.arm.root.partition('/providers/')[0]}/providers/Microsoft.ManagedIdentity"
+    identity += "/userAssignedIdentities/i"
+    options = {"identity": identity, "auth": "aad"}
+    spec = DeploymentSpec(
+        name="doctor", backend="azure", model="x", region="westus", options=options
+    )
+    found = {one.name: one for one in backend.check_for(spec)}
+    assert "in eastus" in found["its region"].detail
+    assert not found["its identity"].ok
+    plane.arm.identities[identity] = {"AcrPull"}
+    found = {one.name: one for one in backend.check_for(spec)}
+    assert "Storage Blob Data Reader" in found["its identity"].hint
+    plane.arm.identities[identity].add("Storage Blob Data Reader")
+    found = {one.name: one for one in backend.check_for(spec)}
+    assert [one.name for one in found.values() if not one.ok] == ["its region"]
 
 
 def test_without_the_extra_it_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
