@@ -51,6 +51,7 @@ class Mixture:
 
     type: str
     architecture: Architecture
+    tied: bool = False  # the embedding is the output matrix too
 
     def kind(self, spec: TensorSpec) -> str | None:
         """The tensor's block type; ``None``: it keeps its floats, as rows too odd for blocks do."""
@@ -61,7 +62,7 @@ class Mixture:
 
     def _kind(self, spec: TensorSpec) -> str:
         most = FILE_TYPES[self.type][1]
-        if spec.name == "output.weight":
+        if spec.name == ("tok_embeddings.weight" if self.tied else "output.weight"):
             odd = spec.columns % _BLOCK.get(most, 32)
             return "Q8_0" if odd or most == "Q8_0" else "Q6_K"
         _, layer, part = spec.name.split(".", 2) if spec.name.count(".") > 2 else ("", "", "")

@@ -42,9 +42,12 @@ def plan(source: Checkpoint, form: Form, subject: Subject) -> Blueprint:
     """One file, or several if it is to be split."""
     kind = _FLOATS.get(form.type or source.dtype, form.type or "")
     cast = gguf.FLOAT_TYPES.get(kind) if form.type else None
-    mixture = Mixture(kind, source.architecture)
+    mixture = Mixture(kind, source.architecture, source.tied)
     tensors = [_tensor(spec, cast or source.dtype_of(spec.name), mixture) for spec in source.specs]
-    pairs = _pairs(subject, kind, cast or source.dtype) + _tokenizer_pairs(subject)
+    tied = tensors.pop() if source.tied else None  # the output matrix is the last
+    vectors = {one.dtype for one in tensors if len(one.spec.shape) == 1}
+    known = vectors.pop() if len(vectors) == 1 else ""
+    pairs = _pairs(subject, kind, known) + _tokenizer_pairs(subject)
     parts = _parts(tensors, form.split_max_size)
     names = split_names(form.stem or f"{subject.model}-{kind}", len(parts))
     factors = _rope_factors(subject.architecture)
@@ -58,6 +61,8 @@ def plan(source: Checkpoint, form: Form, subject: Subject) -> Blueprint:
         file, placed = _file(name, number, part, stated, last)
         files.append(file)
         plans += placed
+    if tied is not None and tensors[0].is_float:  # described all the same, stored as the embedding
+        plans.append(TensorPlan(tied.spec, tied.dtype, ()))
     return Blueprint(tuple(files), tuple(plans))
 
 
@@ -168,7 +173,7 @@ def _pairs(subject: Subject, kind: str, dtype: str) -> list[Pair]:
         ("llama.attention.layer_norm_rms_epsilon", gguf.F32, architecture.norm_eps),
         ("llama_hub.license", gguf.STRING, license.id),
         ("llama_hub.notice", gguf.STRING, license.notice),
-        ("llama_hub.dtype", gguf.STRING, dtype),
+        ("llama_hub.dtype", gguf.STRING, dtype),  # of the vectors, which are stored as F32
     ]
     pairs += gguf_keys.pairs(architecture.rope_scaling, gguf.STRING, gguf.U32, gguf.F32)
     return [pair for pair in pairs if pair[2] != ""]

@@ -52,6 +52,11 @@ def plain_form(spec: layout.TensorSpec, dtype: str, head_dim: int) -> Form:
     return Form(spec, dtype, stored, lambda block: (block,))
 
 
+def tied_form(spec: layout.TensorSpec, dtype: str) -> Form:
+    """The output matrix where it is the embedding: it is read and described, and stored there."""
+    return Form(spec, dtype, (), lambda block: ())
+
+
 def plan(forms: Iterable[Form], max_shard_bytes: int) -> Blueprint:
     """Files, none larger than ``max_shard_bytes`` unless one tensor alone is, and their index."""
     groups = _grouped(forms, max_shard_bytes)

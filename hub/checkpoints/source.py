@@ -108,6 +108,12 @@ class Checkpoint:
         return self.locations["layers.0.attention.wq.weight"].dtype
 
     @property
+    def tied(self) -> bool:
+        """Whether the output matrix is the embedding itself, which is stored once."""
+        output = self.locations.get("output.weight")
+        return output is not None and output == self.locations.get("tok_embeddings.weight")
+
+    @property
     def dequantised(self) -> Mapping[str, int]:
         """How many tensors are read from blocks of each type, which lost what they had before."""
         kinds = [place.blocks_of for place in self.locations.values() if place.blocks_of]

@@ -101,15 +101,19 @@ def _plan_hf(source: Checkpoint, wanted: ConversionRequest, subject: Subject) ->
 
     head_dim = source.architecture.head_dim
     dtypes = canonical_dtypes(source, wanted.dtype)
+    specs = source.specs[:-1] if source.tied else source.specs  # the output matrix is the last
     extra: Mapping[str, Any] = {}
     if wanted.quantize is None:
-        forms = [hf_writer.plain_form(spec, dtypes[spec.name], head_dim) for spec in source.specs]
+        forms = [hf_writer.plain_form(spec, dtypes[spec.name], head_dim) for spec in specs]
     else:
         from llama_hub.hub.conversion import quantize
 
         scheme = quantize.scheme(wanted.quantize, wanted.group_size)
-        forms = [_quantised_form(scheme, source, spec, dtypes[spec.name]) for spec in source.specs]
+        forms = [_quantised_form(scheme, source, spec, dtypes[spec.name]) for spec in specs]
         extra = {"quantization_config": scheme.config(source.specs)}
+    if source.tied:
+        extra = {**extra, "tie_word_embeddings": True}
+        forms += [hf_writer.tied_form(spec, dtypes[spec.name]) for spec in source.specs[-1:]]
     made = hf_writer.plan(forms, wanted.max_shard_size)
     matrices = dtypes["layers.0.attention.wq.weight"]
     papers = companions.for_hf(subject, matrices, extra)

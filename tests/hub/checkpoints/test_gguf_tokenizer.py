@@ -108,6 +108,18 @@ def test_transformers_cuts_texts_and_chats_alike(fine_tune: Path, way_back: Path
     assert "<|im_start|>user" in rendered[0]
 
 
+def test_transformers_reads_the_tokenizer_of_the_file_itself(
+    fine_tune: Path, tmp_path: Path
+) -> None:
+    convert(fine_tune, tmp_path / "m.gguf", to="gguf", license=LICENSE)
+    before = AutoTokenizer.from_pretrained(fine_tune)
+    after = AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
+    for text in (*TEXTS, "<|im_start|>user\nhi<|im_end|>"):
+        assert after(text)["input_ids"] == before(text)["input_ids"], text
+    assert (after.eos_token, after.pad_token) == ("<|im_end|>", "<pad>")
+    assert after.chat_template == TEMPLATE
+
+
 def test_a_stranger_s_file_gives_sentencepiece_s_tokenizer(tmp_path: Path) -> None:
     gguf_files.write(tmp_path / "m.gguf")
     convert(tmp_path / "m.gguf", tmp_path / "hf", to="hf", license=LICENSE)

@@ -96,9 +96,24 @@ sys.exit(library.llama_model_quantize(*given, ctypes.byref(parameters)))
 """
 SHAPES = {
     "many layers": replace(TINY, dim=256, n_layers=19, ffn_dim=512, n_kv_heads=2),
+    "tied": replace(TINY, dim=256, n_layers=9, ffn_dim=512),
     "odd rows": replace(TINY, dim=160, n_layers=9, ffn_dim=288),
     "as 70B": replace(TINY, dim=256, n_layers=80, n_heads=8, n_kv_heads=2, ffn_dim=256),
 }
+
+
+def tied(source: Path, folder: Path) -> Path:
+    """The same model with its embedding as its output, in Hugging Face's layout."""
+    from safetensors.torch import load_file, save_file
+
+    convert(source, folder, to="hf", license="llama-hub-demo")
+    (folder / "llama-hub.json").unlink()
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @pytest.mark.timeout(600)
@@ -106,6 +121,8 @@ SHAPES = {
 @pytest.mark.parametrize("name", [name for name in FILE_TYPES if name not in gguf.FLOAT_TYPES])
 def test_llama_cpp_makes_the_same_tensors(tmp_path: Path, shape: str, name: str) -> None:
     source = make_checkpoint(tmp_path / "in", SHAPES[shape])
+    if shape == "tied":
+        source = tied(source, tmp_path / "tied")
     plain = convert(source, tmp_path / "plain.gguf", to="gguf", license="llama-hub-demo").path
     ours = convert(
         source, tmp_path / "ours.gguf", to="gguf", dtype=name, license="llama-hub-demo"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -203,15 +204,44 @@ def test_a_missing_part_of_a_lone_file_is_exit_6(tmp_path: Path) -> None:
         Store().find(str(tmp_path / "m-00001-of-00003.gguf"))
 
 
-def test_tensors_of_a_tied_file_become_the_embedding_twice(tmp_path: Path) -> None:
+def test_a_tied_output_stays_tied(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
     expected = gguf_files.write(tmp_path / "m.gguf", File(tied=True))
-    convert(tmp_path / "m.gguf", tmp_path / "hf", to="hf", license="other-open")
+    made = convert(tmp_path / "m.gguf", tmp_path / "hf", to="hf", license="other-open", verify=True)
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    assert config["tie_word_embeddings"] is True
     (weights,) = (tmp_path / "hf").glob("*.safetensors")
     found = load_file(weights)
-    for name in ("lm_head.weight", "model.embed_tokens.weight"):
-        assert np.array_equal(found[name], expected["output.weight"].astype(np.float16))
+    assert "lm_head.weight" not in found
+    table = expected["tok_embeddings.weight"].astype(np.float16)
+    assert np.array_equal(found["model.embed_tokens.weight"], table)
+    back = convert(tmp_path / "hf", tmp_path / "back.gguf", to="gguf", verify=True)
+    names = [tensor.name for tensor in gguf.GGUFReader(back.path).tensors]
+    assert "output.weight" not in names
+    untied = convert(back.path, tmp_path / "meta", to="meta", verify=True)
+    assert made.manifest is not None
+    assert back.manifest is not None
+    assert untied.manifest is not None
+    assert made.manifest.tensors == back.manifest.tensors == untied.manifest.tensors
+    assert "output.weight" in {tensor.name for tensor in made.manifest.tensors}
+    for path in (tmp_path / "hf", back.path, tmp_path / "meta"):
+        assert verify(path, deep=True).ok
+
+
+@pytest.mark.parametrize("name", ["Q4_K_M", "Q8_0"])
+def test_a_tied_embedding_is_quantised_as_the_output_is(tmp_path: Path, name: str) -> None:
+    gguf_files.write(tmp_path / "m.gguf", File(tied=True))
+    made = convert(
+        tmp_path / "m.gguf", tmp_path / "q.gguf", to="gguf", dtype=name, license="other-open",
+        verify=True,
+    )  # fmt: skip
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(made.path).tensors}
+    assert kinds["token_embd.weight"] == ("Q8_0" if name == "Q8_0" else "Q6_K")
+    assert "output.weight" not in kinds
+    assert verify(made.path, deep=True).ok
+    hf = convert(made.path, tmp_path / "hf", to="hf", dequantize=True, verify=True)
+    assert json.loads((hf.path / "config.json").read_text())["tie_word_embeddings"] is True
 
 
 def test_a_file_with_a_tail_of_nothing_is_not_read_for_hours(tmp_path: Path) -> None:
