@@ -60,7 +60,10 @@ def _facts(plan: Plan) -> list[str]:
 
 def _quota(plan: Plan) -> str:
     left = plan.offer.quota_left if plan.offer else None
-    return "" if left is None else f", quota leaves {left}"
+    if left is None:
+        costs = plan.offer is not None and plan.offer.price_per_hour is not None
+        return ", its quota could not be read" if costs else ""
+    return f", quota leaves {left}"
 
 
 def _memory(plan: Plan) -> str:

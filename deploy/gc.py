@@ -61,7 +61,8 @@ def find(
     cut_off = list(_cut_off(backend, root))
     expired = list(_expired(backend, now or datetime.now(UTC)))
     named = {one.id for left in (*cut_off, *expired) for one in left.resources}
-    busy = {journal.name for journal, _ in _open(backend, root)}
+    # Of an update that was cut off, what answers nothing is left over: it may bill.
+    busy = {journal.name for journal, _ in _open(backend, root) if journal.is_busy()}
     return [*cut_off, *expired, *_orphans(backend, named, busy)]
 
 

@@ -23,7 +23,13 @@ from llama_hub.backends.azure.planning import is_as_wanted, runs
 from llama_hub.backends.azure.tags import from_cloud
 from llama_hub.backends.azure.values import holds
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Context, Step
-from llama_hub.errors import AccessError, LlamaHubError, ProvisioningError, TransientError
+from llama_hub.errors import (
+    AccessError,
+    LlamaHubError,
+    NotOursError,
+    ProvisioningError,
+    TransientError,
+)
 
 BILLING = ("endpoint", "deployment")  # kinds that cost money by the hour
 LOG_LINES = 20  # of each container, in the error of a deployment that failed
@@ -325,7 +331,7 @@ def _is_routed(body: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
 
 def _must_be_ours(name: str, found: Mapping[str, Any]) -> None:
     if from_cloud(found.get("tags")).get(TAG_DEPLOYMENT) != name:
-        raise ProvisioningError(
+        raise NotOursError(
             f"the endpoint {name} exists and was not made by llama-hub",
             hint="choose another --name; names of endpoints are unique in a region",
         )

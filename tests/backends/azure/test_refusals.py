@@ -19,6 +19,7 @@ from llama_hub.errors import (
     TransientError,
 )
 from tests.backends.azure.conftest import Driver
+from tests.support import azure_rules
 from tests.support.azure_plane import Plane
 from tests.support.azure_refusals import OURS, REFUSALS, refusal
 
@@ -195,6 +196,29 @@ def test_what_somebody_has_changed_is_a_difference(
     properties = online.body["properties"]
     properties[key] = properties[key] | value if isinstance(value, dict) else value
     assert {step.action for step in drive.plan(target)} != {"noop"}
+
+
+def test_what_the_plane_shows_is_what_the_published_schemas_describe(
+    plane: Plane, drive: Driver, backend: AzureBackend, artifact: Artifact
+) -> None:
+    """The schemas are of requests: what only the service writes is taken away before."""
+    drive.apply(drive.target(artifact))
+    kinds = {
+        "endpoint": ("workspaces_onlineEndpoints", "2022-02-01-preview"),
+        "deployment": ("workspaces_onlineEndpoints_deployments", "2023-04-01-preview"),
+        "model": ("workspaces_models_versions", "2023-08-01-preview"),
+        "environment": ("workspaces_environments_versions", "2023-04-01-preview"),
+    }
+    for kind, (resource, version) in kinds.items():
+        (found,) = backend.observe("support").all(kind)
+        read_only = ("id", "name", "type", "systemData", "createdAt")
+        body = {key: value for key, value in found.body.items() if key not in read_only}
+        body["properties"] = {
+            key: value
+            for key, value in body["properties"].items()
+            if key not in ("provisioningState", "scoringUri", "swaggerUri")
+        }
+        assert azure_rules.schema_problems(version, resource, "x", body) == []
 
 
 def test_every_refusal_names_its_source() -> None:
