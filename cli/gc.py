@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,9 @@ Leftovers = list[tuple["Deployer", "Leftover"]]
 @app.command()
 def gc(
     backend: Annotated[str | None, typer.Option(help="Only this backend.")] = None,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="Also what was to outlive its deployment: weights.")
+    ] = False,
     yes: Yes = False,
     timeout: Timeout = 3600.0,
     json: Json = False,
@@ -33,6 +37,8 @@ def gc(
     """Find what is left over, and remove it with --yes; without, exit 9 if there is any."""
     out = output(json, quiet)
     found, errors = _find(backend)
+    lasting = [left for _, left in found if left.reason == "kept" and not kept]
+    found = [one for one in found if one[1] not in lasting]
     for error in errors:
         out.warn(f"{error['backend']} could not be asked: {error['message']}")
     preview = _text(found, removed=False)
@@ -43,9 +49,10 @@ def gc(
     document = {
         "leftovers": [left.to_json() for _, left in found],
         "removed": remove,
+        "kept": [left.to_json() for left in lasting],
         "errors": errors,
     }
-    out.result(document, _text(found, remove))
+    out.result(document, _text(found, remove) + _kept(lasting))
     if errors and remove:
         raise typer.Exit(int(ExitCode.PROVISIONING))
     if found and not remove:
@@ -104,3 +111,11 @@ def _text(found: Leftovers, removed: bool) -> str:
         for _, left in found
     ]
     return columns(rows) + ("\nremoved" if removed else "\nllama-hub gc --yes   removes it")
+
+
+def _kept(lasting: Sequence[Leftover]) -> str:
+    """What is left alone, and how it would go."""
+    if not lasting:
+        return ""
+    names = ", ".join(one.id for left in lasting for one in left.resources)
+    return f"\nkept on purpose: {names}\nllama-hub gc --kept --yes   removes it"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama_hub.deploy.backend import Backend, Context, Observed, Resource, Step, Target
 from llama_hub.deploy.plan import Plan, ordered
 from llama_hub.deploy.waiting import persist
-from llama_hub.errors import DiskFullError, LlamaHubError, ProvisioningError
+from llama_hub.errors import DiskFullError, LlamaHubError, ProvisioningError, UnconfirmedError
 from llama_hub.files import FULL
 from llama_hub.progress import NO_PROGRESS, Progress
 
@@ -113,6 +113,9 @@ class PlanRunner:
         self._journal.failure(self._plan.name, shown.message)
         if self._plan.kind == "delete":
             return _told(shown, "the same command again removes what is left")
+        if isinstance(error, UnconfirmedError):
+            self._journal.end("kept")
+            return _told(shown, f"nothing was undone{self._standing()}; then run deploy again")
         log = self._journal.keep_log(self._last_lines())
         notes = [f"its last log lines: {log}"] if log else []
         return _told(shown, *notes, self._clean_up(before))

@@ -199,6 +199,7 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+KEPT = "kept"  # state of a resource that outlives its deployment because somebody asked for that
 SERVED = "served"  # ``what`` of a proof by a platform whose service cannot be asked
 
 

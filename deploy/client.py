@@ -41,12 +41,17 @@ def post(endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Iterator[byt
 
 def get(endpoint: Endpoint, path: str, *, timeout: float = 30.0) -> Any:
     """The JSON document at ``path``."""
+    return _parsed(check(endpoint, path, timeout=timeout))
+
+
+def check(endpoint: Endpoint, path: str, *, timeout: float = 30.0) -> bytes:
+    """What is at ``path``; the error for an answer that is no success."""
     made = bounded_httpx.client(seconds=timeout, timeout=timeout, headers=dict(endpoint.headers))
     with made as client:
         answer = client.get(endpoint.url.rstrip("/") + path)
     if answer.is_error:
         raise _refused(answer)
-    return _parsed(answer.content)
+    return bytes(answer.content)
 
 
 def text_of(answer: bytes) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from llama_hub.deploy.apply import ApplyOptions, with_unconfirmed
 from llama_hub.deploy.backend import (
+    KEPT,
     TAG_DEPLOYMENT,
     TAG_TTL,
     Backend,
@@ -30,7 +31,7 @@ from llama_hub.deploy.plan import ordered
 from llama_hub.deploy.spec import is_name
 from llama_hub.deploy.waiting import persist
 
-Reason = Literal["cut off", "orphan", "expired"]
+Reason = Literal["cut off", "orphan", "expired", "kept"]  # kept: somebody asked for that
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def find(
 
 def remove(deployer: Deployer, left: Leftover, options: ApplyOptions) -> None:
     """Remove one leftover."""
-    if left.reason == "orphan":
+    if left.reason in ("orphan", "kept"):
         _remove_orphans(deployer.backend, left, options)
     else:
         deployer.apply(deployer.plan_delete(left.name), options)
@@ -145,7 +146,10 @@ def _orphans(backend: Backend, named: set[str], busy: set[str]) -> Iterator[Left
         return
     for one in backend.orphans():
         name = one.tags.get(TAG_DEPLOYMENT, one.name)
-        if one.id not in named and name not in busy:
-            yield Leftover(
-                "orphan", backend.name, name, (one,), f"no deployment uses it ({one.state})"
-            )
+        if one.id in named or name in busy:
+            continue
+        if one.state == KEPT:
+            yield Leftover("kept", backend.name, name, (one,), "it was to outlive its deployment")
+        else:
+            why = f"no deployment uses it ({one.state})"
+            yield Leftover("orphan", backend.name, name, (one,), why)

@@ -162,6 +162,10 @@ class NotOursError(ProvisioningError):
     """Something that llama-hub did not make stands where a deployment would."""
 
 
+class UnconfirmedError(AccessError):
+    """The platform says that it runs, and this machine may not ask it: nothing is undone."""
+
+
 class StalePlanError(ProvisioningError):
     """What is there is no longer what the plan was made for."""
 

@@ -13,14 +13,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.huggingface import bodies, doctor, invoke, machines, planning, status
+from llama_hub.backends.huggingface import (
+    bodies,
+    doctor,
+    invoke,
+    judging,
+    machines,
+    planning,
+    runner,
+    status,
+)
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.backends.huggingface.options import Options, read
 from llama_hub.backends.huggingface.runner import StepRunner, extra_files
 from llama_hub.backends.huggingface.storage import check, check_weights, tree
 from llama_hub.deploy import sizing, waiting
+from llama_hub.deploy.artifact import ExpectedArtifact
 from llama_hub.deploy.backend import (
+    SERVED,
     Check,
     Context,
     Deployed,
@@ -33,13 +44,14 @@ from llama_hub.deploy.backend import (
 )
 from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.status import unfinished
-from llama_hub.errors import LlamaHubError, NotFoundError
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from llama_hub.deploy.sizing import Need
     from llama_hub.deploy.spec import DeploymentSpec
     from llama_hub.hub.manifest import Manifest
 
+WAKING = 570  # seconds that a request waits for a sleeping endpoint; less than its own time limit
 TAIL = 1000  # lines of the log that are asked for at least
 
 
@@ -85,9 +97,12 @@ class HuggingFaceBackend:
         """Machines of the live list that hold a replica, cheapest first."""
         options = read(spec)
         listed = self.inventory.client.hardware(self.inventory.namespace)
+        _check_place(listed, options.vendor, spec.region)
         found = machines.offers(listed, options.vendor, spec.region)
-        priced = [one for one in found if one.price_per_hour is not None]
-        return sizing.cheapest_first(one for one in priced if sizing.fits(one, need))
+        fitting = [
+            one for one in found if one.price_per_hour is not None and sizing.fits(one, need)
+        ]
+        return sizing.cheapest_first(options.suitable(fitting, spec))
 
     def observe(self, name: str) -> Observed:
         """The endpoint and the repositories of ``name``."""
@@ -95,9 +110,33 @@ class HuggingFaceBackend:
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
         """See ``planning``."""
-        options = read(target.spec)
-        extra = bodies.extra_digest(extra_files(options))
-        return planning.steps(target, observed, options, self.inventory.namespace, extra)
+        asked = read(target.spec)
+        options = asked.on(target.offer)
+        name = target.spec.name
+        wanted = planning.Wanted(
+            target,
+            options,
+            self.inventory.namespace,
+            bodies.extra_digest(extra_files(options)),
+            planning.why_run(asked, target.offer.accelerators),
+            runner.secrets_digest(name, options, observed.find("endpoint", name)),
+        )
+        return planning.steps(wanted, observed)
+
+    def validate(self, target: Target, observed: Observed) -> None:
+        """Scopes, secrets, gate and digests of a gated repository, a public one of our name."""
+        options = read(target.spec).on(target.offer)
+        client, namespace = self.inventory.client, self.inventory.namespace
+        judging.namespace(client.whoami(), namespace)
+        runner.secret_values(options, client)
+        steps = self.plan(target, observed)
+        endpoint = next(step for step in steps if step.kind == "endpoint")
+        if isinstance(target.artifact, ExpectedArtifact):
+            return
+        if options.gated_repository:
+            runner.check_gated(client, endpoint.body["model"], target)
+        else:
+            judging.private(client, endpoint.body["model"]["repository"])
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Endpoint, then repositories; those that are kept only lose our marker."""
@@ -137,7 +176,11 @@ class HuggingFaceBackend:
 
     @cached_property
     def _hardware(self) -> Mapping[str, Any]:
-        return self.inventory.client.hardware(self.inventory.namespace)
+        """The list of machines; empty where it may not be read, so that prices are unknown."""
+        try:
+            return self.inventory.client.hardware(self.inventory.namespace)
+        except AccessError:
+            return {}
 
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """Lines of the endpoint's log, oldest first."""
@@ -152,12 +195,16 @@ class HuggingFaceBackend:
             yield from waiting.follow(served, shown, sleep=self._sleep)
 
     def endpoint(self, name: str) -> Endpoint:
-        """The endpoint's URL; the token opens it."""
+        """The endpoint's URL; the token opens it, and who asks a sleeping one waits."""
         found = self._found(name)
-        url = str(found.body["status"].get("url") or "")
+        url = found.body["status"].get("url")
+        if not url or found.state in status.CLOSED:
+            raise status.no_address(found)
+        waits = {"X-Scale-Up-Timeout": str(WAKING)}
         if found.body.get("type") == "public":
-            return Endpoint(url)
-        return Endpoint(url, {"Authorization": f"Bearer {self.inventory.client.token}"})
+            return Endpoint(str(url), waits)
+        token = self.inventory.client.token
+        return Endpoint(str(url), waits | {"Authorization": f"Bearer {token}"})
 
     def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
         """Send an OpenAI-style body."""
@@ -168,11 +215,25 @@ class HuggingFaceBackend:
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the service and the repository state of ``manifest``."""
-        model = self._found(name).body["model"]
-        return [self._served(name, manifest), self._stored(model, manifest)]
+        found = self._found(name)
+        stored = self._stored(found.body["model"], manifest)
+        return [self._served(found, manifest, stored), stored]
 
-    def _served(self, name: str, manifest: Manifest) -> Proof:
-        served = invoke.manifest(self.endpoint(name), self._is_stock(name))
+    def _served(self, found: Resource, manifest: Manifest, stored: Proof) -> Proof:
+        """The service's own word; where it has none, what follows from the storage."""
+        import httpx
+
+        image = found.body["model"]["image"]
+        silent = status.SILENT.get(found.state)
+        if silent is None and "vLLM" in image:
+            silent = "vLLM states no manifest"
+        if silent is not None:
+            told = f"{silent}; it serves the repository at the commit whose digests are compared"
+            return Proof(SERVED, stored.ok, told)
+        try:
+            served = invoke.manifest(self.endpoint(found.name), "huggingface" in image)
+        except (LlamaHubError, OSError, ValueError, httpx.HTTPError) as error:
+            return Proof(SERVED, False, str(getattr(error, "message", error)))
         return Proof("manifest", served == manifest.digest, served)
 
     def _stored(self, model: Mapping[str, Any], manifest: Manifest) -> Proof:
@@ -201,3 +262,19 @@ class HuggingFaceBackend:
     def orphans(self) -> Iterator[Resource]:
         """Marked repositories that no endpoint uses."""
         return self.inventory.orphans()
+
+
+def _check_place(hardware: Mapping[str, Any], vendor: str, region: str | None) -> None:
+    """``UsageError`` for a cloud or a region that the live list does not have."""
+    vendors = machines.known_vendors(hardware)
+    if vendor not in vendors:
+        raise UsageError(
+            f"options.vendor {vendor!r} is none of {', '.join(vendors)}",
+            hint="--set options.vendor=aws",
+        )
+    regions = machines.known_regions(hardware, vendor)
+    if region is not None and region not in regions:
+        raise UsageError(
+            f"region {region!r} is none of {vendor}'s: {', '.join(regions)}",
+            hint=f"--region {regions[0]}" if regions else "choose another vendor",
+        )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +23,21 @@ from llama_hub.backends.huggingface.machines import split
 from llama_hub.backends.huggingface.options import Options
 from llama_hub.deploy import reconcile
 from llama_hub.deploy.backend import TAG_SPEC, Resource, Target
-from llama_hub.deploy.environment import service_environment, tensor_parallel
+from llama_hub.deploy.environment import (
+    service_environment,
+    tensor_parallel,
+    vllm_arguments,
+)
+from llama_hub.errors import ProvisioningError
 
 MARKER = "llama-hub-deployment.json"
 PREFIX = "llama-hub"
 DIGEST = 10  # hexadecimal digits of the manifest's digest in a repository's name
 MOUNT = "/repository"
-BRANCH = "main"  # of a repository that only we write
-COMMIT = re.compile("[0-9a-f]{40}")
+PENDING = ""  # in place of the commit that an upload makes
+TAG_SECRETS = "llama-hub:secrets"  # one-way digest of the values of secrets: whether they changed
+HUB_TOKEN = "HF_TOKEN"  # what vLLM reads a gated repository with
+ROUNDS = 50_000  # of the one-way digest
 HEALTH = "/health"
 VLLM_PORT = 8000
 VLLM_IMAGE = "vllm/vllm-openai:v0.23.0"  # the one that huggingface-hub 2.4 names
@@ -59,7 +65,7 @@ class Weights:
     """Where the endpoint takes its model from."""
 
     repository: str  # NAMESPACE/NAME
-    revision: str  # commit, or ``main`` for a repository that only we write
+    revision: str  # commit; PENDING before the upload has made it
 
 
 def marker(target: Target, state: str, options: Options, extra: str) -> dict[str, Any]:
@@ -75,7 +81,11 @@ def repository_resource(name: str, content: Mapping[str, Any]) -> Resource:
         name,
         str(content.get("state", "unknown")),
         dict(content.get("tags", {})),
-        {"keep": bool(content.get("keep")), "extra": str(content.get("extra", ""))},
+        {
+            "keep": bool(content.get("keep")),
+            "extra": str(content.get("extra", "")),
+            "commit": str(content.get("commit", "")),
+        },
     )
 
 
@@ -90,15 +100,21 @@ def endpoint_resource(found: Mapping[str, Any]) -> Resource:
     )
 
 
-def endpoint_body(target: Target, options: Options, weights: Weights) -> dict[str, Any]:
-    """The body of create and update, except for the values of secrets."""
+def endpoint_body(
+    target: Target, options: Options, weights: Weights, secrets: str = ""
+) -> dict[str, Any]:
+    """The body of create and update, except for the values of secrets; ``secrets``: their digest.
+
+    ``options.run`` is decided already, see ``Options.on``.
+    """
+    tags = target.tags | ({TAG_SECRETS: secrets} if secrets else {})
     return {
         "name": target.spec.name,
         "type": ACCESS[target.spec.access],
         "compute": _compute(target),
         "model": _model(target, options, weights),
         "provider": {"vendor": options.vendor, "region": target.offer.region},
-        "tags": to_tags(target.tags),
+        "tags": to_tags(tags),
     }
 
 
@@ -119,25 +135,49 @@ def _compute(target: Target) -> dict[str, Any]:
 
 
 def _model(target: Target, options: Options, weights: Weights) -> dict[str, Any]:
-    return {
+    body = {
         "repository": weights.repository,
         "revision": weights.revision,
         "framework": "custom",
         "task": "custom" if options.run == "handler" else "text-generation",
         "image": _image(target, options),
         "env": _environment(target, options),
-        "secrets": dict.fromkeys(options.secrets, ""),
+        "secrets": dict.fromkeys(secret_names(options), ""),
     }
+    return body | ({"args": _arguments(target)} if options.run == "vllm" else {})
+
+
+def secret_names(options: Options) -> list[str]:
+    """Secrets of the container: those that were asked for, and a gated repository's token."""
+    needed = [HUB_TOKEN] if options.gated_repository else []
+    return sorted({*options.secrets, *needed})
+
+
+def secrets_digest(name: str, values: Mapping[str, str]) -> str:
+    """Whether the values of secrets have changed, and nothing of the values; empty for none.
+
+    Many rounds, so that a short value is not found by trying.
+    """
+    if not values:
+        return ""
+    told = json.dumps(dict(sorted(values.items()))).encode()
+    return hashlib.pbkdf2_hmac("sha256", told, f"llama-hub/{name}".encode(), ROUNDS, 8).hex()
+
+
+def _arguments(target: Target) -> list[str]:
+    """vLLM's command line; how many devices share the model says the image's own field."""
+    told = vllm_arguments(target)
+    del told["tensor-parallel-size"]
+    return [part for key, value in sorted(told.items()) for part in (f"--{key}", value)]
 
 
 def _image(target: Target, options: Options) -> dict[str, Any]:
     if options.run == "handler":
         return {"huggingface": {}}
     if options.run == "vllm":
-        image = options.image or VLLM_IMAGE
         return {
             "vLLM": {
-                "url": image,
+                "url": options.image or VLLM_IMAGE,
                 "port": VLLM_PORT,
                 "healthRoute": HEALTH,
                 "tensorParallelSize": tensor_parallel(target),
@@ -162,6 +202,8 @@ def with_secrets(
     """The body as sent, now with the values that no plan, journal or message holds."""
     sent: dict[str, Any] = json.loads(json.dumps(body))
     sent["model"]["secrets"] = dict(secrets)
+    if sent["model"].get("revision") == PENDING:
+        raise ProvisioningError("the commit of the weights is not known; they are not uploaded")
     credentials = sent["model"]["image"].get("custom", {}).get("credentials")
     if credentials and password:
         credentials["password"] = password
@@ -171,22 +213,29 @@ def with_secrets(
 def differences(body: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
     """The parts of ``body`` that the endpoint does not have as wanted, as ``model.env``.
 
-    Values of secrets are never shown; a plan holds them as empty, which is no difference.
+    Only what we set is compared. Values of secrets are never shown: whether they have changed
+    says the tag with their digest.
     """
     parts = reconcile.differences({key: body[key] for key in ("type", "provider")}, shown)
     for key in ("compute", "model"):
-        inner = reconcile.differences(body[key], shown.get(key), _same)
+        inner = reconcile.differences(body[key], shown.get(key), _is_secret)
         parts += [f"{key}.{part}" for part in inner]
-    if sorted(body["tags"]) != sorted(shown.get("tags") or []):
+    if body["model"]["revision"] == PENDING:
+        parts.append("model.revision")
+    if not _tags_hold(body["tags"], shown.get("tags") or []):
         parts.append("tags")
     return parts
 
 
-def _same(wanted: Any, shown: Any) -> bool:
-    """Equal values; a branch may be shown as the commit that it is at, a secret as anything."""
-    if wanted == "" or wanted == shown:
-        return True
-    return wanted == BRANCH and bool(COMMIT.fullmatch(str(shown)))
+def _tags_hold(wanted: Sequence[str], shown: Sequence[str]) -> bool:
+    """Whether all of ours are there, and none that is ours no longer; others' tags are theirs."""
+    ours = {tag for tag in shown if tag in wanted or tag.startswith(f"{PREFIX}:")}
+    return ours == set(wanted)
+
+
+def _is_secret(wanted: Any, shown: Any) -> bool:
+    """Whether the plan leaves the value open: secrets, and a commit that is not made yet."""
+    return bool(wanted == "")
 
 
 def must_replace(parts: Sequence[str], body: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:

@@ -108,7 +108,7 @@ class Client:
             library().utils.hf_raise_for_status(answer)
             return bytes(answer.content)
 
-        return self._guarded(f"{repository}/{path}", call)
+        return self._persisting(lambda: self._guarded(f"{repository}/{path}", call))
 
     # --- endpoints -----------------------------------------------------------------------
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from llama_hub.backends.huggingface import machines
+from llama_hub.backends.huggingface import judging, machines, scopes
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.errors import LOGIN
 from llama_hub.backends.huggingface.inventory import Inventory
@@ -13,19 +12,19 @@ from llama_hub.deploy.backend import Check
 from llama_hub.deploy.checks import line
 from llama_hub.errors import LlamaHubError
 
-TOKENS = "https://huggingface.co/settings/tokens"
 BASE = "meta-llama/Llama-2-7b-chat-hf"
-NEEDED = ("inference.endpoints.write", "repo.write")
+BILLING_PAGE = "https://huggingface.co/settings/billing"
 
 
 def checks(inventory: Inventory, vendor: str = "aws") -> Iterator[Check]:
-    """Login, namespace, scopes, gate of the base model, machines and quota, endpoints."""
+    """Login, namespace, scopes, billing, gate of the base model, machines and quota, endpoints."""
     login = line("login", lambda: _login(inventory.client), LOGIN)
     yield login
     if not login.ok:
         return
     yield line("namespace", lambda: _namespace(inventory), LOGIN)
-    yield line("token", lambda: _scopes(inventory), LOGIN)
+    yield from _scopes(inventory)
+    yield line("billing", lambda: _billing(inventory), LOGIN)
     yield line("gate of Llama 2", lambda: _gate(inventory.client), LOGIN)
     yield line("machines", lambda: _machines(inventory, vendor), LOGIN)
     yield line("endpoints", lambda: _endpoints(inventory), LOGIN)
@@ -37,8 +36,7 @@ def _login(client: Client) -> Check:
 
 
 def _namespace(inventory: Inventory) -> Check:
-    who = inventory.client.whoami()
-    known = [who["name"], *(one["name"] for one in who.get("orgs", []))]
+    known = judging.namespaces(inventory.client.whoami())
     ok = inventory.namespace in known
     return Check(
         "namespace",
@@ -48,25 +46,36 @@ def _namespace(inventory: Inventory) -> Check:
     )
 
 
-def _scopes(inventory: Inventory) -> Check:
-    token = (inventory.client.whoami().get("auth") or {}).get("accessToken") or {}
-    role = str(token.get("role", "unknown"))
-    if role != "fineGrained":
+def _scopes(inventory: Inventory) -> Iterator[Check]:
+    """One line for each scope of a fine-grained token; one for the role of another."""
+    who = inventory.client.whoami()
+    held = scopes.granted(who, inventory.namespace)
+    if held is None:
+        token = (who.get("auth") or {}).get("accessToken") or {}
+        role = str(token.get("role", "unknown"))
         ok = role == "write"
-        return Check("token", ok, f"role {role}", "" if ok else f"a write token: {TOKENS}")
-    missing = [need for need in NEEDED if need not in _granted(token, inventory.namespace)]
-    return Check(
-        "token",
-        not missing,
-        f"it lacks {', '.join(missing)}" if missing else "fine-grained, with what is needed",
-        f"edit its permissions: {TOKENS}" if missing else "",
-    )
+        hint = "" if ok else f"a write token, or a fine-grained one: {scopes.TOKENS}"
+        yield Check("token", ok, f"role {role}", hint)
+        return
+    lacking = scopes.missing(held)
+    for scope in scopes.NEEDED:
+        ok = scope not in lacking
+        detail = f"{scope.title}: for {scope.needed}"
+        if scope.optional and scope.name not in held:
+            detail = f"not granted, and not needed ({scope.needed})"
+        hint = "" if ok else f"edit the permissions for {inventory.namespace}: {scopes.TOKENS}"
+        yield Check(f"scope {scope.name}", ok, detail if ok else f"it lacks {detail}", hint)
 
 
-def _granted(token: Mapping[str, Any], namespace: str) -> set[str]:
-    scoped = (token.get("fineGrained") or {}).get("scoped") or []
-    mine = [one for one in scoped if one.get("entity", {}).get("name") == namespace]
-    return {permission for one in mine for permission in one.get("permissions", [])}
+def _billing(inventory: Inventory) -> Check:
+    """Whether whoever owns the namespace can pay, as far as the login tells."""
+    who = inventory.client.whoami()
+    mine = [one for one in who.get("orgs") or [] if one["name"] == inventory.namespace]
+    able = (mine[0] if mine else who).get("canPay")
+    if able is None:
+        return Check("billing", True, f"not told for {inventory.namespace}: see {BILLING_PAGE}")
+    detail = f"{inventory.namespace} {'can' if able else 'cannot'} pay"
+    return Check("billing", bool(able), detail, "" if able else f"add a card: {BILLING_PAGE}")
 
 
 def _gate(client: Client) -> Check:
@@ -84,7 +93,8 @@ def _machines(inventory: Inventory, vendor: str) -> Check:
     if not usable:
         page = "https://endpoints.huggingface.co/settings/quotas"
         return Check("machines", False, f"no GPU with quota at {vendor}", f"ask for more: {page}")
-    cheapest = min(usable, key=lambda one: one.price_per_hour or 0.0)
+    priced = [one for one in usable if one.price_per_hour is not None]
+    cheapest = min(priced or usable, key=lambda one: one.price_per_hour or 0.0)
     return Check(
         "machines",
         True,

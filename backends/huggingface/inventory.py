@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
 from llama_hub.backends.huggingface import bodies
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.storage import read_marker
-from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Resource
+from llama_hub.deploy.backend import KEPT, TAG_DEPLOYMENT, Observed, Resource
 from llama_hub.errors import NotFoundError
 
 
@@ -30,7 +32,8 @@ class Inventory:
         there = self._any_endpoint(name)
         known = (there,) if there else ()
         ours = tuple(one for one in known if _is_ours(one))
-        mine = [one for one in self.repositories() if one.tags.get(TAG_DEPLOYMENT) == name]
+        used = [str(one.body["model"]["repository"]) for one in ours]
+        mine = [one for one in self.repositories(name, used) if one.state != KEPT]
         return Observed((*ours, *mine), () if ours else known)
 
     def endpoint(self, name: str) -> Resource | None:
@@ -51,30 +54,44 @@ class Inventory:
             if _is_ours(found):
                 yield found
 
-    def repositories(self) -> Iterator[Resource]:
-        """Every private repository with a marker of ours."""
-        for name in self._candidates():
-            content = read_marker(self.client, name)
-            if content is not None:
-                yield bodies.repository_resource(name, content)
+    def repositories(self, name: str = "", used: Iterable[str] = ()) -> Iterator[Resource]:
+        """Every private repository with a marker of ours; of deployment ``name``, if given.
 
-    def _candidates(self) -> list[str]:
-        prefix = f"{self.namespace}/{bodies.PREFIX}-"
+        ``used``: repositories that endpoints name; a list may show new ones late.
+        """
+        made = re.compile(
+            rf"{re.escape(self.namespace)}/{bodies.PREFIX}-{re.escape(name) or '.+'}-"
+            rf"[0-9a-f]{{{bodies.DIGEST}}}"
+        )
+        for full in sorted({*self._listed(), *used}):
+            content = read_marker(self.client, full) if made.fullmatch(full) else None
+            if content is None:
+                continue
+            found = bodies.repository_resource(full, content)
+            if not name or found.tags.get(TAG_DEPLOYMENT) == name:
+                yield found
 
+    def _listed(self) -> list[str]:
         def listed(api: Any) -> list[str]:
             found = api.list_models(
                 author=self.namespace, search=bodies.PREFIX, token=self.client.token
             )
-            return [one.id for one in found if one.id.startswith(prefix)]
+            return [one.id for one in found]
 
         return self.client.hub(f"the repositories of {self.namespace}", listed)
 
     def orphans(self) -> Iterator[Resource]:
-        """Marked repositories whose deployment has no endpoint."""
-        alive = {one.name for one in self.endpoints()}
-        for one in self.repositories():
-            if one.tags.get(TAG_DEPLOYMENT) not in alive:
-                yield one
+        """Marked repositories that no endpoint is made from, also where the deployment lives on."""
+        used = {str(one.body["model"]["repository"]) for one in self.endpoints()}
+        for one in self.repositories(used=used):
+            if one.name not in used and not self._is_used(one):
+                # Who removes what is left over has said so: nothing is kept then.
+                yield dataclasses.replace(one, body={**one.body, "keep": False})
+
+    def _is_used(self, repository: Resource) -> bool:
+        """Whether the deployment's endpoint uses it although the list does not show that yet."""
+        there = self.endpoint(str(repository.tags.get(TAG_DEPLOYMENT) or repository.name))
+        return there is not None and there.body["model"]["repository"] == repository.name
 
 
 def _is_ours(endpoint: Resource) -> bool:

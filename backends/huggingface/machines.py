@@ -12,7 +12,7 @@ from typing import Any
 from llama_hub.deploy.environment import has_bfloat16
 from llama_hub.deploy.offer import Offer
 
-GB = 10**9
+GB = 1 << 30  # the platform's lists say GB and mean GiB: an L4 has 24, a T4 16 of them
 AVAILABLE = "available"
 
 
@@ -63,8 +63,29 @@ def split(instance: str) -> tuple[str, str]:
     return kind, size
 
 
-def price(hardware: Mapping[str, Any], compute: Mapping[str, Any], vendor: str) -> float | None:
-    """US dollars an hour for one replica of an endpoint's ``compute``."""
-    wanted = f"{compute.get('instanceType')}-{compute.get('instanceSize')}"
-    found = (one.price_per_hour for one in offers(hardware, vendor, None) if one.instance == wanted)
-    return next(found, None)
+def price(
+    hardware: Mapping[str, Any], compute: Mapping[str, Any], provider: Mapping[str, Any]
+) -> float | None:
+    """US dollars an hour for one replica of an endpoint's ``compute``, in its cloud and region.
+
+    What runs is paid for, also on a machine that can no longer be had.
+    """
+    kind = (compute.get("instanceType"), compute.get("instanceSize"))
+    for cloud in hardware.get("vendors", []):
+        for place in cloud["regions"] if cloud["name"] == provider.get("vendor") else []:
+            for machine in place["computes"] if place["name"] == provider.get("region") else []:
+                if (machine["instanceType"], machine["instanceSize"]) == kind:
+                    stated = machine.get("pricePerHour")
+                    return None if stated is None else float(stated)
+    return None
+
+
+def known_vendors(hardware: Mapping[str, Any]) -> list[str]:
+    """Names of the clouds in the list."""
+    return [str(cloud["name"]) for cloud in hardware.get("vendors", [])]
+
+
+def known_regions(hardware: Mapping[str, Any], vendor: str) -> list[str]:
+    """Names of a cloud's regions in the list."""
+    clouds = [cloud for cloud in hardware.get("vendors", []) if cloud["name"] == vendor]
+    return [str(place["name"]) for cloud in clouds for place in cloud["regions"]]

@@ -10,12 +10,26 @@ from llama_hub.backends.huggingface import bodies, handler
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.inventory import Inventory
 from llama_hub.backends.huggingface.options import Options, read
+from llama_hub.backends.huggingface.scopes import INFER, TOKENS
 from llama_hub.backends.huggingface.status import FAILED, UP
-from llama_hub.backends.huggingface.storage import Upload, check_weights, read_marker, tree
-from llama_hub.deploy.backend import Context, Step, Target
-from llama_hub.deploy.client import get
+from llama_hub.backends.huggingface.storage import (
+    Upload,
+    check_weights,
+    read_marker,
+    tree,
+    write_marker,
+)
+from llama_hub.deploy.backend import KEPT, Context, Endpoint, Resource, Step, Target
+from llama_hub.deploy.client import check
 from llama_hub.deploy.waiting import until_gone, wait_for
-from llama_hub.errors import LlamaHubError, NotFoundError, ProvisioningError, UsageError
+from llama_hub.errors import (
+    AccessError,
+    LlamaHubError,
+    NotFoundError,
+    ProvisioningError,
+    UnconfirmedError,
+    UsageError,
+)
 
 POLL = 5.0  # seconds between two looks at an endpoint
 LAST_LINES = 20
@@ -23,7 +37,7 @@ PASSWORD = "LLAMA_HUB_REGISTRY_PASSWORD"
 
 
 def extra_files(options: Options) -> dict[str, bytes]:
-    """What goes into the repository beside the weights."""
+    """What goes into the repository beside the weights; ``options.run`` is decided."""
     return handler.files() if options.run == "handler" else {}
 
 
@@ -56,20 +70,25 @@ class StepRunner:
 
     # --- repository -----------------------------------------------------------------------
 
+    @property
+    def _options(self) -> Options:
+        return read(self._target.spec).on(self._target.offer)
+
     def _upload(self) -> Mapping[str, Any]:
-        options = read(self._target.spec)
         upload = Upload(
             self._client, self._step.name, self._target.artifact, self._context.progress
         )
-        commit = upload.run(self._step.body["marker"], extra_files(options))
+        commit = upload.run(self._step.body["marker"], extra_files(self._options))
         return {"repository": self._step.name, "commit": commit}
 
     def _release(self) -> Mapping[str, Any]:
-        """Delete the repository; one that is kept only loses its marker."""
+        """Delete the repository; one that is to be kept is marked so, and ``gc`` lists it."""
         name, token = self._step.name, self._client.token
         marker = self._marker(name)
-        if marker is not None and marker.get("keep"):
-            self._client.hub(name, lambda api: api.delete_file(bodies.MARKER, name, token=token))
+        keep = bool(self._step.body.get("keep"))
+        if keep and marker is not None and marker.get("keep"):
+            if marker.get("state") != KEPT:
+                write_marker(self._client, name, {**marker, "state": KEPT})
             return {"repository": name, "kept": True}
         if not name.partition("/")[2].startswith(f"{bodies.PREFIX}-"):
             raise ProvisioningError(f"{name} is not a repository that llama-hub made")
@@ -85,11 +104,11 @@ class StepRunner:
     # --- endpoint -------------------------------------------------------------------------
 
     def _endpoint(self) -> Mapping[str, Any]:
-        options = read(self._target.spec)
+        options = self._options
         if options.gated_repository:
-            self._check_gated(self._step.body["model"])
+            check_gated(self._client, self._step.body["model"], self._target)
         body = bodies.with_secrets(
-            self._step.body, _secret_values(options), os.environ.get(PASSWORD)
+            self._pinned(), secret_values(options, self._client), os.environ.get(PASSWORD)
         )
         name = self._step.name
         if self._step.action == "replace":
@@ -103,17 +122,24 @@ class StepRunner:
             self._wait(name)
         return {"endpoint": name}
 
+    def _pinned(self) -> dict[str, Any]:
+        """The body with the commit that the upload made, where the plan could not know it."""
+        model = self._step.body["model"]
+        facts = self._context.facts.get(f"repository/{model['repository']}", {})
+        commit = model["revision"] or str(facts.get("commit") or self._stored_commit())
+        return {**self._step.body, "model": {**model, "revision": commit}}
+
+    def _stored_commit(self) -> str:
+        """What the marker says: the upload was done by a run that was cut off."""
+        marker = self._marker(self._step.body["model"]["repository"]) or {}
+        return str(marker.get("commit") or "")
+
     def _change(self, body: Mapping[str, Any], state: str) -> None:
         name = self._step.name
         sent = {key: value for key, value in body.items() if key != "name"}
         self._client.update(self._inventory.namespace, name, sent)
         if state == "paused":
             self._client.act(self._inventory.namespace, name, "resume")
-
-    def _check_gated(self, model: Mapping[str, Any]) -> None:
-        repository, revision = model["repository"], model["revision"]
-        stored = tree(self._client, repository, revision)
-        check_weights(stored, self._target.artifact.manifest, repository)
 
     def _wait(self, name: str) -> None:
         """Until it runs and its service is healthy; a failure is told with the last log lines."""
@@ -142,14 +168,23 @@ class StepRunner:
         self._context.progress.finish(task, "running")
 
     def _healthy(self, found: Mapping[str, Any], state: str) -> bool:
-        if state == "scaledToZero" or "custom" not in found["model"]["image"]:
-            return True
-        from llama_hub.deploy.backend import Endpoint
+        """Whether the service itself answers, where the platform does not look at that."""
+        import httpx
 
+        url = found["status"].get("url")
+        if state == "scaledToZero":
+            return True
+        if not url:
+            return False
         headers = {"Authorization": f"Bearer {self._client.token}"}
         try:
-            get(Endpoint(found["status"]["url"], headers), bodies.HEALTH)
-        except (LlamaHubError, OSError):
+            check(Endpoint(url, headers), str(found.get("healthRoute") or bodies.HEALTH))
+        except AccessError as error:
+            raise UnconfirmedError(
+                f"the endpoint {found['name']} runs, and refuses this token: {error.message}",
+                hint=f"give the token {INFER} ('Make calls to your Inference Endpoints'): {TOKENS}",
+            ) from error
+        except (LlamaHubError, OSError, httpx.HTTPError):
             return False
         return True
 
@@ -184,11 +219,38 @@ class StepRunner:
         return {"endpoint": name}
 
 
-def _secret_values(options: Options) -> dict[str, str]:
-    missing = [name for name in options.secrets if not os.environ.get(name)]
+def check_gated(client: Client, model: Mapping[str, Any], target: Target) -> None:
+    """``IntegrityError`` unless the gated repository holds the manifest's weights."""
+    repository, revision = model["repository"], model["revision"]
+    check_weights(tree(client, repository, revision), target.artifact.manifest, repository)
+
+
+def secret_values(options: Options, client: Client) -> dict[str, str]:
+    """Values of the container's secrets; ``UsageError`` names those that are not set here.
+
+    A gated repository is read with the token that deploys, unless the environment has another.
+    """
+    found = {name: os.environ.get(name) or "" for name in bodies.secret_names(options)}
+    if options.gated_repository and bodies.HUB_TOKEN not in options.secrets:
+        found[bodies.HUB_TOKEN] = client.token
+    missing = [name for name, value in found.items() if not value]
+    if options.registry_username and not os.environ.get(PASSWORD):
+        missing.append(PASSWORD)
     if missing:
         raise UsageError(
             f"the secrets {', '.join(missing)} are not set on this machine",
             hint="export them, then run the same command again",
         )
-    return {name: os.environ[name] for name in options.secrets}
+    return found
+
+
+def secrets_digest(name: str, options: Options, there: Resource | None) -> str:
+    """Of the values that are set here by name; what is there already where they are not set.
+
+    The token that a gated repository is read with is everybody's own, so it does not count.
+    """
+    names = [*options.secrets, *([PASSWORD] if options.registry_username else [])]
+    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if len(found) < len(names):
+        return there.tags.get(bodies.TAG_SECRETS, "") if there else ""
+    return bodies.secrets_digest(name, found)

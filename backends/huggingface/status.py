@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_hub.backends.huggingface import machines
 from llama_hub.deploy.backend import TAG_MANIFEST, TAG_MODEL, TAG_SPEC, Deployed, Resource, Status
+from llama_hub.errors import ProvisioningError
 
 STATES: Mapping[str, Status] = {
     "pending": "pending",
@@ -20,17 +21,17 @@ STATES: Mapping[str, Status] = {
 }
 FAILED = ("failed", "updateFailed")
 UP = ("running", "scaledToZero")
+CLOSED = ("paused", "failed")  # has no address, or one that refuses
+BILLED = ("pending", "initializing", "updating", "updateFailed", "running")  # support/pricing.md
+SILENT = {"scaledToZero": "it sleeps, and is not woken for this", "paused": "it is paused"}
 
 
 def deployed(found: Resource, hardware: Mapping[str, Any]) -> Deployed:
     """``hardware``: the live list of machines with their prices."""
     body, status = found.body, found.body["status"]
     compute = body["compute"]
-    replicas = status.get("readyReplica")
-    count = replicas if replicas is not None else compute["scaling"]["minReplica"]
-    vendor = str((body.get("provider") or {}).get("vendor", ""))
-    price = machines.price(hardware, compute, vendor)
-    asleep = found.state == "scaledToZero"
+    count = _replicas(status, compute) if found.state in BILLED else 0
+    price = machines.price(hardware, compute, body.get("provider") or {})
     return Deployed(
         name=found.name,
         backend="huggingface",
@@ -39,7 +40,7 @@ def deployed(found: Resource, hardware: Mapping[str, Any]) -> Deployed:
         manifest=found.tags.get(TAG_MANIFEST),
         model=found.tags.get(TAG_MODEL),
         created=status.get("createdAt"),
-        cost_per_hour=None if price is None else price * (0 if asleep else count),
+        cost_per_hour=None if price is None else price * count,
         generation=found.tags.get(TAG_SPEC),
         detail=_detail(found),
         tags=dict(found.tags),
@@ -48,7 +49,29 @@ def deployed(found: Resource, hardware: Mapping[str, Any]) -> Deployed:
     )
 
 
+def _replicas(status: Mapping[str, Any], compute: Mapping[str, Any]) -> int:
+    """Replicas that bill: those that run and those that start."""
+    told = [status.get(key) for key in ("readyReplica", "targetReplica")]
+    known = [int(one) for one in told if one is not None]
+    return max(known) if known else int(compute["scaling"]["minReplica"])
+
+
+def no_address(found: Resource) -> ProvisioningError:
+    """Why an endpoint cannot be asked in this state, and what changes that."""
+    name, state = found.name, found.state
+    said = str(found.body["status"].get("message") or "")
+    hints = {
+        "paused": "deploy it again, which resumes it; or llama-hub delete",
+        "failed": f"llama-hub logs {name}; deploy it again, which makes it anew",
+        "updateFailed": f"llama-hub logs {name}; deploy it again",
+    }
+    return ProvisioningError(
+        f"the endpoint {name} is {state} and has no address{f': {said}' if said else ''}",
+        hint=hints.get(state, f"wait until it runs: llama-hub status {name}"),
+    )
+
+
 def _detail(found: Resource) -> str:
     if found.state == "scaledToZero":
-        return "scaled to zero; the first request wakes it"
+        return "scaled to zero; the first request wakes it; it counts against the quota"
     return str(found.body["status"].get("message") or "") if found.state in FAILED else ""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_hub.backends.huggingface import bodies
+from llama_hub.backends.huggingface import bodies, judging
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.deploy.backend import Artifact
-from llama_hub.errors import AccessError, IntegrityError, NotFoundError
+from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.files import open_regular
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest
 from llama_hub.progress import Progress
@@ -39,8 +39,15 @@ def git_digest(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
+def head(client: Client, repository: str) -> str:
+    """The commit that ``main`` is at."""
+    return str(
+        client.hub(repository, lambda api: api.model_info(repository, token=client.token)).sha
+    )
+
+
 def tree(client: Client, repository: str, revision: str = "main") -> dict[str, FileInfo]:
-    """Every file of a repository."""
+    """Every file of a repository at a revision."""
 
     def listed(api: Any) -> dict[str, FileInfo]:
         found = api.list_repo_tree(
@@ -69,6 +76,27 @@ def read_marker(client: Client, repository: str) -> dict[str, Any] | None:
         return {"state": "unknown", "tags": {}}
 
 
+def write_marker(client: Client, repository: str, content: Mapping[str, Any]) -> None:
+    """Say in the repository itself whose it is."""
+    text = json.dumps(content, indent=1, sort_keys=True).encode()
+    commit(client, repository, {bodies.MARKER: text}, f"llama-hub: {content['state']}")
+
+
+def commit(
+    client: Client, repository: str, files: Mapping[str, Path | bytes], message: str
+) -> None:
+    """Add files in one commit."""
+    from huggingface_hub import CommitOperationAdd
+
+    operations = [CommitOperationAdd(name, data) for name, data in files.items()]
+    client.hub(
+        f"uploading to {repository}",
+        lambda api: api.create_commit(
+            repository, operations, commit_message=message, token=client.token
+        ),
+    )
+
+
 class Upload:
     """One repository on its way to hold one artifact."""
 
@@ -82,9 +110,13 @@ class Upload:
         self._progress = progress
 
     def run(self, marker: Mapping[str, Any], extra: Mapping[str, bytes]) -> str:
-        """Create, mark, send what is missing, compare, mark as ready; the last commit's id."""
+        """Create, mark, send what is missing, compare, mark as ready.
+
+        Returns the commit whose digests were compared: what an endpoint is pinned to.
+        """
         self._create()
-        self._mark({**marker, "state": "uploading"})
+        if not self._is_marked(marker):
+            self._mark({**marker, "state": "uploading"})
         stored = tree(self._client, self._repository)
         task = f"upload to {self._repository}"
         self._progress.start(task, self._manifest.bytes)
@@ -93,10 +125,11 @@ class Upload:
                 self._send({entry.path: self._folder / entry.path}, f"Add {entry.path}")
             self._progress.advance(task, entry.size)
         self._send_small({MANIFEST_NAME: self._manifest.to_text().encode(), **extra})
-        check(tree(self._client, self._repository), self._manifest, self._folder)
-        commit = self._mark(marker)
+        pinned = head(self._client, self._repository)
+        check(tree(self._client, self._repository, pinned), self._manifest, self._folder)
+        self._mark({**marker, "commit": pinned})
         self._progress.finish(task, "verified by the Hub's digests")
-        return commit
+        return pinned
 
     def _create(self) -> None:
         name = self._repository
@@ -105,18 +138,17 @@ class Upload:
             f"creating {name}",
             lambda api: api.create_repo(name, private=True, exist_ok=True, token=token),
         )
-        if not self._client.hub(name, lambda api: api.model_info(name, token=token)).private:
-            raise AccessError(
-                f"{name} exists and is public; licensed weights are never put there",
-                hint=f"make it private: https://huggingface.co/{name}/settings",
-            )
+        judging.private(self._client, name)
 
-    def _mark(self, content: Mapping[str, Any]) -> str:
+    def _is_marked(self, content: Mapping[str, Any]) -> bool:
+        """Whether the marker says so already, of whichever commit."""
+        there = read_marker(self._client, self._repository) or {}
+        return {key: value for key, value in there.items() if key != "commit"} == dict(content)
+
+    def _mark(self, content: Mapping[str, Any]) -> None:
         """Write the marker unless it says so already."""
-        text = json.dumps(content, indent=1, sort_keys=True).encode()
-        if read_marker(self._client, self._repository) == dict(content):
-            return ""
-        return self._send({bodies.MARKER: text}, f"llama-hub: {content['state']}")
+        if read_marker(self._client, self._repository) != dict(content):
+            write_marker(self._client, self._repository, content)
 
     def _send_small(self, files: Mapping[str, bytes]) -> None:
         known = tree(self._client, self._repository)
@@ -124,17 +156,8 @@ class Upload:
         for batch in _batches(missing):
             self._send(batch, "Add what goes beside the weights")
 
-    def _send(self, files: Mapping[str, Path | bytes], message: str) -> str:
-        from huggingface_hub import CommitOperationAdd
-
-        operations = [CommitOperationAdd(name, data) for name, data in files.items()]
-        made = self._client.hub(
-            f"uploading to {self._repository}",
-            lambda api: api.create_commit(
-                self._repository, operations, commit_message=message, token=self._client.token
-            ),
-        )
-        return str(made.oid)
+    def _send(self, files: Mapping[str, Path | bytes], message: str) -> None:
+        commit(self._client, self._repository, files, message)
 
 
 def _batches(files: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:

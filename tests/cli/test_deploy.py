@@ -345,6 +345,7 @@ def test_doctor_looks_at_the_machine_and_a_backend(home: Path) -> None:
     names = [one["name"] for one in found]
     assert names[:5] == ["python", "distribution", "home", "disk", "ledger"]
     assert names[-1] == "memory: memory"
+    assert run("doctor", "--region", "mars").code == 2
     (home / "config.toml").write_text("[depoly]")
     (wrong,) = [one for one in run("doctor", "--json").json["checks"] if not one["ok"]]
     assert (wrong["name"], "did you mean 'deploy'" in wrong["detail"]) == ("settings", True)

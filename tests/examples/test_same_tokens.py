@@ -85,7 +85,7 @@ class Clouds:
         self._stack.callback(close_session)
         launcher = Launcher(hub, self._root / "mounts")
         self._stack.callback(launcher.close)
-        plane = EndpointsPlane(tokens={TOKEN: "acme"}, launch=launcher)
+        plane = EndpointsPlane(tokens={TOKEN: "acme"}, launch=launcher, resolve=hub.resolve)
         self._stack.enter_context(plane)
         backend = HuggingFaceBackend(token=TOKEN, plane=plane.url, sleep=no_sleep)
         return backend, ApplyOptions(sleep=no_sleep), {"image": "ghcr.io/acme/llama-hub:1"}

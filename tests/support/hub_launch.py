@@ -35,16 +35,19 @@ class Launcher:
         if self.stub:
             return Running(self.stub, lambda: None)
         repository = state["model"]["repository"]
-        folder = self._mount(repository)
+        folder = self._mount(repository, state["model"]["revision"])
         if "huggingface" in state["model"]["image"]:
             return serve_handler(folder)
         if repository not in self._urls:
             self._urls[repository] = self._start(repository, folder, state["model"]["env"])
         return Running(self._urls[repository], lambda: None)
 
-    def _mount(self, repository: str) -> Path:
+    def _mount(self, repository: str, revision: str) -> Path:
+        """The files of that commit, and no others."""
         folder = self._mounts / repository
-        for path, data in self._hub.repositories[repository].items():
+        files = self._hub.files_at(repository, revision)
+        assert files is not None, f"{repository} has no {revision}"
+        for path, data in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
         return folder
@@ -67,9 +70,12 @@ class Launcher:
 
     def close(self) -> None:
         """End every process."""
+        self.stub = ""
+        self._urls.clear()
         for child in self._services.values():
             child.terminate()
             child.communicate()
+        self._services.clear()
 
 
 def serve_handler(folder: Path) -> Running:

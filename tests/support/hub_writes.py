@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.support.endpoints_refusals import REFUSALS
+
 LARGE = 4096  # bytes from which a file goes through LFS
 PART = 1 << 20  # bytes of one part of an upload
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def git_sha1(data: bytes) -> str:
@@ -58,7 +59,9 @@ class Origin:
                 """Quiet."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: self._server.serve_forever(poll_interval=0.02), daemon=True
+        )
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def start(self) -> None:
@@ -103,6 +106,12 @@ class WritableHub:
         self.xorbs = 0  # pieces that Xet's store took
         self.xet_source: list[Path] = []  # folders whose files stand for what Xet took
         self.fail: list[tuple[str, str, int]] = []  # method, part of the path, status
+        self.limited = 0  # further requests that are told to wait for the next window
+        self.scopes: dict[str, dict[str, list[str]]] = {}  # fine-grained: token → entity → scopes
+        self.organisations: dict[str, list[str]] = {}  # user → organisations
+        self.gated: set[str] = set()  # repositories whose files need ``granted``
+        self.unlisted: set[str] = set()  # repositories that the list does not show yet
+        self._history: dict[tuple[str, str], dict[str, bytes]] = {}  # by repository and commit
         self.on_commit: Callable[[int], None] = lambda count: None
         self.hub = Origin(self._hub)
         self.storage = Origin(self._storage)
@@ -120,6 +129,43 @@ class WritableHub:
     def __exit__(self, *_: object) -> None:
         self.hub.stop()
         self.storage.stop()
+
+    def reset(self) -> None:
+        """As new, for the next test."""
+        with self._lock:
+            self.granted = {"meta-llama/Llama-2-7b-chat-hf"}
+            self.limited = self.xorbs = 0
+            self.on_commit = lambda count: None
+            for known in (self.repositories, self.objects, self.parts, self._history, self.scopes):
+                known.clear()
+            for kept in (self.commits, self.requests, self.leaks, self.xet_source, self.fail):
+                kept.clear()
+            for names in (self.public, self.gated, self.unlisted, self.organisations):
+                names.clear()
+
+    def head(self, repository: str) -> str:
+        """The commit that ``main`` is at: a digest of all files, so that equal states are one."""
+        files = self.repositories[repository]
+        told = "".join(f"{path} {git_sha1(data)}\n" for path, data in sorted(files.items()))
+        commit = hashlib.sha1(f"{repository}\n{told}".encode()).hexdigest()
+        self._history.setdefault((repository, commit), dict(files))
+        return commit
+
+    def files_at(self, repository: str, revision: str | None) -> dict[str, bytes] | None:
+        """The files of a commit or of ``main``; ``None`` if there is no such revision."""
+        if repository not in self.repositories:
+            return None
+        self.head(repository)
+        if revision in (None, "main"):
+            return self.repositories[repository]
+        return self._history.get((repository, str(revision)))
+
+    def resolve(self, repository: str, revision: str | None) -> str | None:
+        """The commit of a revision, as Inference Endpoints asks for it."""
+        with self._lock:
+            if self.files_at(repository, revision) is None:
+                return None
+            return self.head(repository) if revision in (None, "main") else revision
 
     @property
     def writes(self) -> int:
@@ -142,13 +188,23 @@ class WritableHub:
             if token not in self.tokens:
                 refused = {"X-Error-Message": "Invalid credentials in Authorization header"}
                 return send(handler, 401, {"error": "Invalid credentials"}, refused)
-            return self._route(handler, path, where.query, body, self.tokens[token])
+            if self.limited:
+                self.limited -= 1
+                status, document, headers = REFUSALS["rate limit"].answer
+                return send(handler, status, document, dict(headers))
+            return self._route(handler, path, where.query, body, self.tokens[token], token)
 
     def _route(
-        self, handler: BaseHTTPRequestHandler, path: str, query: str, body: bytes, user: str
+        self,
+        handler: BaseHTTPRequestHandler,
+        path: str,
+        query: str,
+        body: bytes,
+        user: str,
+        token: str,
     ) -> None:
         if path == "/api/whoami-v2":
-            return send(handler, 200, _who(user))
+            return send(handler, 200, self._who(user, token))
         if path == "/api/validate-yaml":
             return send(handler, 200, {"errors": [], "warnings": []})
         if path == "/api/repos/create":
@@ -164,6 +220,24 @@ class WritableHub:
         if "/resolve/" in path:
             return self._resolve(handler, path.strip("/"))
         return send(handler, 404, {"error": f"no route {path}"})
+
+    def _who(self, user: str, token: str) -> dict[str, Any]:
+        scoped = self.scopes.get(token)
+        access: dict[str, Any] = {"displayName": "test", "role": "write"}
+        if scoped is not None:
+            entries = [
+                {"entity": {"type": "user", "name": name}, "permissions": permissions}
+                for name, permissions in scoped.items()
+            ]
+            access |= {"role": "fineGrained", "fineGrained": {"global": [], "scoped": entries}}
+        organisations = [{"name": one} for one in self.organisations.get(user, [])]
+        return {
+            "type": "user",
+            "name": user,
+            "canPay": True,
+            "orgs": organisations,
+            "auth": {"type": "access_token", "accessToken": access},
+        }
 
     def _create(self, handler: BaseHTTPRequestHandler, body: Any, user: str) -> None:
         name = f"{body.get('organization') or user}/{body['name']}"
@@ -186,7 +260,7 @@ class WritableHub:
         names = [
             name
             for name in sorted(self.repositories)
-            if name.startswith(f"{author}/") and search in name
+            if name.startswith(f"{author}/") and search in name and name not in self.unlisted
         ]
         send(handler, 200, [self._info(name) for name in names])
 
@@ -194,9 +268,9 @@ class WritableHub:
         return {
             "id": name,
             "modelId": name,
-            "sha": COMMIT,
+            "sha": self.head(name),
             "private": name not in self.public,
-            "gated": False,
+            "gated": "manual" if name in self.gated else False,
             "tags": [],
             "siblings": [{"rfilename": path} for path in self.repositories[name]],
         }
@@ -210,8 +284,15 @@ class WritableHub:
         if repository not in self.repositories:
             return _missing(handler)
         if verb == "tree":
-            files = self.repositories[repository].items()
-            return send(handler, 200, [_entry(path, data) for path, data in files])
+            files = self.files_at(repository, more[1])
+            if files is None:
+                return _no_revision(handler)
+            return send(handler, 200, [_entry(path, data) for path, data in files.items()])
+        if verb == "revision":
+            if self.files_at(repository, more[1]) is None:
+                return _no_revision(handler)
+            commit = self.resolve(repository, more[1])
+            return send(handler, 200, self._info(repository) | {"sha": commit})
         if verb == "preupload":
             return send(handler, 200, {"files": [_mode(one) for one in json.loads(body)["files"]]})
         if verb == "commit":
@@ -235,12 +316,10 @@ class WritableHub:
                 continue
             paths.append(value["path"])
         self.commits.append((repository, paths))
+        commit = self.head(repository)
         self.on_commit(len(self.commits))
-        send(
-            handler,
-            200,
-            {"commitOid": COMMIT, "commitUrl": f"{self.url}/{repository}/commit/{COMMIT}"},
-        )
+        url = f"{self.url}/{repository}/commit/{commit}"
+        send(handler, 200, {"commitOid": commit, "commitUrl": url})
 
     def _object(self, oid: str) -> bytes:
         if oid in self.objects:
@@ -280,15 +359,27 @@ class WritableHub:
 
     def _resolve(self, handler: BaseHTTPRequestHandler, path: str) -> None:
         repository, _, rest = path.partition("/resolve/")
-        name = rest.partition("/")[2]
+        revision, _, name = rest.partition("/")
         if repository not in self.repositories:
             return _missing(handler)
-        data = self.repositories[repository].get(name)
+        if repository in self.gated and repository not in self.granted:
+            message = f"Access to model {repository} is restricted and you are not in the "
+            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"{message}authorized list."}
+            return send(handler, 403, {"error": message}, headers)
+        files = self.files_at(repository, revision)
+        if files is None:
+            return _no_revision(handler)
+        data = files.get(name)
         if data is None:
             return send(
                 handler, 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
             )
-        return send(handler, 200, data, {"ETag": f'"{git_sha1(data)}"', "X-Repo-Commit": COMMIT})
+        return send(
+            handler,
+            200,
+            data,
+            {"ETag": f'"{git_sha1(data)}"', "X-Repo-Commit": self.head(repository)},
+        )
 
     # --- the storage ----------------------------------------------------------------------
 
@@ -325,6 +416,10 @@ def _missing(handler: BaseHTTPRequestHandler) -> None:
     send(handler, 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
 
 
+def _no_revision(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, 404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
+
+
 def _mode(one: Any) -> dict[str, Any]:
     mode = "lfs" if one["size"] >= LARGE else "regular"
     return {"path": one["path"], "uploadMode": mode, "shouldIgnore": False}
@@ -341,12 +436,3 @@ def _entry(path: str, data: bytes) -> dict[str, Any]:
         digest = hashlib.sha256(data).hexdigest()
         entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 134}
     return entry
-
-
-def _who(user: str) -> dict[str, Any]:
-    return {
-        "type": "user",
-        "name": user,
-        "orgs": [],
-        "auth": {"type": "access_token", "accessToken": {"role": "write"}},
-    }

@@ -44,21 +44,35 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return Artifact(stored.path, stored.manifest, stored.manifest.receipt or "r-0")
 
 
+@pytest.fixture(scope="module")
+def origins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """The servers of a module; ``loopback`` makes them as new for each test."""
+    with WritableHub({TOKEN: USER}) as hub:
+        launcher = Launcher(hub, tmp_path_factory.mktemp("mounts"))
+        with EndpointsPlane(
+            tokens={TOKEN: USER}, launch=launcher, resolve=hub.resolve, page_size=3
+        ) as plane:
+            yield Loopback(hub, plane, launcher)
+        launcher.close()
+
+
 @pytest.fixture
-def loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Loopback]:
+def loopback(origins: Loopback, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     """Fresh origins; the token never reaches the storage."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with WritableHub({TOKEN: USER}) as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        close_session()
-        launcher = Launcher(hub, tmp_path / "mounts")
-        with EndpointsPlane(tokens={TOKEN: USER}, launch=launcher, page_size=3) as plane:
-            yield Loopback(hub, plane, launcher)
-        close_session()
-        assert hub.leaks == []
+    hub = origins.hub
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    close_session()
+    yield origins
+    close_session()
+    leaks = list(hub.leaks)
+    origins.plane.reset()
+    origins.launcher.close()
+    hub.reset()
+    assert leaks == []
 
 
 def spec(**given: Any) -> DeploymentSpec:
@@ -68,16 +82,22 @@ def spec(**given: Any) -> DeploymentSpec:
     return DeploymentSpec(backend="huggingface", options=options, **(defaults | given))
 
 
-@pytest.fixture
-def quick(loopback: Loopback) -> Iterator[Loopback]:
-    """Endpoints answer 200 to everything at once: for tests in which the service is not asked."""
+@pytest.fixture(scope="module")
+def stub() -> Iterator[str]:
+    """A service that answers 200 to everything at once."""
     from tests.support.hub_writes import Origin, send
 
-    stub = Origin(lambda origin, handler, body: send(handler, 200, {"status": "ok"}))
-    stub.start()
-    loopback.launcher.stub = stub.url
-    yield loopback
-    stub.stop()
+    origin = Origin(lambda origin, handler, body: send(handler, 200, {"status": "ok"}))
+    origin.start()
+    yield origin.url
+    origin.stop()
+
+
+@pytest.fixture
+def quick(loopback: Loopback, stub: str) -> Loopback:
+    """For tests in which the service is not asked."""
+    loopback.launcher.stub = stub
+    return loopback
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import textwrap
 
 import pytest
 
+from llama_hub.backends.huggingface import scopes
 from llama_hub.backends.huggingface.backend import HuggingFaceBackend
 from llama_hub.backends.huggingface.errors import explain
 from llama_hub.deploy.apply import ApplyOptions
@@ -113,6 +114,17 @@ def test_doctor_has_a_mend_for_each_failed_line(
     (line,) = HuggingFaceBackend(plane=quick.plane.url).check()
     assert not line.ok
     assert "hf auth login" in line.hint
+
+
+def test_doctor_lists_each_scope_of_a_fine_grained_token(quick: Loopback) -> None:
+    quick.hub.scopes[TOKEN] = {USER: [scopes.MANAGE, scopes.WRITE_REPOSITORIES]}
+    lines = {line.name: line for line in quick.backend().check()}
+    failed = [name for name, line in lines.items() if not line.ok]
+    assert failed == [f"scope {scopes.INFER}"]
+    assert "Make calls to your Inference Endpoints" in lines[failed[0]].detail
+    assert scopes.TOKENS in lines[failed[0]].hint
+    assert lines[f"scope {scopes.READ_REPOSITORIES}"].ok, "who may write may read"
+    assert lines["billing"].ok
 
 
 @pytest.mark.parametrize(

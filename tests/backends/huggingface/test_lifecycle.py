@@ -9,6 +9,7 @@ import pytest
 
 from llama_hub.backends.huggingface.backend import HuggingFaceBackend
 from llama_hub.backends.huggingface.bodies import MARKER
+from llama_hub.deploy import gc
 from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact, Deployed
 from llama_hub.deploy.deployer import Deployer
@@ -137,7 +138,14 @@ def test_delete_keeps_the_repository_unless_told_otherwise(
     apply(deployer, spec())
     deployer.apply(deployer.plan_delete("chat"), OPTIONS)
     assert quick.plane.endpoints == {}
-    assert MARKER not in next(iter(quick.hub.repositories.values()))
+    (kept,) = quick.hub.repositories.values()
+    assert json.loads(kept[MARKER])["state"] == "kept"
+    with pytest.raises(NotFoundError):
+        quick.backend().status("chat")
+    (left,) = gc.find(quick.backend())
+    assert (left.reason, left.resources[0].name) == ("kept", next(iter(quick.hub.repositories)))
+    gc.remove(deployer, left, OPTIONS)
+    assert quick.hub.repositories == {}
     apply(deployer, spec(options={"keep_repository": False}))
     deployer.apply(deployer.plan_delete("chat"), OPTIONS)
     assert quick.hub.repositories == {}
@@ -207,27 +215,48 @@ class TestGatedRepository:
 
     REPOSITORY = "meta-llama/Llama-2-7b-chat-hf"
 
-    def wanted(self) -> DeploymentSpec:
-        given = {"gated_repository": self.REPOSITORY, "revision": "a" * 40, "run": "vllm"}
-        return spec(options=given)
+    def wanted(self, loopback: Loopback, **more: Any) -> DeploymentSpec:
+        commit = loopback.hub.head(self.REPOSITORY)
+        given = {"gated_repository": self.REPOSITORY, "revision": commit, "image": None}
+        return spec(options={**given, **more})
 
-    def test_equal_digests_are_served_as_they_are(
-        self, quick: Loopback, deployer: Deployer, demo: Artifact
-    ) -> None:
-        quick.hub.repositories[self.REPOSITORY] = {
+    def hold(self, loopback: Loopback, demo: Artifact) -> None:
+        loopback.hub.repositories[self.REPOSITORY] = {
             entry.path: (demo.folder / entry.path).read_bytes()
             for entry in demo.manifest.files
             if entry.path.endswith((".safetensors", ".json"))
         }
-        apply(deployer, self.wanted())
-        model = created(quick)["model"]
-        assert (model["repository"], model["revision"]) == (self.REPOSITORY, "a" * 40)
-        assert quick.hub.commits == []
+        loopback.hub.gated.add(self.REPOSITORY)
 
-    def test_other_weights_are_refused_before_anything_is_made(
+    def test_equal_digests_are_served_as_they_are(
+        self, quick: Loopback, deployer: Deployer, demo: Artifact
+    ) -> None:
+        self.hold(quick, demo)
+        wanted = self.wanted(quick)
+        quick.hub.repositories[self.REPOSITORY]["README.md"] = b"a later commit"
+        apply(deployer, wanted)
+        model = created(quick)["model"]
+        assert (model["repository"], model["revision"]) == (
+            self.REPOSITORY,
+            wanted.options["revision"],
+        )
+        assert "vLLM" in model["image"]
+        assert model["secrets"] == {"HF_TOKEN": TOKEN}
+        assert quick.hub.commits == []
+        assert TOKEN not in deployer.journal("chat").path.read_text()
+        assert not deployer.plan(wanted).changes
+
+    def test_other_weights_are_refused_by_the_plan(
         self, quick: Loopback, deployer: Deployer
     ) -> None:
         quick.hub.repositories[self.REPOSITORY] = {"model.safetensors": b"x" * 5000}
         with pytest.raises(IntegrityError, match=r"model\.safetensors"):
-            apply(deployer, self.wanted())
-        assert quick.plane.endpoints == {}
+            deployer.plan(self.wanted(quick))
+        assert quick.plane.writes == []
+
+    def test_a_commit_that_nobody_knows_is_asked_for(
+        self, quick: Loopback, deployer: Deployer, demo: Artifact
+    ) -> None:
+        self.hold(quick, demo)
+        with pytest.raises(UsageError, match="at which commit"):
+            deployer.plan(self.wanted(quick, revision=None))

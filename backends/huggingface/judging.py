@@ -1,0 +1,50 @@
+"""What reads can judge before anything is made: namespace, token, privacy of a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llama_hub.backends.huggingface.client import Client
+from llama_hub.backends.huggingface.scopes import TOKENS, granted, missing
+from llama_hub.errors import AccessError, NotFoundError, UsageError
+
+
+def namespaces(who: Mapping[str, Any]) -> list[str]:
+    """The token's user and organisations."""
+    return [str(who["name"]), *(str(one["name"]) for one in who.get("orgs") or [])]
+
+
+def namespace(who: Mapping[str, Any], name: str) -> None:
+    """``UsageError`` for one that is not the token's, ``AccessError`` for scopes it lacks there."""
+    known = namespaces(who)
+    if name not in known:
+        raise UsageError(
+            f"namespace {name!r} is none of this token's: {', '.join(known)}",
+            hint="--set options.namespace=NAME, or HF_NAMESPACE",
+        )
+    held = granted(who, name)
+    lacking = [] if held is None else missing(held)
+    if lacking:
+        names = ", ".join(f"{one.name} ({one.title!r})" for one in lacking)
+        raise AccessError(
+            f"this token lacks, for {name}: {names}", hint=f"edit its permissions: {TOKENS}"
+        )
+
+
+def private(client: Client, repository: str) -> None:
+    """``AccessError`` if the repository for the weights exists and is public."""
+    try:
+        info = client.hub(repository, lambda api: api.model_info(repository, token=client.token))
+    except NotFoundError:
+        return
+    if not info.private:
+        raise public(repository)
+
+
+def public(repository: str) -> AccessError:
+    """The error for weights that would be seen by everybody."""
+    return AccessError(
+        f"{repository} exists and is public; licensed weights are never put there",
+        hint=f"make it private: https://huggingface.co/{repository}/settings",
+    )
