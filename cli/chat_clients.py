@@ -86,12 +86,12 @@ class LocalSpeaker:
     def __init__(self, what: Servable, engine: Engine) -> None:
         from llama_hub.inference.service.settings import ServiceSettings
         from llama_hub.inference.service.state import Service
-        from llama_hub.inference.tokenizer import Tokenizer
+        from llama_hub.inference.tokenizer import tokenizer_of
 
         self.name = what.served.name
         self.notice = what.served.notice
         self._runner = asyncio.Runner()
-        tokenizer = Tokenizer(what.folder / "tokenizer.model")
+        tokenizer = tokenizer_of(what.folder)
         self._service = Service(engine, tokenizer, what.served, ServiceSettings())
         self._runner.run(self._service.start())
         if self._service.failure is not None:

@@ -349,9 +349,9 @@ def _run(out: Output, what: Servable, engine: Engine, settings: Any, door: Door)
     """Listen, say so when ready, serve until told to stop."""
     from llama_hub.inference.service.app import create_app
     from llama_hub.inference.service.server import bind, run, url_of
-    from llama_hub.inference.tokenizer import Tokenizer
+    from llama_hub.inference.tokenizer import tokenizer_of
 
-    tokenizer = Tokenizer(what.folder / "tokenizer.model")
+    tokenizer = tokenizer_of(what.folder)
     app = create_app(engine, tokenizer, what.served, settings)
     bound = bind(door.host, door.port)
     url = url_of(bound)

@@ -42,13 +42,13 @@ def _core(folder: Path, options: EngineOptions | None) -> Endpoint:
     from llama_hub.inference.service.served_model import mounted
     from llama_hub.inference.service.server import bind, url_of
     from llama_hub.inference.service.settings import ServiceSettings
-    from llama_hub.inference.tokenizer import Tokenizer
+    from llama_hub.inference.tokenizer import tokenizer_of
     from llama_hub.inference.torch_engine import TorchEngine
 
     what = mounted(folder, load())
     app = create_app(
         TorchEngine(folder, options or EngineOptions(device="cpu", max_batch=4)),
-        Tokenizer(folder / "tokenizer.model"),
+        tokenizer_of(folder),
         what.served,
         ServiceSettings(),
     )

@@ -25,7 +25,7 @@ from llama_hub.errors import NotEnoughError
 from llama_hub.inference.schema_compiler import SchemaCompiler
 from llama_hub.inference.schema_limits import SchemaError
 from llama_hub.inference.schema_trial import Trial
-from llama_hub.inference.tokenizer import Tokenizer
+from llama_hub.inference.tokenizer import open_tokenizer
 
 COMPILERS = 2  # schemas that are compiled at once
 WAITING = 32  # schemas that may wait for that
@@ -122,7 +122,7 @@ class GrammarCompiler:
     """Turns JSON schemas into grammars over one tokenizer's vocabulary; used on the event loop."""
 
     def __init__(self, tokenizer: Path, vocab_size: int) -> None:
-        """``tokenizer``: the file, which is read when the first schema comes."""
+        """``tokenizer``: the model's folder, which is read when the first schema comes."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._compiler: SchemaCompiler | None = None
@@ -189,7 +189,7 @@ class GrammarCompiler:
         size = self._local.trial.check(schema)
         with self._making:
             if self._compiler is None:
-                self._compiler = SchemaCompiler(Tokenizer(self._tokenizer))
+                self._compiler = SchemaCompiler(open_tokenizer(self._tokenizer))
         return Compiled(self._compiler.compile(schema), size)
 
 

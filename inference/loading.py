@@ -15,6 +15,7 @@ import torch
 from llama_hub.errors import UsageError
 from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.model_config import read_config
+from llama_hub.hub.tokenizer.reading import sampled_tokens
 from llama_hub.inference import memory, native_model
 from llama_hub.inference.batch import Piece
 from llama_hub.inference.collective import Alone, Collective
@@ -39,7 +40,6 @@ from llama_hub.inference.weights import (
     StoredForm,
     Target,
     TensorFiles,
-    eos_of,
     heads_of,
     stored_form,
 )
@@ -71,7 +71,8 @@ class Plan:
     threads: int
     processes: int
     kernels: bool  # whether our CPU kernels are wanted
-    eos: int
+    ends: frozenset[int]  # tokens that end an answer
+    nameless: frozenset[int]  # rows of the vocabulary that no token names: never sampled
     fit: Fit
 
     @property
@@ -123,6 +124,7 @@ def make_plan(folder: Path, options: EngineOptions) -> Plan:
     )
     if options.check_memory:
         fit.require()
+    ends, nameless = sampled_tokens(folder, architecture.vocab_size)
     return Plan(
         folder=folder,
         architecture=architecture,
@@ -138,7 +140,8 @@ def make_plan(folder: Path, options: EngineOptions) -> Plan:
         threads=options.threads or max(1, physical_cores() // options.tensor_parallel),
         processes=options.tensor_parallel,
         kernels=device.type == "cpu" and _kernels_pay(options, fit),
-        eos=eos_of(config),
+        ends=ends,
+        nameless=nameless,
         fit=fit,
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from llama_hub.errors import UsageError
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.engine import Engine, GenerationRequest, SamplingParams
-from llama_hub.inference.tokenizer import Tokenizer
+from llama_hub.inference.tokenizer import tokenizer_of
 from llama_hub.inference.torch_engine import TorchEngine
 from llama_hub.progress import NO_PROGRESS, Progress
 
@@ -35,7 +35,7 @@ def measure(
     task: str = "perplexity",
 ) -> Perplexity:
     """Perplexity of the Hugging Face folder's model on ``text``, in windows that begin with BOS."""
-    tokenizer = Tokenizer(folder / "tokenizer.model")
+    tokenizer = tokenizer_of(folder)
     tokens = tokenizer.encode(text)
     if not tokens:
         raise UsageError("the text is empty, so it has no perplexity")

@@ -102,8 +102,10 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     return [chosen.token for chosen in choose(logits, rows)]
 
 
-def choose(logits: Tensor, rows: Sequence[Row]) -> list[Chosen]:
+def choose(logits: Tensor, rows: Sequence[Row], banned: Tensor | None = None) -> list[Chosen]:
     """One token for each row of ``logits`` ``[R, vocab]`` float32, with its log-probability.
+
+    ``banned``: tokens that are never chosen and never listed as alternatives, int64.
 
     Waits for the device once; a second time only if a draw falls on a token that is not among
     the ``SHORTLIST`` most likely.
@@ -116,11 +118,12 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Chosen]:
     draws = Draws(
         {n: (rows[n].choice.params, rows[n].choice.generator.random()) for n in hot}, upload
     )
-    asked = _Asked(rows, upload)
+    asked = _Asked(rows, upload, banned)
+    allowed = logits if banned is None else logits.index_fill(1, banned, -math.inf)
     if not upload.size:
-        return [Chosen(token) for token in logits.argmax(-1).tolist()]
+        return [Chosen(token) for token in allowed.argmax(-1).tolist()]
     sent = upload.send(logits.device)
-    changed = edits.apply(logits, sent)
+    changed = edits.apply(allowed, sent)
     tokens = changed.argmax(-1)
     found = draws.draw(changed, sent, SHORTLIST) if draws.rows else []
     if draws.rows:
@@ -131,7 +134,7 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Chosen]:
     rest = answer[len(rows) :]
     missed, rest = draws.missed(rest, min(SHORTLIST, logits.shape[1]) == logits.shape[1])
     if missed:
-        return _choose_among_all(logits, changed, rows, chosen, draws, missed)
+        return _choose_among_all(logits, changed, rows, chosen, draws, missed, banned)
     return asked.results(chosen, rest)
 
 
@@ -142,11 +145,12 @@ def _choose_among_all(
     chosen: list[int],
     draws: Draws,
     missed: list[int],
+    banned: Tensor | None,
 ) -> list[Chosen]:
     """The second pass: ``missed`` rows are drawn from all tokens, with the same number."""
     upload = Upload()
     again = Draws({n: draws.asked[n] for n in missed}, upload)
-    asked = _Asked(rows, upload)
+    asked = _Asked(rows, upload, banned)
     kept = upload.add(chosen)
     sent = upload.send(logits.device)
     found = again.draw(changed, sent, logits.shape[1])
@@ -232,7 +236,8 @@ def _length(span: slice) -> int:
 class _Asked:
     """The rows whose requests ask for log-probabilities, under the model itself."""
 
-    def __init__(self, rows: Sequence[Row], upload: Upload) -> None:
+    def __init__(self, rows: Sequence[Row], upload: Upload, banned: Tensor | None) -> None:
+        self._banned = banned
         counts = [row.choice.params.logprobs for row in rows]
         self.rows = {n: count for n, count in enumerate(counts) if count is not None}
         self._most = max(self.rows.values(), default=0)
@@ -247,6 +252,8 @@ class _Asked:
         chosen = table.gather(1, tokens[index].unsqueeze(1))
         if not self._most:
             return [chosen]
+        if self._banned is not None:
+            table = table.index_fill(1, self._banned, -math.inf)
         values, ids = table.topk(self._most, dim=-1)
         return [chosen, values, ids]
 

@@ -74,10 +74,10 @@ class Sequence:
         full = self.answered >= self.request.sampling.max_tokens or len(self.tokens) >= context
         return "length" if full else None
 
-    def stops(self, eos: int) -> frozenset[int]:
-        """Tokens that end the answer."""
+    def stops(self, ends: frozenset[int]) -> frozenset[int]:
+        """Tokens that end the answer; ``ends``: the model's own."""
         params = self.request.sampling
-        return params.stop_token_ids | (frozenset() if params.ignore_eos else {eos})
+        return params.stop_token_ids | (frozenset() if params.ignore_eos else ends)
 
 
 @dataclass(frozen=True)

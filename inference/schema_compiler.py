@@ -85,7 +85,11 @@ class _Vocabulary:
         self.bos_token_id = tokenizer.bos_id
         ids = range(tokenizer.vocab_size)
         self.tokens = [tokenizer.token_bytes(token) for token in ids]
-        self.special_token_ids = [t for t in ids if not self.tokens[t] or t == tokenizer.unk_id]
+        # An added token is never what a schema asks for, even where it stands for text.
+        added = tokenizer.vocabulary.added
+        self.special_token_ids = [
+            t for t in ids if not self.tokens[t] or t == tokenizer.unk_id or t in added
+        ]
         self._tokenizer = tokenizer
         self._newline = tokenizer.encode("\n")
 

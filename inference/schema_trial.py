@@ -144,9 +144,9 @@ def _read_line(process: subprocess.Popen[bytes], timeout: float) -> bytes:
 def try_schemas(tokenizer: Path) -> None:
     """The process's life: answer each line of standard input, until its end."""
     from llama_hub.inference.schema_compiler import SchemaCompiler
-    from llama_hub.inference.tokenizer import Tokenizer
+    from llama_hub.inference.tokenizer import open_tokenizer
 
-    compiler = SchemaCompiler(Tokenizer(tokenizer))
+    compiler = SchemaCompiler(open_tokenizer(tokenizer))
     _limit_memory()
     os.nice(NICE)
     _say({"ready": True})

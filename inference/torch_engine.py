@@ -65,7 +65,8 @@ class TorchEngine:
             self._loaded.executor,
             scheduler,
             self._deliver_soon,
-            eos=self._loaded.plan.eos,
+            ends=self._loaded.plan.ends,
+            nameless=self._loaded.plan.nameless,
             context=self._loaded.info.context,
         )
         self._worker.start()
@@ -152,7 +153,7 @@ class TorchEngine:
         if schema is None:
             return None
         if self._grammars is None:
-            self._grammars = GrammarCompiler(self._folder / "tokenizer.model", self.info.vocab_size)
+            self._grammars = GrammarCompiler(self._folder, self.info.vocab_size)
         return await self._grammars.compile(schema)
 
     def _deliver_soon(self, events: list[Event]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from llama_hub.errors import MissingExtraError, NotEnoughError, UsageError
 from llama_hub.hub.model_config import read_config
+from llama_hub.hub.tokenizer.reading import sampled_tokens
 from llama_hub.inference import requests
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.engine import (
@@ -24,7 +25,7 @@ from llama_hub.inference.engine import (
     SamplingParams,
     TokenLogprob,
 )
-from llama_hub.inference.weights import eos_of, stored_form
+from llama_hub.inference.weights import stored_form
 
 
 class VllmEngine:
@@ -35,7 +36,8 @@ class VllmEngine:
         self._options = options or EngineOptions()
         self._engine: Any = None
         self._info: EngineInfo | None = None
-        self._eos = 0
+        self._ends: frozenset[int] = frozenset()
+        self._named: list[int] | None = None  # what may be sampled; None: every row has a name
         self._running: set[str] = set()
         self._totals = {"prompt": 0, "generated": 0, "cached": 0}
 
@@ -48,7 +50,9 @@ class VllmEngine:
     async def start(self) -> None:
         config = read_config(self._folder)
         architecture = config.architecture
-        self._eos = eos_of(config)
+        rows = architecture.vocab_size
+        self._ends, nameless = sampled_tokens(self._folder, rows)
+        self._named = [t for t in range(rows) if t not in nameless] if nameless else None
         library = _library()
         arguments = library.AsyncEngineArgs(**engine_arguments(self._folder, self._options))
         self._engine = library.AsyncLLM.from_engine_args(arguments)
@@ -76,7 +80,8 @@ class VllmEngine:
         return self._stream(request)
 
     async def _stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        params = _library().SamplingParams(**sampling_arguments(request.sampling))
+        arguments = sampling_arguments(request.sampling, self._ends, self._named)
+        params = _library().SamplingParams(**arguments)
         prompt = {"prompt_token_ids": list(request.prompt)}
         self._running.add(request.id)
         self._totals["prompt"] += len(request.prompt)
@@ -117,7 +122,7 @@ class VllmEngine:
         )
 
     def _stops(self, sampling: SamplingParams) -> frozenset[int]:
-        return sampling.stop_token_ids | (frozenset() if sampling.ignore_eos else {self._eos})
+        return sampling.stop_token_ids | (frozenset() if sampling.ignore_eos else self._ends)
 
     async def abort(self, request_id: str) -> None:
         if request_id in self._running:
@@ -170,8 +175,15 @@ def engine_arguments(folder: Path, options: EngineOptions) -> dict[str, Any]:
     }
 
 
-def sampling_arguments(params: SamplingParams) -> dict[str, Any]:
-    """vLLM's ``SamplingParams`` for ours: deltas of ids, no text."""
+def sampling_arguments(
+    params: SamplingParams,
+    ends: frozenset[int] = frozenset(),
+    named: list[int] | None = None,
+) -> dict[str, Any]:
+    """vLLM's ``SamplingParams`` for ours: deltas of ids, no text.
+
+    ``ends``: the model's end tokens, of which vLLM knows one; ``named``: what may be sampled.
+    """
     library = _library()
     arguments = {
         "max_tokens": max(1, params.max_tokens),
@@ -184,7 +196,9 @@ def sampling_arguments(params: SamplingParams) -> dict[str, Any]:
         "frequency_penalty": params.frequency_penalty,
         "logit_bias": dict(params.logit_bias) or None,
         "seed": params.seed,
-        "stop_token_ids": sorted(params.stop_token_ids),
+        "stop_token_ids": sorted(
+            params.stop_token_ids | (frozenset() if params.ignore_eos else ends)
+        ),
         "ignore_eos": params.ignore_eos,
         "min_tokens": params.min_tokens,
         "logprobs": params.logprobs,
@@ -192,6 +206,8 @@ def sampling_arguments(params: SamplingParams) -> dict[str, Any]:
         "detokenize": False,
         "output_kind": library.RequestOutputKind.DELTA,
     }
+    if named is not None:
+        arguments["allowed_token_ids"] = named
     if params.grammar is not None:
         arguments["structured_outputs"] = library.StructuredOutputsParams(json=params.grammar)
     return arguments

@@ -31,15 +31,6 @@ from llama_hub.inference.model import Heads, Layer, Weights
 from llama_hub.inference.partition import Partition
 from llama_hub.inference.quantization import MakeQuantized, quantize, scale_type
 
-DEFAULT_EOS = 2
-
-
-def eos_of(config: Config) -> int:
-    """The id that ends a text."""
-    stated = config.eos_token_id
-    first = stated[0] if isinstance(stated, list) and stated else stated
-    return first if isinstance(first, int) else DEFAULT_EOS
-
 
 def heads_of(partition: Partition) -> Heads:
     """How many heads a process computes."""

@@ -53,15 +53,18 @@ class Worker:
         scheduler: Scheduler,
         deliver: Deliver,
         *,
-        eos: int,
+        ends: frozenset[int],
         context: int,
+        nameless: frozenset[int] = frozenset(),
     ) -> None:
         self.scheduler = scheduler
         self.failure: BaseException | None = None
         self.ended = False  # set before the last look into the inbox
         self._executor = executor
         self._deliver = deliver
-        self._eos = eos
+        self._ends = ends
+        self._nameless = sorted(nameless)
+        self._never: Tensor | None = None  # the same, on the device
         self._context = context
         self._inbox: queue.SimpleQueue[_Submit | _Abort | _Stop] = queue.SimpleQueue()
         self._by_id: dict[str, Sequence] = {}
@@ -240,7 +243,8 @@ class Worker:
         if not sequences:
             return []
         try:
-            return choose(_stacked(lasts), [self._row(each) for each in sequences])
+            logits = _stacked(lasts)
+            return choose(logits, [self._row(each) for each in sequences], self._banned(logits))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -248,11 +252,17 @@ class Worker:
                 self._fail(sequence)
             return []
 
+    def _banned(self, logits: Tensor) -> Tensor | None:
+        """The tokens that are never sampled, on the device of ``logits``."""
+        if self._nameless and self._never is None:
+            self._never = torch.tensor(self._nameless, device=logits.device)
+        return self._never
+
     def _row(self, sequence: Sequence) -> Row:
         early = sequence.answered < sequence.request.sampling.min_tokens
         return Row(
             sequence.choice,
-            held_back=sequence.stops(self._eos) if early else frozenset(),
+            held_back=sequence.stops(self._ends) if early else frozenset(),
             mask=None if sequence.grammar is None else sequence.grammar.mask(),
         )
 
@@ -261,7 +271,7 @@ class Worker:
         first = sequence.answered == 0
         if answer is None:
             return self._delta(sequence, None, "length", first=True)
-        if answer.token in sequence.stops(self._eos):
+        if answer.token in sequence.stops(self._ends):
             return self._delta(sequence, None, "stop", first=first)
         sequence.append(answer.token)
         self.scheduler.counters.generated_tokens += 1

@@ -31,6 +31,8 @@ HF_OPTIONAL = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
 )
 INDEX = weight_index.NAME
 _SHARD = re.compile(r"consolidated\.\d+\.pth")

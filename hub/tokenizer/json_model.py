@@ -39,7 +39,7 @@ def check(document: Mapping[str, Any]) -> None:
     """``IntegrityError`` that names a component which is not run here."""
     _model(document)
     for key, known in _COMPONENTS.items():
-        for part in _steps(document.get(key), _LISTS[key]):
+        for part in steps(document.get(key), _LISTS[key]):
             pattern = part.get("pattern")
             if part.get("type") not in known or (pattern and "String" not in pattern):
                 shown = f"{part.get('type')!r}" + (" with a pattern" if pattern else "")
@@ -116,10 +116,10 @@ def _ranks(model: Mapping[str, Any]) -> dict[str, int]:
 
 def prefix_rule(document: Mapping[str, Any]) -> PrefixRule:
     """Before which runs of text the file puts a space."""
-    for part in _steps(document.get("normalizer"), "normalizers"):
+    for part in steps(document.get("normalizer"), "normalizers"):
         if part.get("type") == "Prepend":
             return "each"
-    for part in _steps(document.get("pre_tokenizer"), "pretokenizers"):
+    for part in steps(document.get("pre_tokenizer"), "pretokenizers"):
         if part.get("type") == "Metaspace":
             scheme = part.get("prepend_scheme", "always")
             if part.get("add_prefix_space") is False:
@@ -128,7 +128,7 @@ def prefix_rule(document: Mapping[str, Any]) -> PrefixRule:
     return "never"
 
 
-def _steps(part: Any, key: str) -> Iterator[Mapping[str, Any]]:
+def steps(part: Any, key: str) -> Iterator[Mapping[str, Any]]:
     """A component, or the components of a sequence."""
     if not isinstance(part, dict):
         return
@@ -143,7 +143,7 @@ def _steps(part: Any, key: str) -> Iterator[Mapping[str, Any]]:
 
 def adds(document: Mapping[str, Any], key: str) -> bool:
     """Whether the post-processor puts a token before (``bos``) or behind (``eos``) a text."""
-    for part in _steps(document.get("post_processor"), "processors"):
+    for part in steps(document.get("post_processor"), "processors"):
         single = part.get("single")
         if part.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
             at = single[0] if key == "bos" else single[-1]

@@ -293,3 +293,17 @@ def _prefix_rule(sources: _Sources) -> PrefixRule:
     if settings.add_prefix_space is False:
         return "never"
     return "always" if settings.legacy else "first"
+
+
+def sampled_tokens(folder: Path, rows: int) -> tuple[frozenset[int], frozenset[int]]:
+    """What an engine has to know: the end tokens, and the nameless rows, which it never samples.
+
+    A folder without a tokenizer has the ends of its configuration, and no row is nameless.
+    """
+    find = folder_files(folder)
+    try:
+        known = read_vocabulary(find, rows, where=str(folder))
+    except NotFoundError:
+        stated = token_files.token_ids(find, "config.json").ends
+        return frozenset(stated) or frozenset({ModelVocabulary.eos_id}), frozenset()
+    return known.end_ids, known.nameless

@@ -96,7 +96,7 @@ class Bench:
         self.model = Checksums(pages, budget)
         self.events: list[Event] = []
         self.worker = Worker(
-            self.model, self.scheduler, self.events.extend, eos=EOS, context=CONTEXT
+            self.model, self.scheduler, self.events.extend, ends=frozenset({EOS}), context=CONTEXT
         )
 
     def submit(self, name: str, prompt: Rows[int], max_tokens: int, **sampling: object) -> None:
