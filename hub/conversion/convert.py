@@ -124,7 +124,11 @@ def _place_beside(partial: Path, destination: Path) -> Path:
     weights = sorted((path for path in partial.glob("*.gguf")), reverse=True)
     (partial / MANIFEST_NAME).replace(gguf_file.manifest_path(destination))
     for path in partial.iterdir():
-        if path not in weights:
+        if path in weights:
+            continue
+        if (destination.parent / path.name).exists():  # the same text, which may be another's file
+            path.unlink()
+        else:
             path.replace(destination.parent / path.name)
     for path in weights:
         path.replace(destination.parent / path.name)

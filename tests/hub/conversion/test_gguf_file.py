@@ -63,6 +63,17 @@ def test_what_others_have_beside_it_stays_theirs(source: Path, tmp_path: Path) -
         assert verify(made.path).ok
 
 
+def test_the_same_licence_is_not_written_again(source: Path, tmp_path: Path) -> None:
+    first = to_file(source, tmp_path / "a.gguf")
+    before = foreign.tree(tmp_path)
+    second = to_file(source, tmp_path / "b.gguf", dtype="Q8_0")
+    after = foreign.tree(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"b.gguf", "b.llama-hub.json"}
+    for made in (first, second):
+        assert verify(made.path).ok
+
+
 def test_a_split_file_is_named_after_the_destination(source: Path, tmp_path: Path) -> None:
     made = to_file(source, tmp_path / "m.gguf", split_max_size=1_000_000)
     parts = sorted(path.name for path in tmp_path.glob("*.gguf"))
