@@ -12,19 +12,24 @@ if TYPE_CHECKING:
 
 
 def open_checkpoint(
-    folder: Path, *, context: int | None = None, quantised: bool = False, dequantize: bool = False
+    folder: Path,
+    *,
+    context: int | None = None,
+    quantised: bool = False,
+    dequantize: bool = False,
+    packed: bool = False,
 ) -> Checkpoint:
     """The model in ``folder``, whatever its format, or in a GGUF file; close it after use.
 
     ``context`` (tokens): for Meta's layout, whose params.json does not tell it. A quantised
     model is an ``IntegrityError`` unless ``quantised``, since its weights are gone, or, of a GGUF
-    file, ``dequantize``: then the weights are what is left of them.
+    file, ``dequantize``: then the weights are what is left of them; or ``packed``: its blocks.
     """
     # Imported here: numpy is in the extra [serve], and listing models does not need it.
     from llama_hub.hub.checkpoints import diagnosis, gguf, gguf_types, hf_reader, meta
 
     if gguf_types.is_file(folder):
-        return gguf.open_gguf(folder, quantised=quantised, dequantize=dequantize)
+        return gguf.open_gguf(folder, quantised=quantised, dequantize=dequantize, packed=packed)
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is not a folder")
     if meta.is_meta(folder):
@@ -32,5 +37,5 @@ def open_checkpoint(
     if hf_reader.is_hf(folder):
         return hf_reader.open_hf(folder, quantised=quantised)
     if gguf.is_gguf(folder):
-        return gguf.open_gguf(folder, quantised=quantised, dequantize=dequantize)
+        return gguf.open_gguf(folder, quantised=quantised, dequantize=dequantize, packed=packed)
     raise diagnosis.no_model(folder)

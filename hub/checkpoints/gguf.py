@@ -223,12 +223,14 @@ class _Cursor:
 # ------------------------------------------------------------------ reading a model
 
 
-def open_gguf(path: Path, *, quantised: bool = False, dequantize: bool = False) -> Checkpoint:
+def open_gguf(
+    path: Path, *, quantised: bool = False, dequantize: bool = False, packed: bool = False
+) -> Checkpoint:
     """The checkpoint in the GGUF file ``path``, or in the only one of a folder; all its parts.
 
     A quantised file is an ``IntegrityError``, unless it is to be read as what its blocks say
-    (``dequantize``: float32, exactly), or ``quantised``: then only its unquantised tensors can be
-    read, and ``stored`` says where the bytes of the others are.
+    (``dequantize``: float32, exactly), or block by block (``packed``), or ``quantised``: then only
+    its unquantised tensors can be read, and ``stored`` says where the bytes of the others are.
     """
     content = read_model(path)
     architecture = _architecture(content)
@@ -242,7 +244,7 @@ def open_gguf(path: Path, *, quantised: bool = False, dequantize: bool = False) 
         info = tensors[spec.name]
         if info.shape != spec.shape:
             raise _bad(info.path, f"{info.name} has shape {info.shape}, not {spec.shape}")
-        if info.kind in FLOAT_TYPES or (dequantize and not quantised):
+        if info.kind in FLOAT_TYPES or ((dequantize or packed) and not quantised):
             locations[spec.name] = _location(spec, info, narrow)
         elif info.name == layout.gguf_name(spec.name):
             stored.append(

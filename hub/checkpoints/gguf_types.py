@@ -32,6 +32,8 @@ FILE_TYPES = {
     "Q4_1": (3, "Q4_1"),
     "Q4_0": (2, "Q4_0"),
 }
+# Those that are only read: number → name.
+_READ_TYPES = {10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 21: "Q2_K_S"}
 _ALIASES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}  # as llama-quantize understands them
 _BLOCK = {"Q4_K": 256, "Q5_K": 256, "Q6_K": 256}  # weights; 32 in all others
 # For rows that do not divide into super-blocks.
@@ -43,6 +45,13 @@ def file_type(name: str) -> str | None:
     upper = name.upper()
     known = _ALIASES.get(upper, upper)
     return known if known in FILE_TYPES else None
+
+
+def name_of(number: object) -> str:
+    """What a file's ``general.file_type`` is called."""
+    written = {known: name for name, (known, _) in FILE_TYPES.items()}
+    names = _READ_TYPES | written
+    return names.get(number, "mixed") if isinstance(number, int) else "mixed"
 
 
 @dataclass(frozen=True)

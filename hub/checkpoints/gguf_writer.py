@@ -20,7 +20,7 @@ from llama_hub.hub.checkpoints.blueprint import (
     TensorPlan,
     as_it_is,
 )
-from llama_hub.hub.checkpoints.gguf_types import FILE_TYPES, MAGIC, Mixture, split_names
+from llama_hub.hub.checkpoints.gguf_types import FILE_TYPES, MAGIC, Mixture, name_of, split_names
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.source import Checkpoint
 from llama_hub.hub.conversion.companions import Subject, vocabulary
@@ -39,15 +39,27 @@ class Form:
 
 
 def plan(source: Checkpoint, form: Form, subject: Subject) -> Blueprint:
-    """One file, or several if it is to be split."""
-    kind = _FLOATS.get(form.type or source.dtype, form.type or "")
-    cast = gguf.FLOAT_TYPES.get(kind) if form.type else None
-    mixture = Mixture(kind, source.architecture, source.tied)
-    tensors = [_tensor(spec, cast or source.dtype_of(spec.name), mixture) for spec in source.specs]
+    """One file, or several if it is to be split.
+
+    Without a type, tensors that the source has in blocks are taken over as they are.
+    """
+    kept = form.type is None and bool(source.dequantised)
+    if kept:
+        number = source.values.get("general.file_type")
+        kind, cast = name_of(number), None
+        tensors = [_as_stored(spec, source) for spec in source.specs]
+    else:
+        kind = _FLOATS.get(form.type or source.dtype, form.type or "")
+        cast = gguf.FLOAT_TYPES.get(kind) if form.type else None
+        number = FILE_TYPES[kind][0]
+        mixture = Mixture(kind, source.architecture, source.tied)
+        tensors = [
+            _tensor(spec, cast or source.dtype_of(spec.name), mixture) for spec in source.specs
+        ]
     tied = tensors.pop() if source.tied else None  # the output matrix is the last
     vectors = {one.dtype for one in tensors if len(one.spec.shape) == 1}
     known = vectors.pop() if len(vectors) == 1 else ""
-    pairs = _pairs(subject, kind, known) + _tokenizer_pairs(subject)
+    pairs = _pairs(subject, number, known) + _tokenizer_pairs(subject)
     parts = _parts(tensors, form.split_max_size)
     names = split_names(form.stem or f"{subject.model}-{kind}", len(parts))
     factors = _rope_factors(subject.architecture)
@@ -76,7 +88,7 @@ def _file(
         place = Extent(number, at, one.size // one.spec.rows)
         portion = Portion(0, one.spec.rows, (place,), one.encode)
         stored = () if one.is_float else ((one.spec.name, one.kind.lower(), one.spec.shape),)
-        plans.append(TensorPlan(one.spec, one.dtype, (portion,), stored))
+        plans.append(TensorPlan(one.spec, one.dtype, (portion,), stored, packed=one.packed))
         at += one.size + -one.size % gguf.ALIGNMENT
     known = ((0, head), (at, factors)) if factors else ((0, head),)
     return FilePlan(name, at + len(factors), known), plans
@@ -119,6 +131,7 @@ class _Tensor:
     dtype: str  # of the values before encoding
     kind: str  # of the stored tensor
     encode: Encoder
+    packed: bool = False  # taken over in blocks, see ``TensorPlan``
 
     @property
     def is_float(self) -> bool:
@@ -142,6 +155,14 @@ def _tensor(spec: TensorSpec, dtype: str, mixture: Mixture) -> _Tensor:
     return _Tensor(spec, dtype, kind, ggml_quants.encoder(kind, dtype))
 
 
+def _as_stored(spec: TensorSpec, source: Checkpoint) -> _Tensor:
+    """A tensor of a quantised file, taken over as it is."""
+    dtype, blocks = source.dtype_of(spec.name), source.locations[spec.name].blocks_of
+    if len(spec.shape) == 1:
+        return _Tensor(spec, dtype, "F32", _widened(dtype))
+    return _Tensor(spec, dtype, blocks or _FLOATS[dtype], as_it_is, packed=blocks is not None)
+
+
 def _widened(dtype: str) -> Encoder:
     return lambda block: (numeric.to_float32(block, dtype),)
 
@@ -149,14 +170,14 @@ def _widened(dtype: str) -> Encoder:
 Pair = tuple[str, int, Any]  # key, value type, value; for an array the value is (type, items)
 
 
-def _pairs(subject: Subject, kind: str, dtype: str) -> list[Pair]:
+def _pairs(subject: Subject, file_type: Any, dtype: str) -> list[Pair]:
     architecture, license = subject.architecture, subject.license
     pairs: list[Pair] = [
         ("general.architecture", gguf.STRING, "llama"),
         ("general.type", gguf.STRING, "model"),
         ("general.name", gguf.STRING, subject.model),
         ("general.alignment", gguf.U32, gguf.ALIGNMENT),
-        ("general.file_type", gguf.U32, FILE_TYPES[kind][0]),
+        ("general.file_type", gguf.U32, file_type if type(file_type) is int else ""),
         ("general.quantization_version", gguf.U32, 2),
         ("general.license", gguf.STRING, license.spdx),
         ("general.license.name", gguf.STRING, license.name),

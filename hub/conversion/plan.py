@@ -82,6 +82,11 @@ class ConversionRequest:
                 raise UsageError(problem, hint="llama-hub convert --help")
 
     @property
+    def keeps_blocks(self) -> bool:
+        """Whether what is quantised in a GGUF file goes into another one as it is."""
+        return self.to == "gguf" and self.dtype is None and not self.dequantize
+
+    @property
     def loses(self) -> bool:
         """Whether the output is quantised."""
         return self.quantize is not None or (self.dtype or "").startswith("Q")

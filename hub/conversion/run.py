@@ -150,8 +150,13 @@ def run(task: Task, partial: Path) -> Conversion:
 
 
 def _opened(task: Task) -> Checkpoint:
-    origin = task.origin
-    return open_checkpoint(origin.path, context=origin.context, dequantize=task.wanted.dequantize)
+    origin, wanted = task.origin, task.wanted
+    return open_checkpoint(
+        origin.path,
+        context=origin.context,
+        dequantize=wanted.dequantize,
+        packed=wanted.keeps_blocks,
+    )
 
 
 @contextmanager
@@ -401,10 +406,14 @@ def _made_by(source: Checkpoint, wanted: ConversionRequest, outcome: Outcome) ->
         "context": source.architecture.context,
         "function": source.architecture.function(),
         "tool": f"llama-hub {__version__}",
-        **({"dequantized": source.dequantised} if source.dequantised else {}),
+        **({"dequantized": source.dequantised} if _dequantises(source, wanted) else {}),
         **({"values_changed": changed} if changed else {}),
         **({"non_finite": non_finite} if non_finite else {}),
     }
+
+
+def _dequantises(source: Checkpoint, wanted: ConversionRequest) -> bool:
+    return bool(source.dequantised) and not wanted.keeps_blocks
 
 
 def _prove(folder: Path, made: Manifest, architecture: Architecture, progress: Progress) -> None:

@@ -333,3 +333,38 @@ def test_a_scale_that_is_no_number_is_not_packed(tmp_path: Path) -> None:
             path, tmp_path / "hf", to="hf", license="other-open", dequantize=True,
             dtype="float16", quantize="int8", group_size=32,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["Q3_K", "Q4_K", "Q8_0"])
+def test_a_quantised_file_is_split_and_joined_as_it_is(
+    tmp_path: Path, kind: str, tied: bool
+) -> None:
+    original = tmp_path / "m.gguf"
+    keys = {"llama_hub.license": "other-open", "general.file_type": 12}
+    gguf_files.write(original, File(kind=kind, tied=tied, keys=keys))
+    parts = convert(
+        original, tmp_path / "p.gguf", to="gguf", split_max_size=100_000, verify=True
+    ).path
+    assert parts.name.startswith("p-00001-of-")
+    joined = convert(parts, tmp_path / "j.gguf", to="gguf", verify=True)
+    before = {tensor.name: tensor for tensor in gguf.GGUFReader(original).tensors}
+    after = {tensor.name: tensor for tensor in gguf.GGUFReader(joined.path).tensors}
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert after[name].tensor_type == tensor.tensor_type
+        assert np.array_equal(after[name].data, tensor.data), name
+    assert gguf.GGUFReader(joined.path).fields["general.file_type"].contents() == 12
+    assert joined.manifest is not None
+    assert "dequantized" not in joined.manifest.made_by
+    assert verify(joined.path, deep=True).ok
+
+
+def test_our_own_file_comes_back_the_same(source: Path, tmp_path: Path) -> None:
+    made = to_file(source, tmp_path / "m.gguf", dtype="Q4_K_M")
+    parts = convert(made.path, tmp_path / "p.gguf", to="gguf", split_max_size=300_000)
+    joined = convert(parts.path, tmp_path / "j.gguf", to="gguf")
+    assert joined.path.read_bytes() == made.path.read_bytes()
+    assert made.manifest is not None
+    assert joined.manifest is not None
+    assert joined.manifest.tensors == made.manifest.tensors
