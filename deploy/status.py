@@ -30,12 +30,13 @@ def unfinished(backend: str, name: str, resources: Sequence[Resource]) -> Deploy
 def cost_so_far(deployed: Deployed, now: datetime | None = None) -> float | None:
     """US dollars since it was made; where the backend says nothing, at its present price and size.
 
-    ``None`` where price or age are unknown.
+    ``None`` where price or age are unknown, and where it costs nothing now: what it cost before it
+    was stopped or slept nobody has written down.
     """
     if deployed.cost_so_far is not None:
         return deployed.cost_so_far
     hours = hours_since(deployed.created or "", now)
-    if hours is None or deployed.cost_per_hour is None:
+    if hours is None or not deployed.cost_per_hour:
         return None
     return round(hours * deployed.cost_per_hour, 2)
 

@@ -44,7 +44,7 @@ from llama_hub.deploy.backend import (
 )
 from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.status import unfinished
-from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 
 if TYPE_CHECKING:
     from llama_hub.deploy.sizing import Need
@@ -93,11 +93,15 @@ class HuggingFaceBackend:
         """See ``doctor``."""
         return list(doctor.checks(self.inventory))
 
+    def check_for(self, spec: DeploymentSpec) -> Sequence[Check]:
+        """Its cloud and region, its secrets, the gate of the repository that it serves."""
+        return list(doctor.checks_for(self.inventory, read(spec), spec.region))
+
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Machines of the live list that hold a replica, cheapest first."""
         options = read(spec)
         listed = self.inventory.client.hardware(self.inventory.namespace)
-        _check_place(listed, options.vendor, spec.region)
+        judging.place(listed, options.vendor, spec.region)
         found = machines.offers(listed, options.vendor, spec.region)
         fitting = [
             one for one in found if one.price_per_hour is not None and sizing.fits(one, need)
@@ -262,19 +266,3 @@ class HuggingFaceBackend:
     def orphans(self) -> Iterator[Resource]:
         """Marked repositories that no endpoint uses."""
         return self.inventory.orphans()
-
-
-def _check_place(hardware: Mapping[str, Any], vendor: str, region: str | None) -> None:
-    """``UsageError`` for a cloud or a region that the live list does not have."""
-    vendors = machines.known_vendors(hardware)
-    if vendor not in vendors:
-        raise UsageError(
-            f"options.vendor {vendor!r} is none of {', '.join(vendors)}",
-            hint="--set options.vendor=aws",
-        )
-    regions = machines.known_regions(hardware, vendor)
-    if region is not None and region not in regions:
-        raise UsageError(
-            f"region {region!r} is none of {vendor}'s: {', '.join(regions)}",
-            hint=f"--region {regions[0]}" if regions else "choose another vendor",
-        )

@@ -94,7 +94,11 @@ class Client:
         return self._persisting(lambda: self._guarded(what, lambda: call(self.api)))
 
     def whoami(self) -> Mapping[str, Any]:
-        """The token's user, organisations and scopes."""
+        """The token's user, organisations and scopes; asked once: few such calls are allowed."""
+        return self._login
+
+    @cached_property
+    def _login(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.hub("the login", lambda api: api.whoami(token=self.token))
         return found
 

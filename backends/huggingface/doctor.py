@@ -8,6 +8,8 @@ from llama_hub.backends.huggingface import judging, machines, scopes
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.errors import LOGIN
 from llama_hub.backends.huggingface.inventory import Inventory
+from llama_hub.backends.huggingface.options import Options
+from llama_hub.backends.huggingface.runner import secret_values
 from llama_hub.deploy.backend import Check
 from llama_hub.deploy.checks import line
 from llama_hub.errors import LlamaHubError
@@ -28,6 +30,25 @@ def checks(inventory: Inventory, vendor: str = "aws") -> Iterator[Check]:
     yield line("gate of Llama 2", lambda: _gate(inventory.client), LOGIN)
     yield line("machines", lambda: _machines(inventory, vendor), LOGIN)
     yield line("endpoints", lambda: _endpoints(inventory), LOGIN)
+
+
+def checks_for(inventory: Inventory, options: Options, region: str | None) -> Iterator[Check]:
+    """What a deployment with ``options`` asks for besides: one line each."""
+    client = inventory.client
+
+    def place() -> Check:
+        listed = client.hardware(inventory.namespace)
+        judging.place(listed, options.vendor, region)
+        return Check("place", True, f"{options.vendor}, {region or 'any region'}")
+
+    def secrets() -> Check:
+        names = ", ".join(secret_values(options, client)) or "none asked for"
+        return Check("secrets", True, names)
+
+    yield line("place", place, "--set options.vendor=…, --region …")
+    yield line("secrets", secrets, "export them")
+    if options.gated_repository:
+        yield line("gated repository", lambda: _gate(client, str(options.gated_repository)), LOGIN)
 
 
 def _login(client: Client) -> Check:
@@ -78,13 +99,14 @@ def _billing(inventory: Inventory) -> Check:
     return Check("billing", bool(able), detail, "" if able else f"add a card: {BILLING_PAGE}")
 
 
-def _gate(client: Client) -> Check:
+def _gate(client: Client, repository: str = BASE) -> Check:
+    name = "gate of Llama 2" if repository == BASE else "gated repository"
     try:
-        client.hub(BASE, lambda api: api.auth_check(BASE, token=client.token))
+        client.hub(repository, lambda api: api.auth_check(repository, token=client.token))
     except LlamaHubError as error:
-        page = f"https://huggingface.co/{BASE}"
-        return Check("gate of Llama 2", False, error.message, f"ask for access: {page}")
-    return Check("gate of Llama 2", True, f"access to {BASE} is granted")
+        page = f"https://huggingface.co/{repository}"
+        return Check(name, False, error.message, f"ask for access: {page}")
+    return Check(name, True, f"access to {repository} is granted")
 
 
 def _machines(inventory: Inventory, vendor: str) -> Check:

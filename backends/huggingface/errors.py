@@ -19,6 +19,13 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 RULES = (
     Rule(TransientError, "{what}: Hugging Face answered {status}", statuses=BUSY),
+    Rule(
+        NotFoundError,
+        "{what}: {said}",
+        "look at options.gated_repository and options.revision: https://huggingface.co/models",
+        statuses=(401, 404),
+        words="(Revision|Repository) Not Found",
+    ),
     Rule(NotFoundError, "{what}: not found: {said}", "llama-hub ps", statuses=(404,)),
     Rule(
         QuotaError,

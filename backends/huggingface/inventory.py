@@ -12,7 +12,7 @@ from llama_hub.backends.huggingface import bodies
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.storage import read_marker
 from llama_hub.deploy.backend import KEPT, TAG_DEPLOYMENT, Observed, Resource
-from llama_hub.errors import NotFoundError
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 
 
 class Inventory:
@@ -28,13 +28,21 @@ class Inventory:
         return self._given or str(self.client.whoami()["name"])
 
     def observe(self, name: str) -> Observed:
-        """The endpoint and the repositories of deployment ``name``."""
+        """The endpoint and the repositories of deployment ``name``.
+
+        Only the endpoint has to be readable: repositories that are not stand in ``unread``.
+        """
         there = self._any_endpoint(name)
         known = (there,) if there else ()
         ours = tuple(one for one in known if _is_ours(one))
         used = [str(one.body["model"]["repository"]) for one in ours]
-        mine = [one for one in self.repositories(name, used) if one.state != KEPT]
-        return Observed((*ours, *mine), () if ours else known)
+        unread: dict[str, LlamaHubError] = {}
+        mine: list[Resource] = []
+        try:
+            mine = [one for one in self.repositories(name, used) if one.state != KEPT]
+        except AccessError as error:
+            unread["repository"] = error
+        return Observed((*ours, *mine), () if ours else known, unread)
 
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint of deployment ``name``; ``None`` if absent or somebody else's."""

@@ -1,10 +1,11 @@
-"""What reads can judge before anything is made: namespace, token, privacy of a repository."""
+"""What reads can judge before anything is made: namespace, token, place, privacy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from llama_hub.backends.huggingface import machines
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.scopes import TOKENS, granted, missing
 from llama_hub.errors import AccessError, NotFoundError, UsageError
@@ -48,3 +49,19 @@ def public(repository: str) -> AccessError:
         f"{repository} exists and is public; licensed weights are never put there",
         hint=f"make it private: https://huggingface.co/{repository}/settings",
     )
+
+
+def place(hardware: Mapping[str, Any], vendor: str, region: str | None) -> None:
+    """``UsageError`` for a cloud or a region that the live list does not have."""
+    vendors = machines.known_vendors(hardware)
+    if vendor not in vendors:
+        raise UsageError(
+            f"options.vendor {vendor!r} is none of {', '.join(vendors)}",
+            hint="--set options.vendor=aws",
+        )
+    regions = machines.known_regions(hardware, vendor)
+    if region is not None and region not in regions:
+        raise UsageError(
+            f"region {region!r} is none of {vendor}'s: {', '.join(regions)}",
+            hint=f"--region {regions[0]}" if regions else "choose another vendor",
+        )

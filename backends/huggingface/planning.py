@@ -35,6 +35,8 @@ def steps(wanted: Wanted, observed: Observed) -> list[Step]:
     if options.gated_repository:
         weights = bodies.Weights(options.gated_repository, _revision(target, options))
         return [_endpoint(wanted, observed, weights, ())]
+    if "repository" in observed.unread:
+        raise observed.unread["repository"]
     upload = _repository(target, observed, options, wanted.namespace, wanted.extra)
     there = observed.find("repository", upload.name)
     commit = str(there.body.get("commit")) if there and upload.action == "noop" else bodies.PENDING
@@ -162,8 +164,10 @@ def release(name: str, keep: bool, why: str, after: tuple[str, ...] = ()) -> Ste
 
 def deletions(observed: Observed) -> Sequence[Step]:
     """The endpoint first, because it bills; then the repositories."""
+    hidden = observed.unread.get("repository")
+    note = f"its repository stays, it could not be looked for: {hidden.message}" if hidden else ""
     found = [
-        Step("delete", "endpoint", one.name, "asked for", reversible=False)
+        Step("delete", "endpoint", one.name, "asked for", reversible=False, note=note)
         for one in observed.all("endpoint")
     ]
     after = tuple(step.id for step in found)

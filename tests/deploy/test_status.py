@@ -25,6 +25,7 @@ NOW = datetime(2026, 11, 25, 8, tzinfo=UTC)
         (replace(MADE, created=None), None),
         (replace(MADE, created="yesterday"), None),
         (replace(MADE, cost_per_hour=None), None),
+        (replace(MADE, cost_per_hour=0.0), None),  # it sleeps; what it cost before is not known
     ],
 )
 def test_what_it_has_cost(deployed: Deployed, expected: float | None) -> None:

@@ -106,6 +106,7 @@ class WritableHub:
         self.xorbs = 0  # pieces that Xet's store took
         self.xet_source: list[Path] = []  # folders whose files stand for what Xet took
         self.fail: list[tuple[str, str, int]] = []  # method, part of the path, status
+        self.denied: list[str] = []  # starts of paths that the token may not read
         self.limited = 0  # further requests that are told to wait for the next window
         self.scopes: dict[str, dict[str, list[str]]] = {}  # fine-grained: token → entity → scopes
         self.organisations: dict[str, list[str]] = {}  # user → organisations
@@ -135,6 +136,7 @@ class WritableHub:
         with self._lock:
             self.granted = {"meta-llama/Llama-2-7b-chat-hf"}
             self.limited = self.xorbs = 0
+            self.denied = []
             self.on_commit = lambda count: None
             for known in (self.repositories, self.objects, self.parts, self._history, self.scopes):
                 known.clear()
@@ -188,6 +190,9 @@ class WritableHub:
             if token not in self.tokens:
                 refused = {"X-Error-Message": "Invalid credentials in Authorization header"}
                 return send(handler, 401, {"error": "Invalid credentials"}, refused)
+            if any(path.startswith(start) for start in self.denied):
+                status, document, headers = REFUSALS["denied"].answer
+                return send(handler, status, document, dict(headers))
             if self.limited:
                 self.limited -= 1
                 status, document, headers = REFUSALS["rate limit"].answer

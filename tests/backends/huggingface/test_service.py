@@ -17,6 +17,7 @@ from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact, Deployed
 from llama_hub.deploy.client import text_of
 from llama_hub.deploy.deployer import Deployer
+from llama_hub.deploy.status import cost_so_far
 from llama_hub.errors import (
     AccessError,
     NotFoundError,
@@ -460,6 +461,74 @@ def test_what_is_gone_meanwhile_is_not_found(quick: Loopback, deployer: Deployer
     quick.hub.repositories.clear()
     with pytest.raises(NotFoundError):
         quick.backend().status("chat")
+
+
+# --- plans before there is a model, looks before there is a deployment --------------------------
+
+
+@pytest.mark.parametrize("options", [{}, NO_IMAGE])
+def test_a_plan_needs_the_catalogue_and_the_clouds_list_only(
+    quick: Loopback, tmp_path: Path, home: Path, options: dict[str, Any]
+) -> None:
+    deployer = Deployer(quick.backend(), root=tmp_path)
+    wanted = spec(model="llama-2-7b", quantization="int4", context=1024, options=options)
+    plan = deployer.preview(wanted)
+    assert [step.kind for step in plan.changes] == [
+        "download", "conversion", "repository", "endpoint",
+    ]  # fmt: skip
+    assert plan.cost_per_hour == (0.5, 0.5)
+    assert (plan.manifest, quick.hub.writes, quick.plane.writes) == (None, 0, [])
+    with pytest.raises(NotFoundError):
+        deployer.plan(wanted)
+
+
+def test_doctor_looks_at_what_a_deployment_asks_for(
+    quick: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_SECRET", "x")
+    given = {"secrets": ("MY_SECRET",), "gated_repository": "acme/gated", "image": None}
+    lines = {one.name: one for one in quick.backend().check_for(spec(options=given))}
+    assert [name for name, one in lines.items() if not one.ok] == ["gated repository"]
+    assert "huggingface.co/acme/gated" in lines["gated repository"].hint
+    asked = spec(region="mars-1", options={"secrets": ("NOT_SET",)})
+    wrong = [one for one in quick.backend().check_for(asked) if not one.ok]
+    assert [one.name for one in wrong] == ["place", "secrets"]
+
+
+@pytest.mark.parametrize(
+    ("state", "replicas", "cost"),
+    [
+        ("initializing", {"readyReplica": 0, "targetReplica": 2}, 0.066),
+        ("updating", {"readyReplica": 1, "targetReplica": 1}, 0.033),
+        ("scaledToZero", {"readyReplica": 0, "targetReplica": 0}, 0.0),
+        ("paused", {"readyReplica": 0, "targetReplica": 0}, 0.0),
+        ("failed", {"readyReplica": 0, "targetReplica": 1}, 0.0),
+    ],
+)
+def test_every_state_that_bills_has_its_cost(
+    quick: Loopback, deployer: Deployer, state: str, replicas: dict[str, int], cost: float
+) -> None:
+    apply(deployer)
+    quick.plane.faults.never_ready = True
+    endpoint(quick)["status"] |= {"state": state, **replicas}
+    found = quick.backend().status("chat")
+    assert found.cost_per_hour == pytest.approx(cost)
+    assert (cost_so_far(found) or 0) > 0 if cost else cost_so_far(found) is None
+
+
+def test_delete_stops_the_billing_although_no_repository_may_be_read(
+    quick: Loopback, deployer: Deployer
+) -> None:
+    apply(deployer)
+    quick.hub.denied = ["/api/models"]
+    plan = deployer.plan_delete("chat")
+    assert "its repository stays" in plan.steps[0].note
+    deployer.apply(plan, OPTIONS)
+    assert quick.plane.endpoints == {}
+    with pytest.raises(AccessError):
+        deployer.plan(spec())
+    quick.hub.denied = []
+    assert [left.reason for left in gc.find(quick.backend())] == ["orphan"]
 
 
 # --- permissions as a document -----------------------------------------------------------------
