@@ -23,6 +23,7 @@ container starts, not overlooked by a service that then runs on the CPU.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -166,8 +167,12 @@ def _applies(needed: object, extras: frozenset[str]) -> bool:
     return any(marker.evaluate({**surroundings, "extra": extra}) for extra in (*extras, ""))
 
 
+@functools.cache
 def archive() -> bytes:
-    """The installed package in a tar file that depends on its content only."""
+    """The installed package in a tar file that depends on its content only.
+
+    One for a whole process: a plan and what comes of it are about the same bytes.
+    """
     buffer = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as packed,
