@@ -114,8 +114,13 @@ def _annotation(parameter: inspect.Parameter) -> str:
     return text.removesuffix(" | None")
 
 
-def every(only: str | None = None) -> Iterator[tuple[str, Backend | Exception]]:
-    """Name and backend (or why there is none) of all that are configured, or of ``only``."""
+def every(
+    only: str | None = None, where: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, Backend | Exception]]:
+    """Name and backend (or why there is none) of all that are configured, or of ``only``.
+
+    ``where``: constructor arguments; backends that take no such argument are left out.
+    """
     from llama_hub.deploy import config
 
     known = names()
@@ -124,7 +129,9 @@ def every(only: str | None = None) -> Iterator[tuple[str, Backend | Exception]]:
     config.require_known("backends", config.read().backends, known)
     for name in [only] if only else known:
         try:
-            backend = get(name)
+            if where and not only and not set(where) <= set(backend_class(name).location):
+                continue
+            backend = at(name, where or {})
         except InvalidFileError:  # the user's own settings
             raise
         except Exception as error:  # one broken backend must not hide the others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from llama_hub.cli.options import Json, Quiet
+from llama_hub.cli.options import At, Json, Quiet, Region, where
 from llama_hub.cli.output import output
 from llama_hub.cli.status import BackendName, Name
 from llama_hub.errors import ExitCode
@@ -14,7 +14,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def attest(
-    name: Name, backend: BackendName = None, json: Json = False, quiet: Quiet = False
+    name: Name,
+    backend: BackendName = None,
+    region: Region = None,
+    at: At = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Prove that a deployment serves the expected model; exit 5 if not."""
     from llama_hub.backends.lookup import find
@@ -23,7 +28,7 @@ def attest(
     from llama_hub.deploy.attest import attest as collect
 
     out = output(json, quiet)
-    found = collect(find(name, backend), name, artifact.find)
+    found = collect(find(name, backend, where(region, at)), name, artifact.find)
     rows = [("ok" if one.ok else "FAILED", one.what, one.evidence) for one in found.checks]
     verdict = "proven" if found.ok else "NOT proven"
     out.result(found.to_json(), f"{columns(rows)}\n{name} serves {found.expected}: {verdict}")

@@ -13,7 +13,7 @@ from llama_hub.cli.conversation import Conversation, Prompt
 from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
 from llama_hub.cli.output import Output, output
 from llama_hub.cli.serve import Context, Device, Dtype, Quantize, make_engine
-from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.errors import LlamaHubError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from llama_hub.inference.config import EngineOptions
@@ -135,6 +135,10 @@ def _deployed(name: str, key: str | None) -> Speaker | None:
             f"{name} is neither a model of this machine nor a deployment",
             hint="llama-hub list, llama-hub ps, or llama-hub models for what can be downloaded",
         ) from None
+    except LlamaHubError:  # a backend that could not be asked
+        if _is_there(name):
+            return None
+        raise
     if isinstance(backend, Invoker):
         return InvokedSpeaker(name, backend, backend.status(name).model or name)
     endpoint = backend.endpoint(name)

@@ -8,7 +8,7 @@ import typer
 
 from llama_hub.cli import planned
 from llama_hub.cli.deploy import Timeout
-from llama_hub.cli.options import Json, Quiet, Yes
+from llama_hub.cli.options import At, Json, Quiet, Region, Yes, where
 from llama_hub.cli.output import Output, output
 from llama_hub.cli.status import BackendName, Name
 from llama_hub.errors import UsageError
@@ -20,6 +20,8 @@ app = typer.Typer(add_completion=False)
 def delete(
     name: Name,
     backend: BackendName = None,
+    region: Region = None,
+    at: At = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only show; exit 9 if it would act.")
     ] = False,
@@ -38,7 +40,7 @@ def delete(
     out = output(json, quiet)
     if forget:
         return _forget(out, name, backend, plan=plan, yes=yes)
-    deployer = find(name, backend)
+    deployer = find(name, backend, where(region, at))
     made = deployer.plan_delete(name)
     if plan:
         planned.show(out, made)

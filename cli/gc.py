@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama_hub.cli import planned
 from llama_hub.cli.deploy import Timeout
-from llama_hub.cli.options import Json, Quiet, Yes
+from llama_hub.cli.options import At, Json, Quiet, Region, Yes, where
 from llama_hub.cli.output import Output, output
+from llama_hub.cli.ps import tell_unasked
 from llama_hub.errors import ExitCode, LlamaHubError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def gc(
     kept: Annotated[
         bool, typer.Option("--kept", help="Also what was to outlive its deployment: weights.")
     ] = False,
+    region: Region = None,
+    at: At = None,
     yes: Yes = False,
     timeout: Timeout = 3600.0,
     json: Json = False,
@@ -36,14 +39,14 @@ def gc(
 ) -> None:
     """Find what is left over, and remove it with --yes; without, exit 9 if there is any."""
     out = output(json, quiet)
-    found, errors = _find(backend)
+    found, errors = _find(backend, where(region, at))
     lasting = [left for _, left in found if left.reason == "kept" and not kept]
     found = [one for one in found if one[1] not in lasting]
-    for error in errors:
-        out.warn(f"{error['backend']} could not be asked: {error['message']}")
-    preview = _text(found, removed=False)
+    tell_unasked(out, errors)
+    preview = _text(found, removed=False, unasked=bool(errors))
     asked = bool(found) and out.interactive and not yes
     remove = planned.agreed(out, preview, "remove all of this?", yes=False) if asked else yes
+    unasked = bool(errors)
     if remove:
         errors += _remove(out, found, timeout)
     document = {
@@ -52,27 +55,28 @@ def gc(
         "kept": [left.to_json() for left in lasting],
         "errors": errors,
     }
-    out.result(document, _text(found, remove) + _kept(lasting))
-    if errors and remove:
-        raise typer.Exit(int(ExitCode.PROVISIONING))
+    out.result(document, _text(found, remove, unasked) + _kept(lasting))
+    if errors:
+        raise typer.Exit(errors[0]["code"])
     if found and not remove:
         raise typer.Exit(int(ExitCode.CHANGES_PENDING))
 
 
-def _find(only: str | None) -> tuple[Leftovers, list[dict[str, str]]]:
+def _find(only: str | None, asked: Mapping[str, str]) -> tuple[Leftovers, list[dict[str, Any]]]:
     """Leftovers with the deployer that can remove them, and the backends that did not answer."""
     from llama_hub.backends import lookup
     from llama_hub.deploy.gc import find
 
     found: Leftovers = []
-    errors: list[dict[str, str]] = []
-    for name, location in lookup.places(only):
+    errors: list[dict[str, Any]] = []
+    for spot in lookup.places(only, asked):
         try:
-            deployer = lookup.deployer_at(name, location)
-            found += [(deployer, left) for left in find(deployer.backend)]
+            deployer = lookup.deployer_at(spot.backend, spot.location)
+            left = find(deployer.backend, location=deployer.location)
+            found += [(deployer, one) for one in left]
         except Exception as error:  # the others are looked at all the same
-            errors.append({"backend": name, "message": getattr(error, "message", str(error))})
-    return _distinct(found), errors
+            errors.append(lookup.unasked(spot, error))
+    return _distinct(found), lookup.distinct(errors)
 
 
 def _distinct(found: Leftovers) -> Leftovers:
@@ -91,15 +95,21 @@ def _remove(out: Output, found: Leftovers, timeout: float) -> list[dict[str, Any
                 remove(deployer, left, options)
             except LlamaHubError as error:
                 out.warn(f"{left.name} in {left.backend}: {error.message}")
-                errors.append({"backend": left.backend, "message": error.message})
+                errors.append(
+                    {
+                        "backend": left.backend,
+                        "message": error.message,
+                        "code": int(error.exit_code),
+                    }
+                )
     return errors
 
 
-def _text(found: Leftovers, removed: bool) -> str:
+def _text(found: Leftovers, removed: bool, unasked: bool) -> str:
     from llama_hub.cli.plan_view import columns
 
     if not found:
-        return "nothing is left over"
+        return "nothing is left over" + (" in what could be asked" if unasked else "")
     rows = [
         (
             left.reason,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llama_hub.cli.options import Json, Quiet
+from llama_hub.cli.options import At, Json, Quiet, Region, where
 from llama_hub.cli.output import Output, output
 from llama_hub.cli.status import BackendName, Name
 from llama_hub.errors import UsageError
@@ -33,6 +33,8 @@ def invoke(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answer.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     backend: BackendName = None,
+    region: Region = None,
+    at: At = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,7 +47,7 @@ def invoke(
     asked = _body(message, body)
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     asked |= {key: value for key, value in options.items() if value is not None}
-    deployed = find(name, backend).backend
+    deployed = find(name, backend, where(region, at)).backend
     pieces = client.chat(deployed, name, asked, stream=stream and not json)
     if stream and not json:
         _stream(out, sse.documents(pieces))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llama_hub.cli.options import Json, Quiet
+from llama_hub.cli.options import At, Json, Quiet, Region, where
 from llama_hub.cli.output import output
 from llama_hub.cli.status import BackendName, Name
 from llama_hub.errors import UsageError
@@ -20,6 +20,8 @@ def logs(
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="Last lines.")] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
     backend: BackendName = None,
+    region: Region = None,
+    at: At = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -29,7 +31,7 @@ def logs(
     out = output(json, quiet)
     if follow and json:
         raise UsageError("--follow has no end, --json is one document", hint="leave one away")
-    lines = find(name, backend).backend.logs(name, tail=tail, follow=follow)
+    lines = find(name, backend, where(region, at)).backend.logs(name, tail=tail, follow=follow)
     if json:
         out.result({"name": name, "lines": list(lines)}, "")
         return

@@ -70,7 +70,10 @@ COMMANDS: dict[str, Entry] = {
         "llama_hub.cli.chat:app", "Chat with a model, a folder, a server or a deployment."
     ),
     "deploy": Entry("llama_hub.cli.deploy:app", "Run a model as an endpoint: here, or in a cloud."),
-    "ps": Entry("llama_hub.cli.ps:app", "Deployments in every backend that is set up here."),
+    "ps": Entry(
+        "llama_hub.cli.ps:app",
+        "Deployments in every backend that is set up here; fails if one could not be asked.",
+    ),
     "status": Entry(
         "llama_hub.cli.status:app",
         "One deployment: its state, its pieces, and what has drifted from its spec.",

@@ -20,12 +20,33 @@ CatalogFile = Annotated[
     Path | None,
     typer.Option("--catalog", help="A further catalogue in TOML.", envvar="LLAMA_HUB_CATALOG"),
 ]
-
+Region = Annotated[str | None, typer.Option("--region", help="Region of the cloud to look in.")]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        metavar="KEY=VALUE",
+        help="Account, workspace, namespace, profile …: where to look, else where it was deployed.",
+    ),
+]
 
 SECRET = text_kind(
     "the file with the secret", max_bytes=64 << 10, hint="name a readable file after the @"
 )
 PIPE_SECONDS = 60
+
+
+def where(region: str | None, at: list[str] | None) -> dict[str, str]:
+    """The place that ``--region`` and ``--at`` name: arguments of a backend's constructor."""
+    given = {"region": region} if region else {}
+    for word in at or []:
+        key, equals, value = word.partition("=")
+        if not (key and equals and value):
+            raise UsageError(
+                f"--at {word!r} is not of the form KEY=VALUE", hint="--at account=123456789012"
+            )
+        given[key.replace("-", "_")] = value
+    return given
 
 
 def secret(given: str | None, environment: str) -> str | None:

@@ -8,7 +8,7 @@ import typer
 
 from llama_hub.cli import planned
 from llama_hub.cli.deploy import Timeout, document
-from llama_hub.cli.options import Json, Quiet, Yes
+from llama_hub.cli.options import At, Json, Quiet, Region, Yes, where
 from llama_hub.cli.output import output
 from llama_hub.cli.status import BackendName, Name
 
@@ -19,6 +19,8 @@ app = typer.Typer(add_completion=False)
 def rollback(
     name: Name,
     backend: BackendName = None,
+    region: Region = None,
+    at: At = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only show; exit 9 if it would act.")
     ] = False,
@@ -31,7 +33,7 @@ def rollback(
     from llama_hub.backends.lookup import find
 
     out = output(json, quiet)
-    deployer = find(name, backend)
+    deployer = find(name, backend, where(region, at))
     made = deployer.plan_rollback(name)
     if plan:
         planned.show(out, made)

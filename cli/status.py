@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama_hub.cli.deploy import deployed_json
-from llama_hub.cli.options import Json, Quiet
+from llama_hub.cli.options import At, Json, Quiet, Region, where
 from llama_hub.cli.output import output
 from llama_hub.errors import LlamaHubError
 
@@ -24,13 +24,18 @@ BackendName = Annotated[
 
 @app.command()
 def status(
-    name: Name, backend: BackendName = None, json: Json = False, quiet: Quiet = False
+    name: Name,
+    backend: BackendName = None,
+    region: Region = None,
+    at: At = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """One deployment: its state, its pieces, and what has drifted from its spec."""
     from llama_hub.backends.lookup import find
 
     out = output(json, quiet)
-    deployer = find(name, backend)
+    deployer = find(name, backend, where(region, at))
     known = deployed_json(deployer.backend.status(name))
     known["resources"] = [
         {"resource": one.id, "state": one.state} for one in deployer.backend.observe(name).resources

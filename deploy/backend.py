@@ -10,7 +10,8 @@ clouds have are further protocols, recognised with ``isinstance``.
 Where a backend looks (account, region, workspace) are the keyword arguments of
 its constructor, all optional and named by ``location``; they come from the spec
 (``region`` or ``options``), else from ``[backends.NAME]`` in ``config.toml``,
-else from what the constructor itself finds in the environment.
+else from what the constructor itself finds in the environment. A backend that is
+``Located`` says what came of it, and the journal keeps that.
 """
 
 from __future__ import annotations
@@ -296,6 +297,24 @@ class ChecksSpec(Protocol):
 
     def check_for(self, spec: DeploymentSpec) -> Sequence[Check]:
         """Lines about what ``spec`` asks for, such as a role or an identity; only reads."""
+        ...
+
+
+@runtime_checkable
+class Located(Protocol):
+    """For platforms with several accounts, regions, workspaces or namespaces.
+
+    A journal keeps the place, so that every later command looks there and nowhere else.
+    """
+
+    access: tuple[str, ...]  # keys of ``location`` that say how one gets in, not where it is
+
+    def place(self) -> Mapping[str, str | None]:
+        """The arguments of ``location`` that lead another process to the same place.
+
+        What nobody has named is asked for; ``AccessError`` where the account is not the one that
+        was asked for.
+        """
         ...
 
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llama_hub.deploy import artifact, rollout, sizing
+from llama_hub.deploy import artifact, place, rollout, sizing
 from llama_hub.deploy.apply import ApplyOptions, PlanRunner, Rollback, with_unconfirmed
 from llama_hub.deploy.backend import (
     Artifact,
@@ -32,7 +33,7 @@ from llama_hub.deploy.backend import (
     Target,
     Validates,
 )
-from llama_hub.deploy.journal import Journal
+from llama_hub.deploy.journal import History, Journal
 from llama_hub.deploy.options import check_options
 from llama_hub.deploy.plan import Kind, Plan, ordered
 from llama_hub.deploy.spec import DeploymentSpec
@@ -58,9 +59,14 @@ class Deployer:
     ) -> None:
         """``location``: with what the backend was made. ``root``: where journals are kept."""
         self.backend = backend
-        self._location = dict(location or {})
+        self._given = dict(location or {})
         self._artifacts = artifacts
         self._root = root
+
+    @cached_property
+    def location(self) -> Mapping[str, Any]:
+        """Where this is, resolved: what plans and journals keep."""
+        return place.resolved(self.backend, self._given)
 
     def journal(self, name: str) -> Journal:
         """The journal of deployment ``name``."""
@@ -68,6 +74,7 @@ class Deployer:
 
     def plan(self, spec: DeploymentSpec) -> Plan:
         """What deploying ``spec`` would change; only reads."""
+        self._history_here(spec.name)
         observed = self.backend.observe(spec.name)
         return self._judged("deploy", self._target(spec, observed), observed)
 
@@ -76,6 +83,7 @@ class Deployer:
 
         Such a plan has no manifest, zeros in the place of its digest, and cannot be applied.
         """
+        self._history_here(spec.name)
         try:
             self._artifacts(spec)
         except NotFoundError as missing:
@@ -90,19 +98,20 @@ class Deployer:
 
     def plan_delete(self, name: str) -> Plan:
         """What removing ``name`` would delete; ``NotFoundError`` if there is nothing of it."""
-        history = self.journal(name).history()
+        history = self._history_here(name)
         observed = with_unconfirmed(self.backend.observe(name), history.unfinished())
         if not observed.resources and not history.exists:
             raise not_found(name, self.backend.name, observed.foreign)
         steps = self.backend.plan_delete(name, observed)
-        return Plan("delete", self.backend.name, name, ordered(steps), self._location)
+        return Plan("delete", self.backend.name, name, ordered(steps), self.location)
 
     def plan_rollback(self, name: str) -> Plan:
         """What returning to the revision before the present one would change."""
+        history = self._history_here(name)
         observed = self.backend.observe(name)
         if not observed.resources:
             raise not_found(name, self.backend.name, observed.foreign)
-        earlier = rollout.earlier(self.journal(name).history(), name)
+        earlier = rollout.earlier(history, name)
         own = rollout.own_steps(self.backend, name, observed)
         if own is None:
             rollout.check_model(earlier, self._artifacts(earlier.spec))
@@ -112,7 +121,7 @@ class Deployer:
             backend=self.backend.name,
             name=name,
             steps=ordered(own),
-            location=self._location,
+            location=self.location,
             spec=earlier.spec,
             generation=earlier.generation,
             manifest=earlier.manifest,
@@ -140,7 +149,7 @@ class Deployer:
 
     def drift(self, name: str) -> Sequence[Step]:
         """The steps that would bring ``name`` back to its last good spec; empty if none."""
-        good = self.journal(name).history().good
+        good = self._history_here(name).good
         if not good:
             raise NotFoundError(
                 f"this machine did not deploy {name!r}, so it cannot tell whether it has drifted",
@@ -154,6 +163,12 @@ class Deployer:
     def artifact_of(self, begin: Mapping[str, Any]) -> Artifact:
         """The model of an earlier run: as the platform keeps it here, else as it is here now."""
         return rollout.held(self.backend, begin) or self._artifacts(DeploymentSpec(**begin["spec"]))
+
+    def _history_here(self, name: str) -> History:
+        """What the journal tells; ``UsageError`` if ``name`` was deployed to another place."""
+        history = self.journal(name).history()
+        place.check(self.backend, name, history, self.location)
+        return history
 
     def _rollback(self, plan: Plan) -> Rollback | None:
         """How to return to the last good spec if this fails; ``None`` if there was none."""
@@ -180,6 +195,7 @@ class Deployer:
         return bool(found.manifest.digest == begin["manifest"])
 
     def _again(self, plan: Plan) -> tuple[Observed, Plan, Target | None]:
+        self._history_here(plan.name)
         observed = self.backend.observe(plan.name)
         if plan.kind == "delete":
             return observed, self.plan_delete(plan.name), None
@@ -222,7 +238,7 @@ class Deployer:
             backend=self.backend.name,
             name=target.spec.name,
             steps=ordered(self.backend.plan(target, observed)),
-            location=self._location,
+            location=self.location,
             spec=target.spec,
             generation=target.generation,
             manifest=target.artifact.manifest.digest,

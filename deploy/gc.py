@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from llama_hub.deploy import place
 from llama_hub.deploy.apply import ApplyOptions, with_unconfirmed
 from llama_hub.deploy.backend import (
     KEPT,
@@ -56,14 +57,20 @@ class Leftover:
 
 
 def find(
-    backend: Backend, *, root: Path | None = None, now: datetime | None = None
+    backend: Backend,
+    *,
+    root: Path | None = None,
+    now: datetime | None = None,
+    location: place.Location | None = None,
 ) -> list[Leftover]:
-    """Everything left over in one backend; only reads."""
-    cut_off = list(_cut_off(backend, root))
+    """Everything left over in one backend; only reads. ``location``: where that is, resolved."""
+    here = place.resolved(backend, {}) if location is None else location
+    journals_here = list(_open(backend, root, here))
+    cut_off = list(_cut_off(backend, journals_here))
     expired = list(_expired(backend, now or datetime.now(UTC)))
     named = {one.id for left in (*cut_off, *expired) for one in left.resources}
     # Of an update that was cut off, what answers nothing is left over: it may bill.
-    busy = {journal.name for journal, _ in _open(backend, root) if journal.is_busy()}
+    busy = {journal.name for journal, _ in journals_here if journal.is_busy()}
     return [*cut_off, *expired, *_orphans(backend, named, busy)]
 
 
@@ -91,17 +98,19 @@ def _delete_steps(backend: Backend, left: Leftover) -> Sequence[Step]:
     return ordered(backend.plan_delete(left.name, Observed(left.resources)))
 
 
-def _open(backend: Backend, root: Path | None) -> Iterator[tuple[Journal, Run]]:
-    """Journals of this backend whose last run was cut off."""
+def _open(
+    backend: Backend, root: Path | None, here: place.Location
+) -> Iterator[tuple[Journal, Run]]:
+    """Journals of this place whose last run was cut off."""
     for journal in journals(root):
         run = journal.history().open if journal.backend == backend.name else None
-        if run is not None:
+        if run is not None and not place.differing(backend, run.begin["location"], here):
             yield journal, run
 
 
-def _cut_off(backend: Backend, root: Path | None) -> Iterator[Leftover]:
+def _cut_off(backend: Backend, opened: Sequence[tuple[Journal, Run]]) -> Iterator[Leftover]:
     """First deployments and removals that a crash ended and that nobody has taken up again."""
-    for journal, run in _open(backend, root):
+    for journal, run in opened:
         history = journal.history()
         if journal.is_busy() or history.damaged or (history.good and run.kind != "delete"):
             continue  # at work; or nobody knows; or an update, with which deploy goes on

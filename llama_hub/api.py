@@ -19,7 +19,7 @@ subclasses of ``llama_hub.errors.LlamaHubError``, which carry a message, a hint 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,13 +172,16 @@ def deploy(spec: DeploymentSpec, *, progress: Progress = NO_PROGRESS) -> Deploye
     return deployer.apply(deployer.plan(spec))
 
 
-def attest(name: str, *, backend: str | None = None) -> Attestation:
+def attest(
+    name: str, *, backend: str | None = None, where: Mapping[str, str] | None = None
+) -> Attestation:
     """Collect the proof that deployment ``name`` serves what was deployed; ``.ok`` is the verdict.
 
+    ``where``: region, account and so on, for one that was deployed from another machine.
     ``NotFoundError``: there is no such deployment.
     """
     from llama_hub.backends.lookup import find
     from llama_hub.deploy import artifact
     from llama_hub.deploy.attest import attest as collect
 
-    return collect(find(name, backend), name, artifact.find)
+    return collect(find(name, backend, where or {}), name, artifact.find)

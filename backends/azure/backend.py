@@ -69,6 +69,7 @@ class AzureBackend:
 
     name = "azure"
     location = ("subscription", "resource_group", "workspace")
+    access: tuple[str, ...] = ()
     options_model = Options
 
     def __init__(
@@ -90,6 +91,10 @@ class AzureBackend:
     def configured(self) -> bool:
         """Whether subscription, resource group and workspace are all named."""
         return all(self._settings.values())
+
+    def place(self) -> Mapping[str, str | None]:
+        """Subscription, resource group and workspace, as far as they are named."""
+        return self._settings
 
     @cached_property
     def client(self) -> Client:

@@ -60,6 +60,7 @@ class HuggingFaceBackend:
 
     name = "huggingface"
     location = ("namespace",)
+    access: tuple[str, ...] = ()
     options_model = Options
 
     def __init__(
@@ -79,6 +80,10 @@ class HuggingFaceBackend:
     def inventory(self) -> Inventory:
         """What the namespace holds."""
         return Inventory(Client(self._token, self._plane, self._sleep), self._namespace)
+
+    def place(self) -> Mapping[str, str | None]:
+        """The namespace: that of the token where none is named."""
+        return {"namespace": self.inventory.namespace}
 
     def configured(self) -> bool:
         """Whether a token can be found here."""

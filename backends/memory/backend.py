@@ -56,6 +56,7 @@ class MemoryBackend:
 
     name = "memory"
     location: tuple[str, ...] = ("file", "fail")
+    access: tuple[str, ...] = ("fail",)
     options_model = None
 
     def __init__(
@@ -77,6 +78,11 @@ class MemoryBackend:
     def configured(self) -> bool:
         """Always; nothing is needed."""
         return True
+
+    def place(self) -> Mapping[str, str | None]:
+        """The file, where there is one."""
+        file = self.platform.file
+        return {"file": str(file.absolute()) if file else None}
 
     def check(self) -> Sequence[Check]:
         """One line: where the platform is kept."""

@@ -55,12 +55,14 @@ class SageMakerBackend:
     """Deployments in one AWS account and region."""
 
     name = "sagemaker"
-    location = ("region", "profile", "assume_role", "bucket")
+    location = ("region", "account", "profile", "assume_role", "bucket")
+    access = ("profile", "assume_role")
     options_model = Options
 
     def __init__(
         self,
         region: str | None = None,
+        account: str | None = None,
         profile: str | None = None,
         assume_role: str | None = None,
         bucket: str | None = None,
@@ -68,13 +70,27 @@ class SageMakerBackend:
         aws: Aws | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """What is not given comes from the AWS configuration; ``aws`` replaces the first three."""
-        self._aws = aws or Aws(region, profile, assume_role, sleep=sleep)
+        """What is not given comes from the AWS configuration; ``aws`` replaces all but the bucket.
+
+        ``account``: the only one that anything is asked of or done in.
+        """
+        self._aws = aws or Aws(region, profile, assume_role, account=account, sleep=sleep)
         self._bucket = bucket
 
     def configured(self) -> bool:
         """Whether there are credentials and a region."""
         return self._aws.has_credentials()
+
+    def place(self) -> Mapping[str, str | None]:
+        """Region and account as they are, and the profile that led there."""
+        aws = self._aws
+        return {
+            "region": aws.region,
+            "account": aws.account,
+            "profile": aws.profile,
+            "assume_role": aws.assume_role,
+            "bucket": self._bucket,
+        }
 
     @cached_property
     def inventory(self) -> Inventory:

@@ -7,6 +7,7 @@ as in the API's reference; requests are plain data, planned elsewhere.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,9 +46,12 @@ class Aws:
         profile: str | None = None,
         assume_role: str | None = None,
         *,
+        account: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """``account``: nothing but who calls is asked of any other one."""
         self._wanted = (region, profile, assume_role)
+        self._expected = account
         self.sleep = sleep
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()  # boto3 sessions are not for several threads
@@ -66,7 +70,9 @@ class Aws:
             session = boto3.Session(region_name=region, profile_name=profile)
             return _assumed(session, role, self._config) if role else session
         except BotoCoreError as error:
-            raise UsageError(f"AWS cannot be set up: {error}", hint="aws configure") from error
+            raise UsageError(
+                f"AWS cannot be set up: {error}", hint="aws configure, or --at profile=NAME"
+            ) from error
 
     @cached_property
     def _config(self) -> Any:
@@ -99,11 +105,30 @@ class Aws:
         except Exception:
             return False
 
+    @property
+    def profile(self) -> str | None:
+        """The profile whose credentials are used; ``None`` for the default or none."""
+        set_here = None if os.environ.get("AWS_ACCESS_KEY_ID") else os.environ.get("AWS_PROFILE")
+        found = self._wanted[1] or set_here
+        return found if found and found != "default" else None
+
+    @property
+    def assume_role(self) -> str | None:
+        """ARN of the role that is assumed."""
+        return self._wanted[2]
+
     @cached_property
     def identity(self) -> Mapping[str, str]:
-        """``Account`` and ``Arn`` of the caller."""
+        """``Account`` and ``Arn`` of the caller; ``AccessError`` if the account is not the one."""
         found = self.call("sts", "get_caller_identity")
-        return {"Account": str(found["Account"]), "Arn": str(found["Arn"])}
+        account, arn = str(found["Account"]), str(found["Arn"])
+        if self._expected not in (None, account):
+            raise AccessError(
+                f"the credentials here are of account {account} ({arn}), "
+                f"and this is about account {self._expected}",
+                hint=f"take credentials of {self._expected}: AWS_PROFILE=…, or --at profile=…",
+            )
+        return {"Account": account, "Arn": arn}
 
     @property
     def account(self) -> str:
@@ -141,6 +166,8 @@ class Aws:
 
     def once(self, service: str, operation: str, **request: Any) -> dict[str, Any]:
         """One operation, tried once."""
+        if self._expected is not None and service != "sts":
+            self.identity  # noqa: B018  raises in another account
         what = f"{operation.replace('_', ' ')} ({service})"
         with translated(what):
             answer: dict[str, Any] = getattr(self.client(service), operation)(**request)

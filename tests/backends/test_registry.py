@@ -78,7 +78,9 @@ def test_a_broken_plugin_hides_no_other_backend(
     states = {one["name"]: one["state"] for one in listed}
     assert "no_such_module" in states["broken"]
     assert states["local"] == "ready"
-    assert run("ps", "--json").code == 0
+    shown = run("ps", "--json")  # whole, and with the exit code of what could not be asked
+    assert [error["backend"] for error in shown.json["errors"]] == ["broken"]
+    assert shown.code == 2
 
 
 def test_a_plugin_cannot_take_the_name_of_ours(

@@ -313,9 +313,11 @@ def test_ps_shows_the_others_when_one_backend_fails(
         raise AccessError("the token has expired")
 
     monkeypatch.setattr(local.LocalBackend, "list", refuse)
-    found = done("ps")
-    assert [one["name"] for one in found["deployments"]] == ["x"]
-    assert {"backend": "local", "message": "the token has expired"} in found["errors"]
+    outcome = run("ps", "--json")
+    assert outcome.code == 4
+    assert [one["name"] for one in outcome.json["deployments"]] == ["x"]
+    (error,) = [one for one in outcome.json["errors"] if one["backend"] == "local"]
+    assert (error["message"], error["code"]) == ("the token has expired", 4)
     assert "the token has expired" in run("ps").stderr
 
 

@@ -197,7 +197,10 @@ def test_every_journal_is_listed_whatever_it_is(
         made.path.write_bytes(b"")
         replace(made.path)
     assert len(journals()) == len(REPLACED)
-    assert lookup.places("memory") == [("memory", {})]
+    here = {"file": str(home / "deployments" / "memory.json")}
+    assert {"backend": "memory", "location": here} in [
+        {"backend": one.backend, "location": one.location} for one in lookup.places("memory")
+    ]
     assert lookup.every("memory") == ([], [])
 
 
