@@ -45,7 +45,7 @@ def is_ready(spec: DeploymentSpec) -> bool:
 
 def prepare(spec: DeploymentSpec, progress: Progress = NO_PROGRESS) -> Artifact:
     """The same, converting (and quantising) what was downloaded where that is still to do."""
-    from llama_hub.hub.conversion.convert import into_store, served
+    from llama_hub.hub.conversion.convert import as_weights, into_store, served
 
     store = Store()
     source = store.find(spec.model)
@@ -54,7 +54,8 @@ def prepare(spec: DeploymentSpec, progress: Progress = NO_PROGRESS) -> Artifact:
         return _licensed(served(store, spec.model, progress=progress))
     if source.manifest.quantization == spec.quantization:
         return _licensed(source)
-    into_store(store, source, to="hf", quantize=spec.quantization, progress=progress)
+    way = as_weights(source)
+    into_store(store, source, to="hf", quantize=spec.quantization, progress=progress, **way)
     return find(spec)
 
 
@@ -184,13 +185,14 @@ def _expected(
 
 
 def _sizes(here: StoredModel) -> tuple[Architecture, str]:
-    """The sizes and the weights' type, read from the files themselves."""
+    """The sizes and the type of the weights that are served, read from the files themselves."""
     from llama_hub.hub.checkpoints import open_checkpoint
+    from llama_hub.hub.conversion.convert import as_weights
     from llama_hub.hub.conversion.origin import origin_of
 
     origin = origin_of(here.path)
-    with open_checkpoint(origin.path, context=origin.context) as source:
-        return source.architecture, source.dtype_of("layers.0.attention.wq.weight")
+    with open_checkpoint(origin.path, context=origin.context, dequantize=True) as source:
+        return source.architecture, as_weights(here).get("dtype") or source.dtype
 
 
 def _dtype(entry: catalog.Model, architecture: Architecture) -> str:

@@ -213,12 +213,12 @@ def served(
     found = store.find(name)
     if found.manifest.format == "hf":
         return found
-    made = into_store(store, found, to="hf", progress=progress, **_as_weights(found, packed))
+    made = into_store(store, found, to="hf", progress=progress, **as_weights(found, packed=packed))
     return StoredModel(made.path, manifest.read(made.path), found.id)
 
 
-def _as_weights(found: StoredModel, packed: bool) -> dict[str, Any]:
-    """How a quantised GGUF file is made into what can be served.
+def as_weights(found: StoredModel, *, packed: bool = False) -> dict[str, Any]:
+    """How a quantised GGUF file is made into what can be served: options of ``into_store``.
 
     float16 holds its values to a thousandth of what quantising lost, in half of float32's bytes.
     """

@@ -9,8 +9,10 @@ import pytest
 
 from llama_hub.deploy import artifact
 from llama_hub.errors import IntegrityError, LicenseError, NotFoundError
+from tests.support import gguf_files
 from tests.support.demo_model import CHAT
 from tests.support.deployments import make_folder, spec
+from tests.support.gguf_files import File
 
 
 @pytest.fixture
@@ -68,6 +70,24 @@ def test_what_is_expected_is_what_conversion_makes(downloaded: Path, quantizatio
     assert foreseen.manifest.quantization == made.manifest.quantization
     weights = sum(one.size for one in made.manifest.files if one.path.endswith(".safetensors"))
     assert foreseen.manifest.bytes == pytest.approx(weights, rel=0.2)  # headers count in a toy
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("kind", ["F16", "Q4_K", "Q4_0"])
+def test_a_gguf_file_is_planned_as_what_is_made_of_it(
+    home: Path, tmp_path: Path, kind: str, quantization: Any
+) -> None:
+    path = tmp_path / "m.gguf"
+    gguf_files.write(path, File(kind=kind, keys={"llama_hub.license": "llama-hub-demo"}))
+    wanted = spec(model=str(path), quantization=quantization)
+    foreseen = artifact.expected(wanted, NotFoundError("not there"))
+    made = artifact.prepare(wanted)
+    assert artifact.dimensions(foreseen) == artifact.dimensions(made)
+    assert artifact.dimensions(made)[1] == "float16"
+    assert made.manifest.quantization == quantization
+    weights = sum(one.size for one in made.manifest.files if one.path.endswith(".safetensors"))
+    assert foreseen.manifest.bytes == pytest.approx(weights, rel=0.1)
+    assert artifact.find(wanted) == made
 
 
 def test_a_model_of_the_catalogue_is_planned_without_a_byte_of_it(home: Path) -> None:
