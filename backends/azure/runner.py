@@ -29,6 +29,7 @@ from llama_hub.errors import (
     NotOursError,
     ProvisioningError,
     TransientError,
+    UnconfirmedError,
 )
 
 BILLING = ("endpoint", "deployment")  # kinds that cost money by the hour
@@ -216,24 +217,35 @@ class StepRunner:
         endpoint = name.partition("/")[0]
         found = self._client.get(self._endpoint_path(endpoint)) or {}
         properties = found.get("properties", {})
-        headers = self._client.opens(endpoint, str(properties.get("authMode", "")))
-        headers[invoke.BY_NAME] = str(body["deployment"])
         url = urljoin(str(properties.get("scoringUri", "")), str(body["path"]))
         try:
+            headers = self._client.opens(endpoint, str(properties.get("authMode", "")))
+            headers[invoke.BY_NAME] = str(body["deployment"])
             answer = b"".join(
                 invoke.call(url, headers, body["request"], sleep=self._inventory.sleep)
             )
         except (AccessError, TransientError) as error:
-            if properties.get("publicNetworkAccess") == "Disabled":
-                self._context.progress.say(f"{name} is not tried: its network cannot be reached")
-                return {"tried": False}
-            if isinstance(error, AccessError) and not properties.get("traffic"):
-                # It answers, and its probes say that the model is loaded; only we may not ask it.
-                self._context.progress.say(f"{name} is not tried: {error.message}; {error.hint}")
-                return {"tried": False}
-            kind = AccessError if isinstance(error, AccessError) else ProvisioningError
-            raise kind(f"{name} does not answer: {error.message}", hint=error.hint) from error
+            return self._untried(name, properties, error)
         return {"tried": True, "bytes": len(answer)}
+
+    def _untried(
+        self, name: str, properties: Mapping[str, Any], error: LlamaHubError
+    ) -> Mapping[str, Any]:
+        """What a revision that we could not ask means.
+
+        Its probes say that the model is loaded. A refusal is an answer: whoever may not ask must
+        neither wait for it nor tear down what works. Without an older revision it gets the traffic.
+        """
+        if properties.get("publicNetworkAccess") == "Disabled":
+            self._context.progress.say(f"{name} is not tried: its network cannot be reached")
+            return {"tried": False}
+        if not isinstance(error, AccessError):
+            raise ProvisioningError(f"{name} does not answer: {error.message}") from error
+        if properties.get("traffic"):
+            told = f"{name} is up and may not be asked from here: {error.message}"
+            raise UnconfirmedError(told, hint=error.hint) from error
+        self._context.progress.say(f"{name} is not tried: {error.message}; {error.hint}")
+        return {"tried": False}
 
     def _try_out(self) -> Mapping[str, Any]:
         """Mirror or canary: change the traffic, look a few times, put it back if it is no good."""

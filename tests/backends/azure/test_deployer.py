@@ -13,7 +13,13 @@ from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.backend import Artifact
 from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.spec import DeploymentSpec
-from llama_hub.errors import AccessError, LlamaHubError, NotOursError, UsageError
+from llama_hub.errors import (
+    AccessError,
+    LlamaHubError,
+    NotOursError,
+    UnconfirmedError,
+    UsageError,
+)
 from tests.support.azure_plane import Plane
 
 OPTIONS = ApplyOptions(sleep=lambda seconds: None)
@@ -135,6 +141,28 @@ def test_an_update_that_cannot_be_undone_is_found_below_the_endpoint_that_works(
     assert list(plane.arm.deployments) == [before]
     bench.deploy()
     assert list(plane.arm.deployments) == [before]
+
+
+def test_an_update_that_may_not_be_asked_keeps_both_revisions(plane: Plane, bench: Bench) -> None:
+    """The old one goes on answering; the new one is up, named, and taken up by the next run."""
+    aad = IMAGE | {"auth": "aad"}
+    bench.deploy(options=aad)
+    (before,) = plane.arm.deployments
+    plane.arm.permissions.denied = [
+        permissions.ASK["aad"],
+        "Microsoft.Authorization/permissions/read",
+    ]
+    with pytest.raises(UnconfirmedError) as error:
+        bench.deploy(options=aad, context=128)
+    assert "score/action" in error.value.hint
+    assert "nothing was undone; still there" in error.value.hint
+    assert plane.arm.endpoints["support"].body["properties"]["traffic"] == {before[1]: 100}
+    assert len(plane.arm.deployments) == 2
+    plane.arm.permissions.denied = []
+    plane.forget()
+    bench.deploy(options=aad, context=128)
+    assert not any("PUT" in line and "/deployments/" in line for line in plane.writes())
+    assert len(plane.arm.deployments) == 1
 
 
 def test_an_endpoint_of_others_is_refused_before_anything(plane: Plane, bench: Bench) -> None:
