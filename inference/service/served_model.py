@@ -11,6 +11,7 @@ from pathlib import Path
 from llama_hub.errors import IntegrityError, LicenseError
 from llama_hub.hub import unchanged
 from llama_hub.hub.catalog import Catalog
+from llama_hub.hub.gguf_file import DEFAULT_LICENSE
 from llama_hub.hub.manifest import Manifest, read
 from llama_hub.hub.store import Store
 from llama_hub.inference.service.settings import ServedModel
@@ -65,9 +66,24 @@ def stored(
     from llama_hub.hub.conversion import convert
 
     shelf = store or Store()
-    (gate or Gate()).require(shelf.find(name).manifest.license)
+    _require(gate or Gate(), name, shelf.find(name).manifest)
     converted = convert.served(shelf, name, packed=packed, progress=progress)
     return _servable(converted.path, converted.manifest, catalog)
+
+
+def _require(gate: Gate, name: str, manifest: Manifest) -> None:
+    """``LicenseError``, which says so where the licence of a lone GGUF file was only assumed."""
+    try:
+        gate.require(manifest.license)
+    except LicenseError as error:
+        if manifest.source.get("kind") != "file" or manifest.license != DEFAULT_LICENSE:
+            raise
+        raise LicenseError(
+            f"{name} says nothing of its licence that llama-hub knows, so the strictest is "
+            f"assumed: {error.message}",
+            hint=f"{error.hint}; under another one: llama-hub convert {name} FOLDER --license ID "
+            "--dequantize, then FOLDER",
+        ) from error
 
 
 def mounted(folder: Path, catalog: Catalog) -> Servable:

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from llama_hub.errors import LicenseError
+from llama_hub.hub.catalog import load
 from llama_hub.hub.conversion.convert import convert, served
 from llama_hub.hub.store import Store
+from llama_hub.inference.service import served_model
 from tests.support import gguf_files
 from tests.support.gguf_files import WIDE, File
 from tests.support.hf_models import judged_logits, our_logits, prompt
@@ -46,3 +49,11 @@ def test_a_k_quant_file_is_served_as_it_says(home: Path, tmp_path: Path) -> None
     original = convert(plain, tmp_path / "original", to="hf").path
     lost = torch.linalg.norm(judged_logits(original, tokens) - expected)
     assert lost / torch.linalg.norm(expected) > 5e-3  # the quantisation itself, which stays
+
+
+def test_the_licence_of_a_stranger_s_file_is_assumed_and_said(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    gguf_files.write(path, File(CALM, keys={"general.license": "apache-2.0"}))
+    with pytest.raises(LicenseError, match="strictest") as refused:
+        served_model.stored(str(path), load())
+    assert "--license" in refused.value.hint
