@@ -51,10 +51,11 @@ def delete(
         "name": name,
         "backend": made.backend,
         "status": gone.status,
-        "deleted": [step.id for step in made.changes],
+        "deleted": [step.id for step in made.changes if step.action == "delete"],
         "plan": [entry(step) for step in made.steps],
     }
-    out.result(document, f"{name} was deleted from {made.backend}")
+    stays = [f"  {one.id}: {one.note}" for one in made.changes if one.action != "delete"]
+    out.result(document, "\n".join([f"{name} was deleted from {made.backend}", *stays]))
 
 
 def _forget(out: Output, name: str, backend: str | None, *, plan: bool, yes: bool) -> None:

@@ -91,7 +91,8 @@ def deltas(event: Mapping[str, Any]) -> Iterator[str]:
 def _refused(answer: httpx.Response) -> LlamaHubError:
     """The error for an answer that is none; the service's own words where it has some."""
     try:
-        message = str(answer.json()["error"]["message"])[:1000]
+        error = answer.json()["error"]
+        message = str(error["message"] if isinstance(error, dict) else error)[:1000]
     except (ValueError, KeyError, TypeError, RecursionError):
         message = answer.text[:300] or answer.reason_phrase
     told = f"the deployment answered {answer.status_code}: {message}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.huggingface import bodies
+from llama_hub.backends.huggingface import bodies, judging
 from llama_hub.backends.huggingface.client import Client
 from llama_hub.backends.huggingface.storage import read_marker
 from llama_hub.deploy.backend import KEPT, TAG_DEPLOYMENT, Observed, Resource
@@ -24,8 +24,11 @@ class Inventory:
 
     @cached_property
     def namespace(self) -> str:
-        """The one that was given, else the token's user."""
-        return self._given or str(self.client.whoami()["name"])
+        """The one that was given, as the Hub spells it, else the token's user.
+
+        ``UsageError`` for one that is neither the user nor an organisation of theirs.
+        """
+        return judging.namespace(self.client.whoami(), self._given)
 
     def observe(self, name: str) -> Observed:
         """The endpoint and the repositories of deployment ``name``.

@@ -16,14 +16,22 @@ def namespaces(who: Mapping[str, Any]) -> list[str]:
     return [str(who["name"]), *(str(one["name"]) for one in who.get("orgs") or [])]
 
 
-def namespace(who: Mapping[str, Any], name: str) -> None:
-    """``UsageError`` for one that is not the token's, ``AccessError`` for scopes it lacks there."""
+def namespace(who: Mapping[str, Any], given: str | None) -> str:
+    """The namespace that is meant: ``UsageError`` for one that is not the token's."""
     known = namespaces(who)
-    if name not in known:
-        raise UsageError(
-            f"namespace {name!r} is none of this token's: {', '.join(known)}",
-            hint="--set options.namespace=NAME, or HF_NAMESPACE",
-        )
+    if given is None:
+        return known[0]
+    for name in known:
+        if name.casefold() == given.casefold():
+            return name
+    raise UsageError(
+        f"namespace {given!r} is none of this token's: {', '.join(known)}",
+        hint="--set options.namespace=NAME, or HF_NAMESPACE",
+    )
+
+
+def token(who: Mapping[str, Any], name: str) -> None:
+    """``AccessError`` for the scopes that a fine-grained token lacks in namespace ``name``."""
     held = granted(who, name)
     lacking = [] if held is None else missing(held)
     if lacking:

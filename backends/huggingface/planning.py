@@ -156,10 +156,10 @@ def _unused(target: Target, observed: Observed, kept: str, after: str) -> list[S
 def release(name: str, keep: bool, why: str, after: tuple[str, ...] = ()) -> Step:
     """Delete a repository, or only mark it as kept."""
     body: dict[str, Any] = {"keep": keep}
-    note = "the private repository stays; llama-hub gc --kept removes it" if keep else ""
-    return Step(
-        "delete", "repository", name, why, body, after, reversible=False, undo=False, note=note
-    )
+    if keep:
+        note = "the private repository stays; llama-hub gc --kept removes it"
+        return Step("update", "repository", name, why, body, after, undo=False, note=note)
+    return Step("delete", "repository", name, why, body, after, reversible=False, undo=False)
 
 
 def deletions(observed: Observed) -> Sequence[Step]:

@@ -57,7 +57,7 @@ class StepRunner:
         """Do it; facts for the journal."""
         kind, action = self._step.kind, self._step.action
         if kind == "repository":
-            return self._release() if action == "delete" else self._upload()
+            return self._release() if "keep" in self._step.body else self._upload()
         if action == "delete":
             return self._delete()
         return self._endpoint()

@@ -174,10 +174,16 @@ def test_a_healthy_endpoint_that_refuses_the_token_is_kept_and_the_scope_named(
 def test_a_namespace_that_is_not_the_tokens_is_refused_by_the_plan(
     quick: Loopback, demo: Artifact, tmp_path: Path
 ) -> None:
-    backend = HuggingFaceBackend("others", token=TOKEN, plane=quick.plane.url)
-    with pytest.raises((UsageError, AccessError)):
-        Deployer(backend, artifacts=lambda _: demo, root=tmp_path).plan(spec())
-    assert quick.hub.writes == 0
+    quick.hub.organisations[USER] = ["Labs"]
+
+    def deployer(namespace: str) -> Deployer:
+        backend = HuggingFaceBackend(namespace, token=TOKEN, plane=quick.plane.url)
+        return Deployer(backend, artifacts=lambda _: demo, root=tmp_path)
+
+    with pytest.raises(UsageError, match="'others' is none of this token's: acme, Labs"):
+        deployer("others").plan(spec())
+    assert (quick.hub.writes, quick.plane.requests) == (0, [])
+    assert deployer("labs").backend.place() == {"namespace": "Labs"}  # type: ignore[attr-defined]
 
 
 READS = [("GET", "/provider/"), ("GET", "/endpoint/acme$"), ("GET", "/endpoint/acme/chat$")]
