@@ -20,13 +20,26 @@ from llama_hub.cli.acceptance import (
 )
 from llama_hub.cli.options import CatalogFile, Json, Quiet
 from llama_hub.cli.output import Output, duration_text, output, size_text
-from llama_hub.cli.sources import AllowHost, FormatName, Revision, SourceName, Token, Url, wanted
+from llama_hub.cli.sources import (
+    AllowHost,
+    FormatName,
+    License,
+    Name,
+    Revision,
+    SourceName,
+    Token,
+    Url,
+    wanted,
+)
+from llama_hub.errors import UsageError
+from llama_hub.hub.catalog import listed
 
 if TYPE_CHECKING:
     from llama_hub.hub.catalog import Model
     from llama_hub.hub.download import Downloaded
     from llama_hub.hub.manifest import FileEntry, Format
     from llama_hub.hub.sources.base import FetchPlan, Source
+    from llama_hub.hub.sources.repository import Request
     from llama_hub.hub.sources.resolve import SourceRequest
 
 app = typer.Typer(add_completion=False)
@@ -34,13 +47,22 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def download(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalogue id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|ORG/NAME[@REV]",
+            help="A catalogue id, or any repository of the Llama 2 family on the Hugging Face Hub "
+            "(also hf://ORG/NAME).",
+        ),
+    ],
     source: SourceName = None,
     url: Url = None,
     token: Token = None,
     format: FormatName = None,
     revision: Revision = None,
     allow_host: AllowHost = None,
+    license: License = None,
+    name: Name = None,
     files: Annotated[int, typer.Option(min=1, max=32, help="Files at a time.")] = 4,
     connections: Annotated[
         int | None,
@@ -60,18 +82,27 @@ def download(
     quiet: Quiet = False,
 ) -> None:
     """Download a model into the store, verified; resumes an interrupted download."""
+    from llama_hub.cli.in_use import check_unused
     from llama_hub.hub.catalog import load
     from llama_hub.hub.download import Job
     from llama_hub.hub.download import download as run
+    from llama_hub.hub.inspection import inspect
+    from llama_hub.hub.sources.repository import find
 
     out = output(json, quiet)
-    entry = load(catalog).get(model)
     given = wanted(out, source, format, url, token, revision, allow_host)
-    chosen, fmt = _choose(entry, given)
+    request = _request(model, given, license, name)
+    if request is None:
+        entry = load(catalog).get(model)
+        chosen, fmt = _choose(entry, given)
+    else:
+        entry, chosen, fmt = find(request, load(catalog))
     if dry_run:
         out.status(chosen.about)
         with closing(chosen):
-            _show_plan(out, model, fmt, chosen.plan(entry))
+            plan = chosen.plan(entry)
+            inspect(plan)
+        _show_plan(out, entry.id, fmt, plan)
         return
     flags = Flags(accept_license, licensee, email, organization, confirm_mau, text_sha256)
     with out.progress() as progress:
@@ -81,11 +112,40 @@ def download(
             fmt,
             accept=acceptance(out, flags),
             progress=progress,
+            replace=lambda stored: check_unused([stored]),
             files=files,
             connections=connections,
         )
         done = run(job)
     report(out, done)
+
+
+def _request(
+    model: str, given: SourceRequest, license: str | None, name: str | None
+) -> Request | None:
+    """The repository that is meant; ``None`` for a model of the catalogue.
+
+    What the store has of a repository is asked for by its name there too.
+    """
+    from llama_hub.hub.repository_id import RepositoryId, is_repository, parse
+    from llama_hub.hub.sources.repository import Request
+    from llama_hub.hub.store import Store
+
+    repository = parse(model)
+    if repository is None and not listed(model):
+        stored = Store().named(model)
+        source = stored.manifest.source if stored else {}
+        if source.get("kind") == "huggingface" and is_repository(source.get("repository")):
+            commit = None if given.revision else str(source["commit"])
+            repository, name = RepositoryId(str(source["repository"]), commit), name or model
+    if repository is not None:
+        return Request(repository, given, license, name)
+    if license or name:
+        raise UsageError(
+            f"--license and --name are for models outside the catalogue, not for {model!r}",
+            hint="leave them out, or name a repository: ORG/NAME",
+        )
+    return None
 
 
 def _choose(model: Model, given: SourceRequest) -> tuple[Source, Format]:

@@ -65,6 +65,26 @@ FormatName = Annotated[
 ]
 
 
+License = Annotated[
+    str | None,
+    typer.Option(
+        "--license",
+        metavar="ID",
+        help="The licence of a model that no catalogue lists, where it cannot be told.",
+        rich_help_panel="Models outside the catalogue",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="ID",
+        help="What a model that no catalogue lists is called in the store.",
+        rich_help_panel="Models outside the catalogue",
+    ),
+]
+
+
 def stored_format(name: str | None) -> Format | None:
     """The store's name for what a person calls a format."""
     if name is None or name in FORMATS:

@@ -19,6 +19,7 @@ from llama_hub.cli.acceptance import (
 )
 from llama_hub.cli.options import CatalogFile, Json, Quiet, Yes
 from llama_hub.cli.output import output, size_text
+from llama_hub.cli.sources import License, Name
 from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def remove(
     place = stored_format(format)
     found = store.present(model, place)
     if not force:
-        _check_unused(found)
+        from llama_hub.cli.in_use import check_unused
+
+        check_unused(found)
     what = f"{model} ({place})" if place else f"{model} in every format"
     if found and not yes and not out.confirm(f"Delete {what}?", flag="--yes"):
         out.result({"models": [], "bytes": 0}, "nothing was deleted")
@@ -109,16 +112,6 @@ def remove(
     )
 
 
-def _check_unused(models: list[StoredModel]) -> None:
-    """``InUseError`` if one of ``models`` is deployed, here or by this machine elsewhere."""
-    from llama_hub.backends import registry
-    from llama_hub.deploy import usage
-
-    here = registry.get("local").list()  # knows its deployments without a journal, too
-    running = [usage.Use(one.backend, one.name, one.manifest) for one in here]
-    usage.check_unused(models, [*usage.uses(), *running])
-
-
 @import_app.command("import")
 def import_(
     folder: Annotated[
@@ -128,6 +121,8 @@ def import_(
         str | None,
         typer.Argument(metavar="[MODEL]", help="Catalogue id; left out, the folder's name tells."),
     ] = None,
+    license: License = None,
+    name: Name = None,
     accept_license: AcceptLicense = False,
     licensee: LicenseeName = "",
     email: Email = "",
@@ -143,21 +138,21 @@ def import_(
     from llama_hub.hub.catalog import load
     from llama_hub.hub.checkpoints import gguf_types
     from llama_hub.hub.download import Job
-    from llama_hub.hub.importing import ImportedFolder, guess, import_folder, locate
+    from llama_hub.hub.importing import ImportedFolder, Naming, entry_of, import_folder, locate
     from llama_hub.hub.importing_gguf import ImportedFile, gguf_file_at
 
     out = output(json, quiet)
     known = load(catalog)
     file = gguf_file_at(folder)
     named = folder if file is None else file.with_name(gguf_types.model_name(file))
-    entry = known.get(model) if model else guess(named, known)
-    source = ImportedFolder(*locate(folder)) if file is None else ImportedFile(file)
+    folder_source = ImportedFolder(*locate(folder)) if file is None else ImportedFile(file)
+    entry, source = entry_of(folder_source, Naming(named, model, license, name), known)
     flags = Flags(accept_license, licensee, email, organization, confirm_mau, text_sha256)
     with out.progress() as progress:
         job = Job(
             entry,
             source,
-            source.format,
+            folder_source.format,
             accept=acceptance(out, flags),
             progress=progress,
         )

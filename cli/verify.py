@@ -70,9 +70,12 @@ def _repair(
 ) -> int:
     from llama_hub.hub.catalog import load
     from llama_hub.hub.repair import repair
+    from llama_hub.hub.sources.repository import of_manifest
     from llama_hub.hub.sources.resolve import recorded
 
-    model = load(catalog).get(found.manifest.model)
+    known = load(catalog)
+    unlisted = None if found.manifest.model in known else of_manifest(found.manifest)
+    model = unlisted or known.get(found.manifest.model)
     return repair(found, model, recorded(model, found.manifest, given), progress=progress)
 
 

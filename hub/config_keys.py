@@ -88,6 +88,20 @@ _PARAMS_FIXED: dict[str, Test] = {
 _PARAMS_HARMLESS = frozenset({"max_batch_size", "max_seq_len", "model_parallel_size"})
 
 
+def check_family(document: Mapping[str, Any], where: object, kind: FileKind) -> None:
+    """Refuse a model of another family by what it calls itself."""
+    found = document.get("model_type")
+    if found is None:
+        raise kind.invalid(where, "is missing: it says which family the model is of", "model_type")
+    if found != "llama":
+        raise kind.invalid(
+            where,
+            f"{str(found)[:80]!r} is another family of models; llama-hub knows that of Llama 2 "
+            "('llama')",
+            "model_type",
+        )
+
+
 def check_config(
     document: Mapping[str, Any], modelled: frozenset[str], where: object, kind: FileKind
 ) -> None:

@@ -18,6 +18,7 @@ from llama_hub import __version__
 from llama_hub.files import write_atomic
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import Hashed, hash_file
+from llama_hub.hub.inspection import inspect
 from llama_hub.hub.manifest import FileEntry, Format, Manifest
 from llama_hub.hub.sources.base import FetchPlan, Source
 from llama_hub.hub.store import Store, StoredModel
@@ -57,6 +58,7 @@ class Job:
     gate: gates.Gate = field(default_factory=gates.Gate)
     accept: gates.Accept | None = None  # how to accept a licence that is not accepted yet
     progress: Progress = NO_PROGRESS
+    replace: Callable[[StoredModel], None] = lambda stored: None  # may refuse; of another revision
     files: int = 4  # at a time
     connections: int | None = None  # ranges of one file at a time; None: as the source likes it
 
@@ -70,6 +72,7 @@ def download(job: Job) -> Downloaded:
 
 
 def _transfer(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:
+    _remove_others(plan, folder)
     return fetch_all(
         plan,
         folder,
@@ -78,6 +81,14 @@ def _transfer(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:
         files=job.files,
         connections=job.connections,
     )
+
+
+def _remove_others(plan: FetchPlan, folder: Path) -> None:
+    """Files that an interrupted download of another revision left there."""
+    wanted = {file.path for file in plan.files}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in wanted and path.name != JOURNALS and path.is_file():
+            path.unlink()
 
 
 def complete(job: Job, bring: Bring, folder: Path | None = None) -> Downloaded:
@@ -89,12 +100,16 @@ def complete(job: Job, bring: Bring, folder: Path | None = None) -> Downloaded:
     license = terms.load(job.model.license)
     with _alone(job), closing(job.source):
         stored = _present(job.store, job.model.id, job.format)
+        if stored is not None and not job.source.holds(stored.manifest):
+            job.replace(stored)
+            stored = None
         if stored is not None:
             receipt = job.gate.ensure(license, _stored_texts(stored), job.accept)
             return _downloaded(stored, receipt.id, 0, begun, reused=True)
         job.progress.say(job.source.about)
         receipt = job.gate.ensure(license, job.source.texts(job.model), job.accept)
         plan = job.source.plan(job.model)
+        inspect(plan)
         folder = folder or job.store.partial_folder(job.model.id, job.format)
         fetched = bring(plan, folder, job)
         _write_notice(folder, license)

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,14 +21,20 @@ from llama_hub.files import delete
 from llama_hub.hub.catalog import Catalog, Model
 from llama_hub.hub.digests import check, hash_file
 from llama_hub.hub.download import Downloaded, Job, complete
-from llama_hub.hub.manifest import Format
-from llama_hub.hub.sources import layout
-from llama_hub.hub.sources.base import FetchPlan
+from llama_hub.hub.inspection import Problems, inspect
+from llama_hub.hub.manifest import Format, Manifest
+from llama_hub.hub.model_id import ModelId, model_id
+from llama_hub.hub.repository_id import RepositoryId
+from llama_hub.hub.sources import evidence, hf_cache, layout
+from llama_hub.hub.sources.agreement import WithAgreement, agreement_for
+from llama_hub.hub.sources.base import FetchPlan, Source, read_small
+from llama_hub.hub.sources.licensing import OPEN, license_of
 from llama_hub.hub.sources.mirror import FolderTree
 from llama_hub.hub.store import path_of
 from llama_hub.hub.transfer.fetch import Fetched
 from llama_hub.hub.transfer.remote_file import FolderRequest, RemoteFile, Request
-from llama_hub.licenses.gate import Texts
+from llama_hub.licenses import terms
+from llama_hub.licenses.gate import Gate, Texts
 from llama_hub.progress import Progress
 from llama_hub.strict import FileKind, read_text
 
@@ -46,7 +52,8 @@ class ImportedFolder:
     def __init__(self, folder: Path, fmt: Format) -> None:
         self._place = _FolderTree(folder)
         self.format = fmt
-        self._record = {"kind": self.kind, "folder": folder.name}
+        self._origin = hf_cache.origin(folder)
+        self._record = {"kind": self.kind, "folder": folder.name} | self._origin
         self.about = f"from {folder}"
 
     def texts(self, model: Model) -> Texts:
@@ -56,15 +63,39 @@ class ImportedFolder:
     def close(self) -> None:
         """There is nothing to let go."""
 
+    @property
+    def repository(self) -> str | None:
+        """The repository that the folder is a snapshot of, if it tells."""
+        return self._origin.get("repository")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model is called: the repository, else the folder."""
+        return (self.repository or self._place.root.name,)
+
+    @property
+    def files(self) -> set[str]:
+        """Names of what lies in the folder."""
+        return {path.name for path in self._place.root.iterdir()}
+
+    def read(self, name: str) -> bytes | None:
+        """A small file of the folder."""
+        return read_small(self._place, name)
+
     def plan(self, model: Model) -> FetchPlan:
         """The files that are there."""
-        made = layout.plan(self._place, replace(model, folder="."), self.format, self._record)
-        for file in made.files:
-            if isinstance(file.request, FolderRequest) and not file.request.path.is_file():
-                raise NotFoundError(
-                    f"{file.request.path} is missing", hint="finish that download, then import"
-                )
-        return made
+        root = self._place.root
+        model = replace(model, folder=".")
+        plan = layout.plan(self._place, model, self.format, self._record, self.files)
+        files = [
+            replace(file, digests=hf_cache.digests_of(root / file.path) | dict(file.digests))
+            for file in plan.files
+        ]
+        return replace(plan, files=tuple(files))
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether the manifest is of the same repository and commit, where both are known."""
+        return all(manifest.source.get(key, value) == value for key, value in self._origin.items())
 
 
 class _FolderTree(FolderTree):
@@ -102,7 +133,7 @@ _COMMIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 def _has_weights(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(entry.name.endswith(".safetensors") for entry in entries)
+        return any(entry.name.endswith((".safetensors", ".bin")) for entry in entries)
 
 
 def _snapshot(repository: Path) -> Path:
@@ -133,6 +164,87 @@ def guess(folder: Path, catalog: Catalog) -> Model:
     raise UsageError(
         f"the name {folder.name!r} does not tell which model it is",
         hint=f"llama-hub import {folder} MODEL   (ids: llama-hub models)",
+    )
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a person says of a folder: where it is, and which model that is."""
+
+    folder: Path
+    model: str | None = None  # catalogue id
+    license: str | None = None
+    name: str | None = None  # in the store, of a model outside the catalogue
+
+
+def entry_of(
+    source: ImportedFolder, naming: Naming, catalog: Catalog, gate: Gate | None = None
+) -> tuple[Model, Source]:
+    """The model that the folder holds, and the source to import it from.
+
+    Everything that is wrong is one error: name, licence, files.
+    """
+    if naming.model is not None:
+        return _listed(naming, catalog), source
+    if naming.name is None and naming.license is None:
+        try:
+            return guess(naming.folder, catalog), source
+        except UsageError:
+            pass
+    return _unlisted(source, naming, catalog, gate or Gate())
+
+
+def _listed(naming: Naming, catalog: Catalog) -> Model:
+    model = catalog.get(naming.model or "")
+    if naming.name is not None or naming.license not in (None, model.license):
+        raise UsageError(
+            f"{model.id} is a model of the catalogue, with the licence {model.license}",
+            hint="leave --license and --name out, or MODEL",
+        )
+    return model
+
+
+def _unlisted(
+    source: ImportedFolder, naming: Naming, catalog: Catalog, gate: Gate
+) -> tuple[Model, Source]:
+    problems = Problems()
+    name, license = None, None
+    known = evidence.gather(str(naming.folder), source.names, source.read)
+    with problems.collecting():
+        name = _name(source, naming, catalog)
+    with problems.collecting():
+        license = license_of(known, catalog, lambda base: None, naming.license)
+    model = evidence.entry(
+        name or ModelId("model"), known, license or OPEN, source.format, source.files,
+        sources=("mirror",),
+    )  # fmt: skip
+    with problems.collecting():
+        inspect(source.plan(model), problems)
+    agreement = None
+    with problems.collecting():
+        own = source.texts(replace(model, license=OPEN))
+        terms_ = terms.load(model.license)
+        agreement = agreement_for(terms_, str(naming.folder), own, gate, ())
+    problems.tell()
+    return model, source if agreement is None else WithAgreement(source, agreement)
+
+
+def _name(source: ImportedFolder, naming: Naming, catalog: Catalog) -> ModelId:
+    """As the person says, else as the repository is called that a cache's folder is of."""
+    if naming.name is not None:
+        name = model_id(naming.name, "--name")
+        if name in catalog:
+            raise UsageError(
+                f"{name} is a model of the catalogue",
+                hint=f"llama-hub import {naming.folder} {name}, or another --name",
+            )
+        return name
+    if source.repository is not None:
+        return RepositoryId(source.repository).model_id
+    raise UsageError(
+        f"the name {naming.folder.name!r} does not tell which model it is",
+        hint=f"llama-hub import {naming.folder} MODEL   (ids: llama-hub models), or for a "
+        f"fine-tune: llama-hub import {naming.folder} --name NAME --license ID",
     )
 
 

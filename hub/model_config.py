@@ -18,9 +18,9 @@ from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub import architecture as sizes
 from llama_hub.hub import rope_scaling
 from llama_hub.hub.architecture import Architecture
-from llama_hub.hub.config_keys import check_config, check_params
+from llama_hub.hub.config_keys import check_config, check_family, check_params
 from llama_hub.schema import conform
-from llama_hub.strict import FileKind, read_json
+from llama_hub.strict import FileKind, parse_json, read_json
 
 CONFIG = FileKind("the model's configuration", hint="download config.json again")
 PARAMS = FileKind("the model's parameters", hint="download params.json again")
@@ -174,9 +174,19 @@ def read_config(folder: Path) -> Config:
             f"{folder} has no config.json, so it is no Hugging Face folder",
             hint=f"llama-hub convert {folder} --to hf",
         )
-    document = _object(read_json(path, CONFIG), path, CONFIG)
-    check_config(document, frozenset(Config.__dataclass_fields__), path, CONFIG)
-    return conform(Config, document, path, CONFIG)
+    return _config(read_json(path, CONFIG), path)
+
+
+def parse_config(data: bytes, where: str) -> Config:
+    """``config.json`` from its bytes, which ``where`` sent."""
+    return _config(parse_json(data, where, CONFIG), where)
+
+
+def _config(document: Any, where: object) -> Config:
+    document = _object(document, where, CONFIG)
+    check_family(document, where, CONFIG)
+    check_config(document, frozenset(Config.__dataclass_fields__), where, CONFIG)
+    return conform(Config, document, where, CONFIG)
 
 
 def read_params(folder: Path) -> Params:
@@ -186,12 +196,21 @@ def read_params(folder: Path) -> Params:
         raise NotFoundError(
             f"{folder} has no params.json", hint="it belongs beside the consolidated.NN.pth files"
         )
-    document = _object(read_json(path, PARAMS), path, PARAMS)
-    check_params(document, frozenset(Params.__dataclass_fields__), path, PARAMS)
-    return conform(Params, document, path, PARAMS)
+    return _params(read_json(path, PARAMS), path)
 
 
-def _object(document: Any, path: Path, kind: FileKind) -> dict[str, Any]:
+def parse_params(data: bytes, where: str) -> Params:
+    """``params.json`` from its bytes, which ``where`` sent."""
+    return _params(parse_json(data, where, PARAMS), where)
+
+
+def _params(document: Any, where: object) -> Params:
+    document = _object(document, where, PARAMS)
+    check_params(document, frozenset(Params.__dataclass_fields__), where, PARAMS)
+    return conform(Params, document, where, PARAMS)
+
+
+def _object(document: Any, path: object, kind: FileKind) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise kind.invalid(path, f"is a {type(document).__name__}, not an object with keys")
     return document

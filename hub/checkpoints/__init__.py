@@ -38,4 +38,4 @@ def open_checkpoint(
         return hf_reader.open_hf(folder, quantised=quantised)
     if gguf.is_gguf(folder):
         return gguf.open_gguf(folder, quantised=quantised, dequantize=dequantize, packed=packed)
-    raise diagnosis.no_model(folder)
+    raise diagnosis.no_model(folder, (path.name for path in folder.iterdir()))

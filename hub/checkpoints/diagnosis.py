@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError, NotFoundError
@@ -16,7 +16,10 @@ _METHODS = {
     "gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8", "fbgemm_fp8": "FP8",
     "hqq": "HQQ", "aqlm": "AQLM", "eetq": "EETQ", "exl2": "EXL2", "quip": "QuIP",
 }  # fmt: skip
-_WRAPPERS = re.compile(r"^(?:_orig_mod\.|module\.)+")  # torch.compile, DataParallel
+_NAMES = (
+    "config.json", "params.json", "consolidated.00.pth", "consolidated.safetensors",
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "tokenizer.model",
+)  # fmt: skip
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -39,7 +42,7 @@ def beginning(path: Path) -> bytes:
         return b""
 
 
-def refuse_quantised(folder: Path, config: QuantizationConfig | None) -> None:
+def refuse_quantised(folder: object, config: QuantizationConfig | None) -> None:
     """``IntegrityError`` for weights that another program quantised."""
     method = config.quant_method if config else None
     if method in _OURS:
@@ -53,45 +56,51 @@ def refuse_quantised(folder: Path, config: QuantizationConfig | None) -> None:
     )
 
 
-def unwrapped(name: str) -> str:
-    """A tensor's name without what ``torch.compile`` or ``DataParallel`` put before it."""
-    return _WRAPPERS.sub("", name)
+def adapter_among(names: Collection[str]) -> str | None:
+    """The first file of an adapter among ``names``."""
+    return next((name for name in _ADAPTERS if name in names), None)
 
 
-def refuse_adapter_beside(folder: Path, weights: str) -> None:
-    """``IntegrityError`` if an adapter lies beside a whole model: which of the two is meant?"""
-    beside = [name for name in _ADAPTERS if (folder / name).is_file()]
-    if beside:
-        raise IntegrityError(
-            f"{folder} holds an adapter ({beside[0]}) beside a whole model ({weights}): which of "
-            "the two is meant cannot be told",
-            hint="put the adapter into a folder of its own",
-        )
+def beside_adapter(where: object, adapter: str, weights: str) -> IntegrityError:
+    """The error for an adapter beside a whole model."""
+    return IntegrityError(
+        f"{where} holds an adapter ({adapter}) beside a whole model ({weights}): which of the two "
+        "is meant cannot be told",
+        hint="put the adapter into a folder of its own",
+    )
 
 
-def no_model(folder: Path) -> NotFoundError:
-    """The error for a folder without weights that are known, by what it holds instead."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if any(name in _ADAPTERS for name in names):
+def no_model(where: object, names: Iterable[str]) -> NotFoundError:
+    """The error for a folder or repository without weights that are known, by what it holds."""
+    names = sorted(names)
+    if adapter_among(names):
         return NotFoundError(
-            f"{folder} is an adapter (LoRA), not a model",
+            f"{where} is an adapter (LoRA), not a model",
             hint="merge it into its base with peft (merge_and_unload, save_pretrained), then "
             "convert that folder",
         )
     if "consolidated.safetensors" in names:
         return NotFoundError(
-            f"{folder} holds consolidated.safetensors: Meta's tensor names in one safetensors "
+            f"{where} holds consolidated.safetensors: Meta's tensor names in one safetensors "
             "file, which is not read here",
             hint="take the repository's model-*.safetensors and config.json, or its .pth files",
         )
     lower = {name.lower(): name for name in names}
-    for wanted in ("config.json", "params.json", "consolidated.00.pth"):
+    for wanted in _NAMES:
         if wanted in lower and lower[wanted] != wanted:
             return NotFoundError(
-                f"{folder} holds {lower[wanted]}, which must be called {wanted}",
-                hint=f"mv {folder}/{lower[wanted]} {folder}/{wanted}",
+                f"{where} holds {lower[wanted]}, which must be called {wanted}",
+                hint=f"mv {where}/{lower[wanted]} {where}/{wanted}",
             )
+    gguf = [name for name in names if name.lower().endswith(".gguf")]
+    if gguf:
+        return NotFoundError(
+            f"{where} holds GGUF files ({gguf[0]}{', …' if gguf[1:] else ''}) and no weights of "
+            "PyTorch or safetensors",
+            hint="take the repository that it was made from, or fetch the file and: llama-hub "
+            "import FILE.gguf",
+        )
     return NotFoundError(
-        f"{folder} holds no model that is known here",
+        f"{where} holds no model that is known here",
         hint="wanted: consolidated.NN.pth, or config.json with *.safetensors, or one *.gguf",
     )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub.checkpoints import diagnosis, layout, numeric, weight_index
+from llama_hub.hub.checkpoints import diagnosis, hf_files, hf_tensors, layout, numeric
 from llama_hub.hub.checkpoints.meta import segment
 from llama_hub.hub.checkpoints.pickle_index import read_index
 from llama_hub.hub.checkpoints.safetensors import ITEM_BYTES, Entry, read_header
 from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
 from llama_hub.hub.model_config import read_config
-
-_QUANTISED = (".weight_packed", ".weight_scale", ".weight_shape")
 
 
 def is_hf(folder: Path) -> bool:
@@ -38,13 +35,12 @@ def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
             f"{folder} is quantised: the original weights cannot be had from it",
             hint="convert from the original or the unquantised folder",
         )
-    tied = "lm_head.weight" not in segments and config.tie_word_embeddings
-    if tied and "model.embed_tokens.weight" in segments:
-        segments["lm_head.weight"] = segments["model.embed_tokens.weight"]
+    if hf_tensors.is_tied(config, segments):
+        segments[hf_tensors.OUTPUT] = segments[hf_tensors.EMBEDDING]
     expected = [
         spec for spec in layout.specs(architecture) if spec.name not in {n for n, _ in stored}
     ]
-    _check_names(folder, set(segments), expected)
+    hf_tensors.check_names(folder, set(segments), expected)
     locations = {
         spec.name: _location(folder, spec, segments[layout.hf_name(spec.name)]) for spec in expected
     }
@@ -55,7 +51,7 @@ def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
 def _take_quantised(folder: Path, segments: dict[str, NamedSegment]) -> list[tuple[str, StoredRun]]:
     """Take quantised tensors out of ``segments``: (canonical name of the weight, stored bytes)."""
     found = []
-    for name in [name for name in segments if name.endswith(_QUANTISED)]:
+    for name in [name for name in segments if name.endswith(hf_tensors.QUANTISED)]:
         dtype, shape, where = segments.pop(name)
         stem, _, ending = name.rpartition(".")
         try:
@@ -76,7 +72,7 @@ def _segments(folder: Path) -> dict[str, NamedSegment]:
     found: dict[str, NamedSegment] = {}
     for path in _weight_files(folder):
         for wrapped, one in _file_segments(path).items():
-            name = diagnosis.unwrapped(wrapped)
+            name = hf_tensors.unwrapped(wrapped)
             if name in found:
                 raise IntegrityError(f"the tensor {name} is in two files of {folder}")
             found[name] = one
@@ -105,54 +101,18 @@ def _segment(entry: Entry) -> Segment:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    for name, pattern in (
-        (weight_index.NAME, "model*.safetensors"),
-        ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
-    ):
-        index = folder / name
-        paths = _indexed(index, pattern) if index.is_file() else sorted(folder.glob(pattern))
-        if paths:
-            diagnosis.refuse_adapter_beside(folder, paths[0].name)
-            return paths
-    found = diagnosis.no_model(folder)
-    raise NotFoundError(
-        f"{folder} has a config.json, but no weights: {found.message}", hint=found.hint
-    )
-
-
-def _indexed(index: Path, pattern: str) -> list[Path]:
-    names = sorted(set(weight_index.read(index).values()))
-    whole = pattern.replace("*", "")  # one file, written later or earlier than the indexed ones
-    if whole not in names and (index.parent / whole).is_file():
-        raise IntegrityError(
-            f"{index.parent} holds {whole} beside {index.name}, which names {names[0]} and others: "
-            "which of the two is the model cannot be told",
-            hint=f"remove the older of them: {whole}, or {index.name} with its files",
+    weights = hf_files.in_folder(folder)
+    if weights is None:
+        found = diagnosis.no_model(folder, (path.name for path in folder.iterdir()))
+        raise NotFoundError(
+            f"{folder} has a config.json, but no weights: {found.message}", hint=found.hint
         )
-    for name in names:
-        if not (index.parent / name).is_file():
-            raise IntegrityError(
-                f"{index} names {name}, which is missing", hint="download it into the same folder"
-            )
-    return [index.parent / name for name in names]
-
-
-def _check_names(folder: Path, found: set[str], specs: Sequence[layout.TensorSpec]) -> None:
-    expected = {layout.hf_name(spec.name) for spec in specs}
-    found = {name for name in found if not layout.ignored_in_hf(name)}
-    if found != expected:
-        odd = sorted(found ^ expected)[0]
-        state = "missing" if odd in expected else "unexpected"
-        raise IntegrityError(f"{folder} does not fit its config.json: {odd} is {state}")
+    return [folder / name for name in weights.files]
 
 
 def _location(folder: Path, spec: layout.TensorSpec, found: NamedSegment) -> Location:
     dtype, shape, where = found
-    if shape != spec.shape:
-        raise IntegrityError(
-            f"{layout.hf_name(spec.name)} in {folder} has shape {list(shape)}; config.json asks "
-            f"for {list(spec.shape)}"
-        )
+    hf_tensors.check_shape(folder, spec, shape)
     if dtype not in numeric.DTYPES:
         raise IntegrityError(
             f"{layout.hf_name(spec.name)} in {folder} has the dtype {dtype}; supported are "

@@ -20,6 +20,7 @@ from llama_hub.files import open_regular
 from llama_hub.hub.checkpoints import diagnosis
 
 MAX_HEADER = 4 << 20  # bytes; Llama 2 70B in one file has 100 kB (the specification: 100 MB)
+START = 64 << 10  # bytes; the header of most files, and enough to tell what else one is
 MAX_RANK = 8  # dimensions of a tensor
 MAX_NAME = 1 << 10  # letters
 NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "int32": "I32", "int64": "I64"}
@@ -50,29 +51,42 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """Tensors and metadata of one file; ``IntegrityError`` unless it is exactly to the letter."""
     with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= size - 8:
-            raise _bad(path, "its header's length is impossible")
-        if length > MAX_HEADER:
-            raise _bad(path, f"its header has {length} bytes, no model's has over {MAX_HEADER}")
-        text = file.read(length)
-    entries, metadata = _parsed(path, text)
-    tensors = {name: _entry(path, name, value, 8 + length) for name, value in entries.items()}
-    _check_cover(path, tensors, 8 + length, size)
+        start = file.read(START)
+        start += file.read(max(0, header_size(path, start, size) - len(start)))
+    return parse_header(path, start, size)
+
+
+def header_size(path: Path, start: bytes, size: int) -> int:
+    """Bytes before the tensors of a file of ``size`` bytes, of which ``start`` are the first."""
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or not 2 <= length <= size - 8:
+        raise _no_header(path, start, "its header's length is impossible")
+    if length > MAX_HEADER:
+        why = f"its header has {length} bytes, no model's has over {MAX_HEADER}"
+        raise _no_header(path, start, why)
+    return 8 + length
+
+
+def parse_header(path: Path, start: bytes, size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    """``read_header`` of a file of which only ``start`` is here; at least its header is."""
+    base = header_size(path, start, size)
+    entries, metadata = _parsed(path, start[8:base])
+    tensors = {name: _entry(path, name, value, base) for name, value in entries.items()}
+    _check_cover(path, tensors, base, size)
     return tensors, metadata
 
 
+def _no_header(path: Path, start: bytes, why: str) -> IntegrityError:
+    """What a file is instead that does not even begin as one."""
+    diagnosis.refuse_lfs_pointer(path, start)
+    return _bad(path, "it is a web page" if start.lstrip()[:1] == b"<" else why)
+
+
 def _bad(path: Path, why: str) -> IntegrityError:
-    diagnosis.refuse_lfs_pointer(path, diagnosis.beginning(path))
     return IntegrityError(
-        f"{path} is no sound safetensors file: {'it is a web page' if _is_web_page(path) else why}",
+        f"{path} is no sound safetensors file: {why}",
         hint="download it again, or repair it with llama-hub verify --repair",
     )
-
-
-def _is_web_page(path: Path) -> bool:
-    return diagnosis.beginning(path).lstrip()[:1] == b"<"
 
 
 def _parsed(path: Path, text: bytes) -> tuple[dict[str, Any], dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 from llama_hub.hub.catalog import Model
-from llama_hub.hub.manifest import Format
+from llama_hub.hub.manifest import Format, Manifest
 from llama_hub.hub.transfer.remote_file import RemoteFile, Request, read_all
 from llama_hub.hub.transfer.retry import Cancel, Policy, RetryState
 from llama_hub.licenses.gate import Texts
@@ -50,6 +50,9 @@ class Source(Protocol):
 
     def plan(self, model: Model) -> FetchPlan:
         """What to fetch."""
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether a model with this manifest is the one that would be fetched."""
 
     def close(self) -> None:
         """Let idle connections go; the source may still be used afterwards."""

@@ -7,6 +7,7 @@ Each range asks the Hub anew for its place on the CDN: an expired CDN address ca
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,11 +21,11 @@ from llama_hub.errors import (
     AccessError,
     LlamaHubError,
     NotFoundError,
+    UnreachableError,
     UsageError,
 )
 from llama_hub.hub.catalog import Model
-from llama_hub.hub.checkpoints import weight_index
-from llama_hub.hub.manifest import Format
+from llama_hub.hub.manifest import Format, Manifest
 from llama_hub.hub.redaction import plain_url, redact
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan, read_small
@@ -39,17 +40,18 @@ from llama_hub.hub.transfer.remote_file import (
     read_all,
 )
 from llama_hub.hub.transfer.retry import Cancel, Policy, RetryState, TransferError
+from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Texts
 from llama_hub.progress import NO_PROGRESS
 from llama_hub.schema import Pattern, conform
 from llama_hub.strict import FileKind, parse_json
 
 INFO = FileKind("what the Hub says of", max_bytes=8 << 20, max_values=400_000)
-POLICY = Policy(span=16 * BLOCK)
+# Its limits count requests in windows of five minutes; ``RateLimit: …;t=240`` is waited out.
+POLICY = Policy(span=16 * BLOCK, longest_wait=310.0)
 TOKENS = "https://huggingface.co/settings/tokens"
-_SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _SMALL = {
-    "hf": ("config.json", *layout.HF_OPTIONAL, layout.INDEX, "tokenizer.model"),
+    "hf": ("config.json", *layout.HF_OPTIONAL, "tokenizer.model"),
     "meta": ("params.json", *layout.CHECKLISTS, "tokenizer.model"),
 }
 
@@ -113,6 +115,7 @@ class HuggingFace:
         self.token = token or huggingface_hub.get_token()
         self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._fmt = fmt
+        self._asked_revision = revision is not None
         self._revision = revision or "main"
         self._commit: Commit | None = None
 
@@ -135,6 +138,36 @@ class HuggingFace:
             self._commit = Commit(self.repository, info.sha, files)
         return self._commit
 
+    def in_format(self, fmt: Format) -> HuggingFace:
+        """The same repository at the same commit, with what was read of it, in that layout."""
+        made = copy.copy(self)
+        made._fmt = fmt
+        return made
+
+    def beside(self, repository: str) -> HuggingFace:
+        """Another repository of the same Hub, asked with the same token, at its main revision."""
+        return HuggingFace(
+            repository, self._fmt, token=self.token, endpoint=self._endpoint, policy=self.policy
+        )
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether the manifest is of the same repository at the same commit.
+
+        A model of another source is the model, unless a revision was asked for; where the Hub
+        cannot be asked what its main revision is, what is here counts.
+        """
+        stated = manifest.source
+        if str(stated.get("repository")).lower() != self.repository.lower():
+            return not self._asked_revision
+        if stated.get("commit") in (self._revision, None):
+            return stated.get("commit") is not None or not self._asked_revision
+        try:
+            return bool(stated["commit"] == self.commit.sha)
+        except UnreachableError:
+            if self._asked_revision:
+                raise
+            return True
+
     def request(self, path: str) -> Request:
         """The file at the pinned commit."""
         url = f"{self._endpoint}/{self.repository}/resolve/{self.commit.sha}/{quote(path)}"
@@ -151,14 +184,14 @@ class HuggingFace:
     def texts(self, model: Model) -> Texts:
         """Licence and policy of the repository; a closed gate shows here."""
         found = dict(self._documents())
-        if "LICENSE" not in found:
+        if "LICENSE" not in found and terms.load(model.license).gated:
             raise NotFoundError(
                 f"{self.where} has no LICENSE", hint="choose a repository that has it, or --source"
             )
         record = {key: str(value) for key, value in self._record().items()}
         policy = found.get("USE_POLICY.md")
         text = policy.decode("utf-8", "replace") if policy is not None else None
-        return Texts(found["LICENSE"].decode("utf-8", "replace"), text, record)
+        return Texts(found.get("LICENSE", b"").decode("utf-8", "replace"), text, record)
 
     def plan(self, model: Model) -> FetchPlan:
         """One layout's files, never both; digests as the Hub and Meta's checklist state them."""
@@ -191,19 +224,17 @@ class HuggingFace:
     def _read(self, path: str) -> bytes | None:
         return read_small(self, path) if path in self.commit.files else None
 
-    def _weights(self, model: Model, small: Mapping[str, bytes]) -> tuple[str, ...]:
+    def _weights(self, model: Model, small: dict[str, bytes]) -> tuple[str, ...]:
         present = self.commit.files
-        if self._fmt == "meta":
-            wanted = model.weight_files
-        elif layout.INDEX in small:
-            wanted = weight_index.files(small[layout.INDEX], layout.INDEX)
-        else:
-            wanted = tuple(name for name in sorted(present) if _SAFETENSORS.fullmatch(name))
-        if not wanted or not set(wanted) <= set(present):
+        if self._fmt == "hf" and "config.json" in present:
+            return layout.listed_weights(self, "", small, present)
+        wanted = model.weight_files if self._fmt == "meta" else ("config.json",)
+        missing = sorted(set(wanted) - set(present))
+        if missing:
             other = "original" if self._fmt == "hf" else "hf"
-            missing = ", ".join(sorted(set(wanted) - set(present))) or "model.safetensors"
             raise NotFoundError(
-                f"{self.where} has no {missing}", hint=f"try --format {other} or another --source"
+                f"{self.where} has no {', '.join(missing)}",
+                hint=f"try --format {other} or another --source",
             )
         return wanted
 
@@ -258,6 +289,12 @@ class HuggingFace:
         code, said = lower.get("x-error-code", ""), lower.get("x-error-message", "")
         if code == "GatedRepo" or (status == 403 and code == ""):
             return self._gate(status, f"{said} {text}".lower())
+        if code == "RepoNotFound" and status == 401 and not self.token:
+            return NotFoundError(
+                f"{self.where} does not exist, or is private and you are not logged in",
+                hint="check the repository's name; for a private one set HF_TOKEN or run: hf auth "
+                f"login   (tokens: {TOKENS})",
+            )
         if status == 401:
             return self._not_authenticated(said)
         if code == "RevisionNotFound":

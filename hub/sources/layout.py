@@ -7,14 +7,14 @@ and sizes are known, and contradictions found, before the first weight byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub import digests
 from llama_hub.hub.catalog import Model
-from llama_hub.hub.checkpoints import weight_index
+from llama_hub.hub.checkpoints import diagnosis, hf_files, weight_index
 from llama_hub.hub.manifest import MANIFEST_NAME, Format, decode
 from llama_hub.hub.sources import checksum_list as checklist
 from llama_hub.hub.sources.base import FetchPlan, FileTree, missing, read_first, read_small
@@ -88,12 +88,21 @@ def _text(found: tuple[str, bytes] | None) -> str:
     return _decode(found[1]) if found else ""
 
 
-def plan(place: FileTree, model: Model, fmt: Format, source: Mapping[str, Any]) -> FetchPlan:
-    """All files of the model in ``place``, with every digest that can be had."""
+def plan(
+    place: FileTree,
+    model: Model,
+    fmt: Format,
+    source: Mapping[str, Any],
+    names: Collection[str] | None = None,
+) -> FetchPlan:
+    """All files of the model in ``place``, with every digest that can be had.
+
+    ``names``: of the files in the model's folder, where they can be listed.
+    """
     finder = Finder(place, model, fmt)
     home = finder.home()
     small = _small_files(finder)
-    weights = _weights(finder, home, small)
+    weights = _weights(finder, home, small, names)
     known = _known(finder, home, small)
     files = [inline(name, data, known, place) for name, data in small.items()]
     sizes = {} if fmt == "hf" and model.layout == "meta" else model.sizes
@@ -142,12 +151,8 @@ def _small_files(finder: Finder) -> dict[str, bytes]:
         hit = finder.find(name)
         if hit is not None:
             found[name] = hit[1]
-    if not {"tokenizer.model", "tokenizer.json"} & set(found):
-        error = NotFoundError(
-            f"{finder.place.where} has no tokenizer.model for {finder.model.id}",
-            hint="Meta's download has it one level above the model's folder",
-        )
-        raise missing(finder.place, error)
+    if finder.place.refusals and not {"tokenizer.model", "tokenizer.json"} & set(found):
+        raise finder.place.refusals[0]  # S3 says so of what is not there; ``inspect`` says which
     return found
 
 
@@ -210,15 +215,31 @@ def check_shards(model: Model, known: Known) -> None:
         )
 
 
-def _weights(finder: Finder, home: str, small: dict[str, bytes]) -> tuple[str, ...]:
+def _weights(
+    finder: Finder, home: str, small: dict[str, bytes], names: Collection[str] | None
+) -> tuple[str, ...]:
     """Names of the weight files; an index that tells them is added to ``small``."""
     if finder.fmt == "meta":
         return finder.model.weight_files
+    if names is not None:
+        return listed_weights(finder.place, home, small, names)
     index = read_small(finder.place, home + INDEX)
     if index is None:
         return ("model.safetensors",)
     small[INDEX] = index
     return weight_index.files(index, INDEX)
+
+
+def listed_weights(
+    place: FileTree, home: str, small: dict[str, bytes], names: Collection[str]
+) -> tuple[str, ...]:
+    """The weights among ``names``, which all lie in ``home``; their index is added to ``small``."""
+    found = hf_files.weights(place.where, names, lambda name: read_small(place, home + name))
+    if found is None:
+        raise diagnosis.no_model(place.where, names)
+    if found.index is not None:
+        small[found.index] = read_small(place, home + found.index) or b""
+    return found.files
 
 
 def lacking(small: Mapping[str, bytes], model: Model, fmt: Format) -> list[str]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
+from llama_hub.hub.manifest import Manifest
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan, FileTree, read_small
 from llama_hub.hub.sources.signed_url import COPY, FORM, HOST, SignedUrl, parse
@@ -97,6 +98,10 @@ class MetaSource:
             raise NotFoundError(f"{self.where} has no LICENSE", hint=FORM)
         text = policy.decode("utf-8", "replace") if policy is not None else None
         return Texts(license.decode("utf-8", "replace"), text, self._record())
+
+    def holds(self, manifest: Manifest) -> bool:
+        """There is one revision only."""
+        return True
 
     def plan(self, model: Model) -> FetchPlan:
         """The files of ``download.sh``; the small ones are read now."""

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from llama_hub.errors import AccessError, NotFoundError, UsageError
 from llama_hub.hub.catalog import Model
-from llama_hub.hub.manifest import Format
+from llama_hub.hub.manifest import Format, Manifest
 from llama_hub.hub.sources import layout
 from llama_hub.hub.sources.base import FetchPlan, FileTree
 from llama_hub.hub.transfer.remote_file import FolderRequest, Request
@@ -64,6 +64,10 @@ class Mirror:
     def texts(self, model: Model) -> Texts:
         """Licence and policy, from beside the weights."""
         return layout.texts(self._place, model, self._format(model), self._record())
+
+    def holds(self, manifest: Manifest) -> bool:
+        """There is one revision only."""
+        return True
 
     def plan(self, model: Model) -> FetchPlan:
         """What to fetch."""

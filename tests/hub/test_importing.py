@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from llama_hub.hub.store import Store
 from llama_hub.hub.verify import verify
 from tests.support import foreign, models
 from tests.support.command import run
+from tests.support.fake_hub import COMMIT
 from tests.support.licences import GOOD, write_terms
 
 FILES = models.meta_files(shards=2)
@@ -58,19 +60,69 @@ def test_a_folder_of_hf_download(tmp_path: Path) -> None:
 
 def test_the_cache_of_hugging_face_with_its_links(tmp_path: Path) -> None:
     repository = tmp_path / "models--acme--acme-7b-hf"
-    snapshot = repository / "snapshots" / "c0ffee"
-    snapshot.mkdir(parents=True)
-    for number, (name, data) in enumerate(models.hf_files().items()):
-        blob = repository / "blobs" / f"{number:040x}"
-        blob.parent.mkdir(exist_ok=True)
-        blob.write_bytes(data)
-        (snapshot / name).symlink_to(f"../../blobs/{blob.name}")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("c0ffee")
+    write_cache(repository, models.hf_files())
     done = take(repository)
+    assert done.manifest.source["repository"] == "acme/acme-7b-hf"
+    assert done.manifest.source["commit"] == COMMIT
     shard = done.path / "model-00001-of-00002.safetensors"
     assert shard.read_bytes() == models.hf_files()[shard.name]
     assert not shard.is_symlink()
+
+
+def test_a_blob_of_the_cache_has_to_have_the_digest_that_is_its_name(tmp_path: Path) -> None:
+    repository = tmp_path / "models--acme--acme-7b-hf"
+    write_cache(repository, models.hf_files())
+    blob = (repository / "snapshots" / COMMIT / "model-00002-of-00002.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match="is damaged: its sha256"):
+        take(repository)
+
+
+def write_cache(repository: Path, files: dict[str, bytes]) -> None:
+    """A repository as the Hugging Face libraries keep it."""
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for name, data in files.items():
+        large = name.endswith((".safetensors", ".bin"))
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        digest = hashlib.sha256(data).hexdigest() if large else git
+        (repository / "blobs" / digest).write_bytes(data)
+        (snapshot / name).symlink_to(f"../../blobs/{digest}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+
+
+def test_a_fine_tune_is_imported_by_name_and_licence(tmp_path: Path) -> None:
+    files = models.hf_files() | {"chat_template.jinja": b"{{ messages }}"}
+    files["added_tokens.json"] = b'{"<|im_end|>": 3124}'
+    folder = models.write(tmp_path / "mine", files)
+    outcome = run("import", str(folder), "--name", "mine", "--license", "other-open", "--json")
+    assert outcome.code == 0, outcome.stderr
+    kept = {path.name for path in Store().find("mine").path.iterdir()}
+    assert {"added_tokens.json", "chat_template.jinja"} <= kept
+
+
+def test_every_problem_of_a_folder_is_told_at_once(tmp_path: Path) -> None:
+    files = models.hf_files()
+    del files["tokenizer.model"]
+    files["model-00002-of-00002.safetensors"] = models.noise(1000)
+    folder = models.write(tmp_path / "mine", files)
+    outcome = run("import", str(folder), "--json")
+    message = outcome.json["error"]["message"]
+    assert outcome.code == 2
+    for problem in ("does not tell which model", "licence", "no tokenizer", "header"):
+        assert problem in message
+    assert "--name NAME --license ID" in outcome.json["error"]["hint"]
+    assert Store().all() == []
+
+
+def test_a_licence_is_not_loosened(tmp_path: Path) -> None:
+    files = models.hf_files() | {"README.md": b"---\nlicense: llama2\n---\n"}
+    folder = models.write(tmp_path / "mine", files)
+    outcome = run("import", str(folder), "--name", "mine", "--license", "other-open", "--json")
+    assert outcome.code == 3
+    assert "inherits llama-2-community" in outcome.json["error"]["message"]
 
 
 def test_a_damaged_file_is_refused_and_nothing_is_imported(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class FakeHub:
         self.closed_metadata = closed_metadata
         self.accounts = {"hf_granted0000": "granted"}
         self.accounts |= {f"hf_{state}0000": state for state in REFUSALS}
+        self.commit = COMMIT  # that main means now
         self.signature = 0  # those before are expired
         self.leaks: list[Seen] = []  # requests that carried the token to the CDN
         self.hub = Server({}, handler=self._hub)
@@ -103,14 +104,15 @@ class FakeHub:
 
     def _api(self, handler: Any, seen: Seen) -> None:
         rest = seen.path.removeprefix("/api/models/")
-        if not rest.startswith(self.repository):
-            _refuse(handler, 404, "RepoNotFound", "Repository not found")
+        if not (rest + "/").startswith(self.repository + "/"):
+            status = 404 if self._state(seen) == "granted" else 401  # as it says of private ones
+            _refuse(handler, status, "RepoNotFound", "Repository not found")
             return
         if self._refused(handler, seen, gate=self.closed_metadata):
             return
         rest = rest.removeprefix(self.repository)
         kind, _, revision = rest.strip("/").partition("/")
-        if revision and unquote(revision) not in ("main", COMMIT):
+        if revision and unquote(revision) not in ("main", self.commit):
             _refuse(handler, 404, "RevisionNotFound", "Invalid rev id")
         elif kind == "tree":
             _answer(handler, [_tree_entry(name, data) for name, data in self.files.items()])
@@ -124,7 +126,7 @@ class FakeHub:
         return {
             "id": self.repository,
             "modelId": self.repository,
-            "sha": COMMIT,
+            "sha": self.commit,
             "private": False,
             "gated": "manual" if self.gated else False,
             "tags": [],
@@ -138,16 +140,18 @@ class FakeHub:
             _refuse(handler, 401, "RepoNotFound", "Repository not found")
         elif self._refused(handler, seen, gate=True):
             return
-        elif revision not in ("main", COMMIT):
+        elif revision not in ("main", self.commit):
             _refuse(handler, 404, "RevisionNotFound", "Invalid rev id")
         elif path not in self.files:
-            _refuse(handler, 404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": COMMIT})
+            _refuse(
+                handler, 404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": self.commit}
+            )
         else:
             self._give(handler, path)
 
     def _give(self, handler: Any, path: str) -> None:
         data = self.files[path]
-        headers = {"X-Repo-Commit": COMMIT}
+        headers = {"X-Repo-Commit": self.commit}
         if isinstance(data, bytes) and len(data) < LARGE:
             handler.serve_bytes(data, headers | {"ETag": f'"{_git_sha1(data)}"'})
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,16 +66,57 @@ def checklist(files: Mapping[str, bytes]) -> bytes:
 
 
 def hf_files(shards: int = 2, size: int = 100_000, seed: int = 0) -> dict[str, bytes]:
-    """Path in the repository → content, with the duplicate ``.bin`` that official ones have."""
+    """Path in the repository → content, with the duplicate ``.bin`` that official ones have.
+
+    A model of one layer whose embedding, in the first of at most two files, has ``size`` bytes, as
+    has its output matrix, in the last.
+    """
+    width, vocabulary = 16, size // 32
+    config = {
+        "model_type": "llama", "hidden_size": width, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": vocabulary,
+        "torch_dtype": "float16",
+    }  # fmt: skip
+    tensors = hf_shapes(width, 32, vocabulary)
+    first = {name: shape for name, shape in tensors.items() if name != "lm_head.weight"}
+    parts = [first, {"lm_head.weight": tensors["lm_head.weight"]}] if shards == 2 else [tensors]
     names = [f"model-{n + 1:05d}-of-{shards:05d}.safetensors" for n in range(shards)]
-    files = {name: b"\x08" + noise(size, seed + n) for n, name in enumerate(names)}
-    weight_map = {f"tensor.{n}": name for n, name in enumerate(names)}
+    pairs = list(zip(names, parts, strict=True))
+    files = {name: safetensors(part, seed + n) for n, (name, part) in enumerate(pairs)}
+    weight_map = {tensor: name for name, part in pairs for tensor in part}
     files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
     files["pytorch_model-00001-of-00001.bin"] = noise(size, 7)
-    files["config.json"] = b'{"model_type": "llama"}\n'
+    files["config.json"] = json.dumps(config).encode() + b"\n"
     files["tokenizer.model"] = noise(5000, seed + 99)
     files["README.md"] = b"# A model card\n"
     return files | {"LICENSE.txt": TEXT.encode(), "USE_POLICY.md": POLICY.encode()}
+
+
+def hf_shapes(width: int, ffn: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """Hugging Face's names of the tensors of one layer and what surrounds it, with their shapes."""
+    layer = {
+        "input_layernorm": (width,), "self_attn.q_proj": (width, width),
+        "self_attn.k_proj": (width, width), "self_attn.v_proj": (width, width),
+        "self_attn.o_proj": (width, width), "post_attention_layernorm": (width,),
+        "mlp.gate_proj": (ffn, width), "mlp.up_proj": (ffn, width), "mlp.down_proj": (width, ffn),
+    }  # fmt: skip
+    return {
+        "model.embed_tokens.weight": (vocabulary, width),
+        **{f"model.layers.0.{name}.weight": shape for name, shape in layer.items()},
+        "model.norm.weight": (width,),
+        "lm_head.weight": (vocabulary, width),
+    }
+
+
+def safetensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> bytes:
+    """A file of float16 tensors with random bits."""
+    document, at = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        document[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    header = json.dumps(document).encode()
+    return len(header).to_bytes(8, "little") + header + noise(at, seed)
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> Path:

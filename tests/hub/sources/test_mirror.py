@@ -73,9 +73,12 @@ def test_hugging_faces_layout(tmp_path: Path) -> None:
 
 
 def test_one_unsharded_safetensors_file(tmp_path: Path) -> None:
-    files = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"\x08xyz"}
+    whole = models.hf_files(shards=1)
+    weights = whole["model-00001-of-00001.safetensors"]
+    files = {name: whole[name] for name in ("config.json", "tokenizer.model")}
+    files["model.safetensors"] = weights
     done = fetch(str(models.write(tmp_path / "m", files)), replace(MODEL, layout="hf", folder="."))
-    assert (done.path / "model.safetensors").read_bytes() == b"\x08xyz"
+    assert (done.path / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.parametrize("name", ["../evil.safetensors", "/etc/passwd", "a/b.safetensors", ""])
