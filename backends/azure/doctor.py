@@ -145,17 +145,23 @@ def _role(client: Client) -> Check:
     scope = client.scope.id
     lacking = permissions.missing(client, scope, permissions.DEPLOY)
     if lacking is None:
-        return Check(
-            "role", True, "your roles may not be read; a refusal will name what is missing"
-        )
+        return _unknown("role")
     if lacking:
         return Check("role", False, f"not allowed: {', '.join(lacking)}", ROLE)
     return Check("role", True, "may register models and create endpoints and deployments")
 
 
+def _unknown(name: str) -> Check:
+    return Check(
+        name, True, "not known: your roles may not be read; a refusal names what is missing"
+    )
+
+
 def _asking(client: Client) -> Check:
     """Keys and tokens need two permissions; without the second the endpoint refuses a token."""
     lacking = permissions.missing(client, client.scope.id, permissions.ASK.values())
+    if lacking is None:
+        return _unknown("asking")
     if lacking:
         modes = [mode for mode, action in permissions.ASK.items() if action in lacking]
         told = f"an endpoint with auth {' or '.join(modes)} would not answer you: no "
@@ -166,6 +172,8 @@ def _asking(client: Client) -> Check:
 def _ending(client: Client) -> Check:
     """Whoever deploys has to be able to end what it costs."""
     lacking = permissions.missing(client, client.scope.id, permissions.DELETE)
+    if lacking is None:
+        return _unknown("removing")
     if lacking:
         return Check("removing", False, f"could not stop the costs: no {', '.join(lacking)}", ROLE)
     return Check("removing", True, "may delete endpoints and deployments")
@@ -173,6 +181,8 @@ def _ending(client: Client) -> Check:
 
 def _scaling(client: Client) -> Check:
     lacking = permissions.missing(client, client.scope.group_id, permissions.SCALE)
+    if lacking is None:
+        return _unknown("autoscaling")
     if lacking:
         detail = f"only replicas_max = replicas_min: no {', '.join(lacking)} in the resource group"
         return Check("autoscaling", True, detail)
@@ -183,6 +193,8 @@ def _storage_role(client: Client) -> Check:
     account = str(getattr(client.workspace(), "storage_account", "") or "")
     name = account.rpartition("/")[2]
     lacking = permissions.missing(client, account, permissions.DEPLOY_DATA, data=True)
+    if lacking is None:
+        return _unknown("storage role")
     if lacking:
         return Check("storage role", False, f"may not write blobs of {name}", BLOB_ROLE)
     return Check("storage role", True, f"may write blobs of {name}")

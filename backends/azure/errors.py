@@ -33,6 +33,10 @@ ROLE = (
     "az role assignment create --role 'AzureML Data Scientist' --assignee <you> "
     "--scope <the workspace's id>"
 )
+SCALE_ROLE = (
+    "az role assignment create --role 'Monitoring Contributor' --assignee <you> "
+    "--scope <the resource group's id>, or ask for as many replicas at least as at most"
+)
 BLOB_ROLE = (
     "az role assignment create --role 'Storage Blob Data Contributor' --assignee <you> "
     "--scope <the storage account's id>"
@@ -164,6 +168,7 @@ RULES = (
         statuses=(403,),
         codes=("AuthorizationPermissionMismatch", "InsufficientAccountPermissions"),
     ),
+    Rule(AccessError, REFUSED, SCALE_ROLE, statuses=(403,), words=r"action 'Microsoft\.Insights/"),
     Rule(AccessError, REFUSED, ROLE, statuses=(403,)),
     Rule(NotFoundError, "{what}: {said}", "llama-hub doctor azure", statuses=(404,)),
     Rule(ProvisioningError, "{what}: {said}", "llama-hub doctor azure"),

@@ -94,8 +94,9 @@ def test_scaling_without_its_permission_is_refused_by_the_plan(
 ) -> None:
     plane.arm.permissions.set((DATA_SCIENTIST, plane.arm.root))
     target = drive.target(artifact, replicas_max=2)
-    with pytest.raises(AccessError, match="autoscaleSettings/read"):
+    with pytest.raises(AccessError, match="autoscaleSettings/read") as error:
         drive.plan(target)
+    assert "Monitoring Contributor" in error.value.hint
 
 
 def test_each_action_denied_in_turn(
