@@ -15,6 +15,8 @@ from llama_hub.errors import IntegrityError, NotFoundError, UsageError
 from llama_hub.hub import gguf_file
 from llama_hub.hub.checkpoints import gguf_types
 from llama_hub.hub.conversion.convert import Conversion, convert, into_store, served
+from llama_hub.hub.conversion.plan import ConversionRequest
+from llama_hub.hub.manifest import Format
 from llama_hub.hub.store import Store
 from llama_hub.hub.verify import verify
 from tests.support import foreign, gguf_files
@@ -368,3 +370,28 @@ def test_our_own_file_comes_back_the_same(source: Path, tmp_path: Path) -> None:
     assert made.manifest is not None
     assert joined.manifest is not None
     assert joined.manifest.tensors == made.manifest.tensors
+
+
+@pytest.mark.parametrize(
+    ("to", "dtype", "quantize", "meant"),
+    [
+        ("gguf", "q4_k_m", None, ("Q4_K_M", None)),
+        ("gguf", "Q5_k", None, ("Q5_K_M", None)),
+        ("gguf", "BFLOAT16", None, ("bfloat16", None)),
+        ("gguf", "f16", None, ("F16", None)),
+        ("hf", "Float32", "INT8", ("float32", "int8")),
+        ("meta", "BFloat16", None, ("bfloat16", None)),
+    ],
+)
+def test_types_are_named_in_any_case(
+    to: Format, dtype: str, quantize: str | None, meant: tuple[str, str | None]
+) -> None:
+    wanted = ConversionRequest(to, dtype, quantize)
+    wanted.check()
+    assert (wanted.dtype, wanted.quantize) == meant
+
+
+@pytest.mark.parametrize(("to", "dtype"), [("hf", "q4_k_m"), ("gguf", "q4_k_x"), ("meta", "Q8_0")])
+def test_types_of_other_formats_are_refused(to: Format, dtype: str) -> None:
+    with pytest.raises(UsageError, match=dtype):
+        ConversionRequest(to, dtype).check()
