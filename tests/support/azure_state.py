@@ -94,7 +94,6 @@ class State:
         self.operations: dict[str, Operation] = {}
         self._lock = threading.RLock()
         self.launch: Launch | None = None
-        self.endpoint_key = "an-endpoint-key-that-nobody-may-print"
         self.deployments: dict[tuple[str, str], Online] = {}
         self.reset()
 
@@ -103,6 +102,7 @@ class State:
         for online in self.deployments.values():
             for service in online.services:
                 service.close()
+        self.endpoint_key = "an-endpoint-key-that-nobody-may-print"
         self.polls = 1
         self.page = 2
         self.providers = dict.fromkeys(

@@ -55,6 +55,15 @@ def test_the_key_opens_and_is_never_shown(
         ask(backend, prompt="x")
 
 
+def test_a_key_that_was_regenerated_is_read_anew(
+    plane: Plane, drive: Driver, backend: AzureBackend, artifact: Artifact
+) -> None:
+    drive.apply(drive.target(artifact))
+    for key in ("first", "second"):
+        plane.arm.endpoint_key = key
+        assert b"".join(backend.invoke("support", {"prompt": "x"}, stream=False))
+
+
 def test_entra_tokens_open_where_asked_for(
     plane: Plane, drive: Driver, backend: AzureBackend, artifact: Artifact
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from llama_hub.backends.azure import bodies
 from llama_hub.backends.azure.backend import AzureBackend
 from llama_hub.backends.azure.bodies import weights_name
-from llama_hub.backends.azure.options import Options
+from llama_hub.backends.azure.options import OWN_LIMIT, TAGS, Options
 from llama_hub.backends.azure.values import seconds
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, TAG_MANIFEST, Artifact, Context, Step
 from llama_hub.errors import NotFoundError, ProvisioningError, UsageError
@@ -506,6 +506,17 @@ def test_proves_what_is_served_and_stored(
     assert not any(proof.ok for proof in backend.prove("support", other))
 
 
+def test_as_many_tags_as_are_allowed_are_no_more_than_the_service_keeps(
+    plane: Plane, drive: Driver, artifact: Artifact
+) -> None:
+    options = {"keep_previous": True, "keep_weights": True}
+    tags = {f"t{n}": "x" for n in range(OWN_LIMIT)}
+    drive.apply(drive.target(artifact, tags=tags, options=options, ttl=3600))
+    bodies_ = [*plane.arm.endpoints.values(), *plane.arm.deployments.values()]
+    assert max(len(online.body["tags"]) for online in bodies_) == TAGS
+    assert max(len(body["properties"]["tags"]) for body in plane.arm.assets.values()) <= TAGS
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
@@ -515,8 +526,9 @@ def test_proves_what_is_served_and_stored(
         ({"replicas_max": 51}, "at most 50"),
         ({"tags": {"a/b": "c"}}, "may not contain"),
         ({"tags": {"a": "x" * 257}}, "256"),
-        ({"tags": {str(n): "x" for n in range(20)}}, "at most 9 tags"),
+        ({"tags": {str(n): "x" for n in range(20)}}, "at most 8 tags"),
         ({"tags": {"llama-hub-spec": "x"}}, "belong to llama-hub"),
+        ({"tags": {"Llama-Hub-new": "x"}}, "belong to llama-hub"),
         ({"region": "westeurope"}, "is in eastus"),
         ({"options": {"request_timeout": 181}}, "less than or equal to 180"),
         ({"options": {"mirror": 51}}, "less than or equal to 50"),
