@@ -6,11 +6,8 @@ of ``hf download --local-dir``, and a repository or snapshot in Hugging Face's c
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -32,13 +29,13 @@ from llama_hub.hub.sources.licensing import OPEN, license_of
 from llama_hub.hub.sources.mirror import FolderTree
 from llama_hub.hub.store import path_of
 from llama_hub.hub.transfer.fetch import Fetched
+from llama_hub.hub.transfer.linking import bring
 from llama_hub.hub.transfer.remote_file import FolderRequest, RemoteFile, Request
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate, Texts
 from llama_hub.progress import Progress
 from llama_hub.strict import FileKind, read_text
 
-FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 SHARED = (*layout.LICENSE_NAMES, *layout.POLICY_NAMES, "tokenizer.model", *layout.CHECKLISTS[1:])
 MANY = 100  # snapshots, after which they are not counted
 HINT = "the file is damaged where it lies; nothing was imported"
@@ -300,24 +297,3 @@ def _check_size(file: RemoteFile, path: Path) -> None:
         raise IntegrityError(
             f"{path} has {size} bytes; {file.size or file.limit} are what it may have", hint=HINT
         )
-
-
-def bring(path: Path, target: Path) -> str:
-    """Give ``path``'s content to ``target``: cloned, else linked, else copied; says which."""
-    ways: tuple[tuple[str, Callable[[Path, Path], object]], ...] = (
-        ("cloned", _clone),
-        ("linked", os.link),
-    )
-    for how, way in ways:
-        try:
-            way(path, target)
-            return how
-        except OSError:
-            target.unlink(missing_ok=True)
-    shutil.copyfile(path, target)
-    return "copied"
-
-
-def _clone(path: Path, target: Path) -> None:
-    with path.open("rb") as source, target.open("wb") as made:
-        fcntl.ioctl(made.fileno(), FICLONE, source.fileno())

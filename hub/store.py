@@ -28,6 +28,7 @@ from llama_hub.hub.catalog import listed
 from llama_hub.hub.checkpoints import gguf_types
 from llama_hub.hub.manifest import FORMATS, MANIFEST_NAME, Format, Manifest, read
 from llama_hub.hub.model_id import ModelId, is_path, model_id, reference, shown
+from llama_hub.hub.repository_id import parse
 
 Variant = Literal["meta", "hf", "gguf", "hf-int8", "hf-int4"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -117,7 +118,17 @@ class Store:
         found = None if is_path(name) else self.named(name, variant)
         if found is None and not is_path(name) and listed(name):
             _nothing(name, variant)
-        return found or self._at(path_of(name)) or _nothing(name, variant)
+        return (
+            found
+            or self._at(path_of(name))
+            or self._of_repository(name, variant)
+            or _nothing(name, variant)
+        )
+
+    def _of_repository(self, name: str, variant: str | None) -> StoredModel | None:
+        """What was downloaded from the repository ``ORG/NAME``, where no folder has that path."""
+        repository = parse(name) if is_path(name) and not path_of(name).exists() else None
+        return self.named(repository.model_id, variant) if repository else None
 
     def complete(self, model: str, variant: str) -> StoredModel | None:
         """What has the final place of that model, if anything; no other folder counts."""
@@ -341,6 +352,10 @@ def _nothing(name: str, variant: str | None) -> NoReturn:
             raise NotFoundError(
                 f"{name} is a folder without {MANIFEST_NAME}",
                 hint=f"llama-hub import {name} MODEL   (checks and records what is there)",
+            )
+        if parse(name):
+            raise NotFoundError(
+                f"{name} is neither a folder nor in the store", hint=f"llama-hub download {name}"
             )
         what = "file" if gguf_types.has_name(Path(name)) else "folder"
         raise NotFoundError(f"there is no {what} {name}", hint="llama-hub list")

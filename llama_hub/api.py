@@ -58,11 +58,15 @@ def download(
     url: str | None = None,
     token: str | None = None,
     revision: str | None = None,
+    license: str | None = None,
     accept: Acceptance | None = None,
     catalog: Path | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Downloaded:
-    """Download the catalogue's ``model`` into the store, verified; an interrupted run goes on.
+    """Download ``model`` into the store, verified; an interrupted run goes on.
+
+    ``model``: a catalogue id, or a repository on the Hugging Face Hub as ``ORG/NAME[@REV]``, whose
+    ``license`` (an id) has to be given where it cannot be told.
 
     ``url``: Meta's signed URL, or a mirror's base. ``token``: of Hugging Face. ``accept``: what
     the licensee states, where the licence has no receipt yet; without it and without a receipt
@@ -72,11 +76,18 @@ def download(
     from llama_hub.hub import catalog as catalogs
     from llama_hub.hub.download import Job
     from llama_hub.hub.download import download as run
+    from llama_hub.hub.repository_id import parse
+    from llama_hub.hub.sources.repository import Request, find
     from llama_hub.hub.sources.resolve import SourceRequest, choose
 
-    entry = catalogs.load(catalog).get(model)
+    known = catalogs.load(catalog)
     asked = SourceRequest(source=source, format=format, url=url, token=token, revision=revision)
-    chosen, fmt = choose(entry, asked)
+    named = parse(model)
+    if named is None:
+        entry = known.get(model)
+        chosen, fmt = choose(entry, asked)
+    else:
+        entry, chosen, fmt = find(Request(named, asked, license), known)
     with closing(chosen):
         stated = None if accept is None else lambda _license, _texts: accept
         return run(Job(entry, chosen, fmt, accept=stated, progress=progress))

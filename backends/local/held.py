@@ -26,8 +26,8 @@ from typing import BinaryIO
 from llama_hub.deploy.backend import Artifact
 from llama_hub.errors import DiskFullError, IntegrityError, NotFoundError
 from llama_hub.files import PRIVATE, delete, fsync_folder, private_folder, write_atomic
-from llama_hub.hub.importing import FICLONE
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, read
+from llama_hub.hub.transfer.linking import FICLONE
 from llama_hub.hub.unchanged import NAME as NOTE
 from llama_hub.hub.unchanged import check, verify_and_note
 from llama_hub.progress import NO_PROGRESS, Progress

@@ -27,7 +27,7 @@ from llama_hub.errors import (
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.manifest import Format, Manifest
 from llama_hub.hub.redaction import plain_url, redact
-from llama_hub.hub.sources import layout
+from llama_hub.hub.sources import hf_cache, layout
 from llama_hub.hub.sources.base import FetchPlan, read_small
 from llama_hub.hub.transfer.http import Client, StatusError
 from llama_hub.hub.transfer.journal import BLOCK
@@ -252,7 +252,8 @@ class HuggingFace:
         elif stated.blobId:
             digests["git-sha1"] = stated.blobId
         size = stated.size if file.size is None else file.size
-        return RemoteFile(file.path, file.request, size, digests, file.pinned)
+        local = hf_cache.blob(self.repository, digests, size) if stated.lfs else None
+        return RemoteFile(file.path, file.request, size, digests, file.pinned, local=local)
 
     def _record(self) -> Mapping[str, Any]:
         return {

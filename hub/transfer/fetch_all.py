@@ -9,8 +9,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
+from llama_hub.hub import digests
 from llama_hub.hub.sources.base import FetchPlan
 from llama_hub.hub.transfer.fetch import JOURNALS, Fetched, disk_full, fetch
+from llama_hub.hub.transfer.linking import bring
 from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.hub.transfer.retry import Cancel, Policy
 from llama_hub.progress import NO_PROGRESS, Progress
@@ -71,10 +73,42 @@ def _fetch_one(
     journal = folder / JOURNALS / f"{file.path}.journal"
     small = file.size is not None and file.size <= SMALL
     shown: Progress = progress.total_only() if small else progress
-    fetched = fetch(file, folder / file.path, journal, policy, progress=shown, cancel=cancel)
+    fetched = _from_here(file, folder, shown) or fetch(
+        file, folder / file.path, journal, policy, progress=shown, cancel=cancel
+    )
     checked = ", ".join(file.digests) if file.digests else "no digest to compare with"
     shown.finish(file.path, f"verified ({checked})" if file.digests else checked)
     return fetched
+
+
+def _from_here(file: RemoteFile, folder: Path, progress: Progress) -> Fetched | None:
+    """The file from elsewhere on this machine, linked or copied, if it has the right digests.
+
+    A mark says that a target has another name as well: a later run takes it away before it writes.
+    """
+    target, mark = folder / file.path, folder / JOURNALS / f"{file.path}.linked"
+    if mark.exists():
+        target.unlink(missing_ok=True)
+        mark.unlink()
+    if file.local is None or not file.digests:
+        return None
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    bring(file.local.resolve(), target)
+    size = target.stat().st_size
+    progress.start(file.path, size)
+    algorithms = ["sha256", *(name for name in file.digests if name != "sha256")]
+    hashed = digests.hash_file(
+        target, algorithms, limit=size, advance=lambda count: progress.advance(file.path, count)
+    )
+    if any(hashed.digests[name] != value for name, value in file.digests.items()):
+        progress.say(f"{file.local} is not what its name says: {file.path} is fetched")
+        target.unlink()
+        mark.unlink()
+        return None
+    return Fetched(file.path, hashed, 0)
 
 
 def _wait(futures: Sequence[Future[Fetched]], policy: Policy, cancel: Cancel) -> None:

@@ -66,6 +66,7 @@ class RemoteFile:
     digests: Mapping[str, str] = field(default_factory=dict)  # md5, sha256, git-sha1 → hexadecimal
     pinned: bool = False  # a digest was known to us, not sent along with the data
     limit: int = MAX_FILE  # bytes that it has at most, where its size is not known beforehand
+    local: Path | None = None  # what claims to be the same on this machine; hashed before it counts
 
     def __post_init__(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.support.fake_hub import FakeHub
 
 NAME = "acme/Vicuna-7B"
 LOCAL = "acme--vicuna-7b"
+SECOND = "model-00002-of-00002.safetensors"
 OPEN = b"---\nlicense: apache-2.0\n---\n# A card\n"
 LLAMA_2 = b"---\nlicense: llama2\nbase_model: meta-llama/Llama-2-7b-hf\n---\n"
 
@@ -75,7 +77,9 @@ def test_another_commit_is_another_download(monkeypatch: pytest.MonkeyPatch) -> 
         assert download(monkeypatch, hub).json["reused"]
         hub.commit = "b" * 40
         hub.files["generation_config.json"] = b"{}"
-        assert not download(monkeypatch, hub, "--revision", "b" * 40).json["reused"]
+        moved = download(monkeypatch, hub, "--revision", "b" * 40)
+        assert moved.code == 0, moved.stderr
+        assert not moved.json["reused"]
         assert download(monkeypatch, hub, name=f"hf://{NAME}@main").json["reused"]
     assert Store().find(LOCAL).manifest.source["commit"] == "b" * 40
 
@@ -244,3 +248,32 @@ def test_a_card_of_any_content_is_read_or_says_why_not() -> None:
     assert model_card.read(b"---\nlicense: 3\nbase_model: {a: 1}\n---\n") == model_card.Card()
     assert model_card.read(None) == model_card.Card()
     assert model_card.read(b"---\n- a\n---\n").problem
+
+
+def cached(folder: Path, files: dict[str, bytes]) -> None:
+    """Large files as the Hugging Face libraries' cache has them."""
+    blobs = folder / "hub" / f"models--{NAME.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    for name, data in files.items():
+        if name.endswith(".safetensors"):
+            (blobs / hashlib.sha256(data).hexdigest()).write_bytes(data)
+
+
+def test_what_the_cache_of_hugging_face_has_is_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = files()
+    cached(tmp_path / "hf", known)
+    damaged = next((tmp_path / "hf").rglob(hashlib.sha256(known[SECOND]).hexdigest()))
+    damaged.write_bytes(known[SECOND][:-1] + b"!")
+    before = damaged.read_bytes()
+    with FakeHub(NAME, known, gated=False) as hub:
+        outcome = download(monkeypatch, hub)
+    assert outcome.code == 0, outcome.stderr
+    assert len(known[SECOND]) <= outcome.json["bytes_transferred"] < 2 * len(known[SECOND])
+    assert "is not what its name says" in outcome.stderr
+    assert damaged.read_bytes() == before
+    stored = Store().find(NAME)
+    assert stored.id == LOCAL
+    assert verify(stored.path).ok
+    assert (stored.path / SECOND).read_bytes() == known[SECOND]
