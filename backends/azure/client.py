@@ -269,7 +269,11 @@ class Client:
             os.environ.update({CLOUD_VARIABLE: before} if before is not None else {})
 
     def workspace(self) -> Any:
-        """The workspace; ``None`` if there is none."""
+        """The workspace, read once; ``None`` if there is none."""
+        return self._workspace
+
+    @cached_property
+    def _workspace(self) -> Any:
         return self._found("read the workspace", lambda: self._sdk.workspaces.get())
 
     def datastore(self) -> Any:

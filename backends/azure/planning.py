@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from llama_hub.backends.azure import bodies, images
-from llama_hub.backends.azure.bodies import BODY_TAG, KEEP_WEIGHTS, Workspace
+from llama_hub.backends.azure.bodies import BODY_TAG, KEEP_PREVIOUS, KEEP_WEIGHTS, Workspace
 from llama_hub.backends.azure.options import Options
 from llama_hub.backends.azure.tags import OWN_TAGS
 from llama_hub.backends.azure.values import agrees, holds, same
@@ -150,8 +150,10 @@ def is_as_wanted(body: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether an endpoint is, its traffic apart."""
     moving = ("traffic", "mirrorTraffic")
     inner = {key: value for key, value in body["properties"].items() if key not in moving}
+    tags = found.get("tags") or {}
     return (
-        holds(body["tags"], found.get("tags"))
+        holds(body["tags"], tags)
+        and (KEEP_PREVIOUS in tags) == (KEEP_PREVIOUS in body["tags"])  # of no other tag of ours
         and agrees(body["identity"], found.get("identity"))
         and agrees(inner, found.get("properties", {}))
     )

@@ -290,6 +290,9 @@ def test_a_previous_revision_that_is_kept_is_not_surplus(
     drive.apply(drive.target(artifact, options=options))
     drive.apply(drive.target(artifact, context=128, options=options))
     assert [one for one in backend.orphans() if one.kind == "deployment"] == []
+    drive.apply(drive.target(artifact, context=128))  # it is to stay no longer
+    assert {step.action for step in drive.plan(drive.target(artifact, context=128))} == {"noop"}
+    assert len(backend.observe("support").all("deployment")) == 1
 
 
 @pytest.mark.parametrize("provider", ["Microsoft.Insights"])
