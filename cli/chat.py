@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from llama_hub.cli.chat_clients import InvokedSpeaker, LocalSpeaker, RemoteSpeak
 from llama_hub.cli.conversation import Conversation, Prompt
 from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
 from llama_hub.cli.output import Output, output
-from llama_hub.cli.serve import Context, Device, Dtype, Quantize, make_engine
+from llama_hub.cli.serve import AsChat, Context, Device, Dtype, Quantize, make_engine
 from llama_hub.errors import LlamaHubError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def chat(
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     context: Context = None,
+    force: AsChat = False,
     api_key: Key = None,
     catalog: CatalogFile = None,
     json: Json = False,
@@ -75,7 +77,7 @@ def chat(
         options = EngineOptions(
             device=device, dtype=dtype, quantize=quantize, context=context, max_batch=1
         )
-        speaker = _here_or_deployed(out, target, options, catalog, key)
+        speaker = _here_or_deployed(out, target, options, catalog, key, force)
     try:
         conversation = Conversation(speaker, Style(temperature, top_p, max_tokens, seed), system)
         if question is not None:
@@ -100,7 +102,12 @@ def bearer(key: str | None) -> dict[str, str]:
 
 
 def _here_or_deployed(
-    out: Output, target: str, options: EngineOptions, catalog: Path | None, key: str | None
+    out: Output,
+    target: str,
+    options: EngineOptions,
+    catalog: Path | None,
+    key: str | None,
+    force: bool,
 ) -> Speaker:
     """A model of the store, else a deployment of that name, else a folder or file of that name."""
     from llama_hub.hub.catalog import load
@@ -116,6 +123,14 @@ def _here_or_deployed(
     with out.progress() as progress:
         packed = options.quantize is None
         what = served_model.stored(target, known, packed=packed, progress=progress)
+    if force:
+        what = replace(what, served=replace(what.served, chat=True))
+    if not what.served.chat:
+        raise UsageError(
+            f"{what.served.name} is a base model: it continues texts and was not trained to chat",
+            hint=f"llama-hub serve {target}, then POST /v1/completions; or chat all the same: "
+            f"llama-hub chat {target} --chat",
+        )
     if what.loss:
         out.status(what.loss)
     out.status(f"loading {what.served.name} …")

@@ -185,6 +185,18 @@ ServedName = Annotated[
 LogPrompts = Annotated[
     bool, typer.Option("--log-prompts", help="Write prompts into the log; never done otherwise.")
 ]
+ParseSpecial = Annotated[
+    bool,
+    typer.Option(
+        "--parse-special/--no-parse-special",
+        help="In raw prompts the names of special tokens (</s>) are those tokens.",
+        envvar="LLAMA_HUB_PARSE_SPECIAL",
+        show_envvar=False,
+    ),
+]
+AsChat = Annotated[
+    bool, typer.Option("--chat", help="Chat with a base model too, in Llama 2's format.")
+]
 PlanOnly = Annotated[
     bool, typer.Option("--plan", help="Print the memory that would be needed, and stop.")
 ]
@@ -213,6 +225,8 @@ def serve(
     check_model: CheckModel = False,
     served_name: ServedName = None,
     log_prompts: LogPrompts = False,
+    parse_special: ParseSpecial = True,
+    chat: AsChat = False,
     plan: PlanOnly = False,
     catalog: CatalogFile = None,
     json: Json = False,
@@ -244,6 +258,8 @@ def serve(
     if served_name is not None:
         _check_name(served_name)
         where = replace(where, served=replace(where.served, name=served_name))
+    if chat:
+        where = replace(where, served=replace(where.served, chat=True))
     if plan:
         _print_plan(out, where.folder, options)
         return
@@ -258,6 +274,7 @@ def serve(
         request_timeout=request_timeout,
         drain_timeout=drain_timeout,
         log_prompts=log_prompts,
+        parse_special=parse_special,
         moderators=_moderators(out),
     )
     _log_to_stderr(quiet)

@@ -189,6 +189,11 @@ def template_file(find: Find) -> str | None:
     return None if data is None else decode(data, "chat_template.jinja", TEMPLATE)
 
 
+def has_chat_template(find: Find) -> bool:
+    """Whether the folder has a chat template of its own."""
+    return template_file(find) is not None or bool(settings(find).templates)
+
+
 def _object(find: Find, name: str, kind: FileKind) -> dict[str, Any]:
     data = find(name)
     if data is None:

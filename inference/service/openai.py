@@ -93,7 +93,9 @@ async def completions(service: Service, request: Request, document: Document) ->
     _check_completion(body, n, best_of)
     call_id = f"cmpl-{uuid.uuid4().hex}"
     bos = body.add_special_tokens is not False
-    prompts = await prompts_of(service, body.prompt, bos=bos, width=best_of)
+    prompts = await prompts_of(
+        service, body.prompt, bos=bos, width=best_of, parse_special=body.parse_special
+    )
     _check_streamed_prompt(body, prompts)
     texts = await service.tokenizing(_texts, service, body.prompt, prompts)
     await service.judge_input("\n".join(texts), call_id)
@@ -246,7 +248,8 @@ async def tokenize(service: Service, _: Request, document: Document) -> Response
         tokens = await encode_conversation(service, conversation(body.messages))
     else:
         text, bos = body.prompt or "", body.add_special_tokens
-        (tokens,) = await encode(service, [text], bos=bos, fits=False)
+        special = body.parse_special
+        (tokens,) = await encode(service, [text], bos=bos, fits=False, parse_special=special)
     return JSONResponse(
         {
             "count": len(tokens),

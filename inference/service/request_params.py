@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama_hub.inference import schema_limits
-from llama_hub.inference.chat_format import Message, encode_chat
+from llama_hub.inference.chat_format import Message
 from llama_hub.inference.engine import SamplingParams
 from llama_hub.inference.service.problems import Problem, invalid
 from llama_hub.inference.service.schemas import (
@@ -36,15 +36,26 @@ def check_model(service: Service, name: str | None) -> None:
 
 
 async def encode(
-    service: Service, texts: Sequence[str], *, bos: bool, fits: bool = True
+    service: Service,
+    texts: Sequence[str],
+    *,
+    bos: bool,
+    fits: bool = True,
+    parse_special: bool | None = None,
 ) -> list[tuple[int, ...]]:
-    """Token ids of each of ``texts``; 400 for the first that has too many characters to fit the
-    context and, where it has to (``fits``), for the first that has too many tokens."""
+    """Token ids of each of ``texts``, as the model's own tokenizer cuts raw text.
+
+    ``bos``: with BOS and EOS as its settings say; ``parse_special``: whether names of special
+    tokens are those tokens (``None``: as the server was told). 400 for the first text that has too
+    many characters to fit the context and, where it has to (``fits``), for the first that has too
+    many tokens.
+    """
     for text in texts:
         _check_length(service, len(text), "prompt")
+    special = service.settings.parse_special if parse_special is None else parse_special
     if sum(map(len, texts)) <= INLINE:
-        return _encode_each(service, texts, bos, fits)
-    return await service.tokenizing(_encode_each, service, texts, bos, fits)
+        return _encode_each(service, texts, bos, fits, special)
+    return await service.tokenizing(_encode_each, service, texts, bos, fits, special)
 
 
 def _check_length(service: Service, length: int, param: str) -> None:
@@ -59,18 +70,19 @@ def _check_length(service: Service, length: int, param: str) -> None:
 
 
 def _encode_each(
-    service: Service, texts: Sequence[str], bos: bool, fits: bool
+    service: Service, texts: Sequence[str], bos: bool, fits: bool, special: bool
 ) -> list[tuple[int, ...]]:
     prompts = []
     for text in texts:
-        prompts.append(tuple(service.tokenizer.encode(text, bos=bos)))
+        raw = service.tokenizer.encode_raw(text, add_special=bos, parse_special=special)
+        prompts.append(tuple(raw))
         if fits:
             check_prompt(service, prompts[-1])  # the rest is not worth the work
     return prompts
 
 
 async def prompts_of(
-    service: Service, given: Any, *, bos: bool, width: int
+    service: Service, given: Any, *, bos: bool, width: int, parse_special: bool | None = None
 ) -> list[tuple[int, ...]]:
     """Token ids of a completion's ``prompt``: a text, texts, token ids or lists of them.
 
@@ -83,7 +95,7 @@ async def prompts_of(
         raise invalid("prompt must be a text, token ids, or a list of either", "prompt")
     service.admission.check(len(listed) * width)
     if all(isinstance(item, str) for item in listed):
-        return await encode(service, listed, bos=bos)
+        return await encode(service, listed, bos=bos, parse_special=parse_special)
     if all(_is_tokens(item) for item in listed):
         return [checked_tokens(service, item) for item in listed]
     raise invalid("prompt must be a text, token ids, or a list of either", "prompt")
@@ -120,12 +132,19 @@ def _text(content: str | list[TextPart]) -> str:
 
 
 async def encode_conversation(service: Service, turns: Sequence[Message]) -> tuple[int, ...]:
-    """Token ids of a conversation in Llama 2's chat format."""
+    """Token ids of a conversation in the model's own chat format; 400 for a base model."""
+    if not service.served.chat:
+        raise invalid(
+            f"{service.served.name} is a base model, which continues texts and was not trained to "
+            "chat: use /v1/completions; or start the server with --chat",
+            "messages",
+            "base_model",
+        )
     length = sum(len(turn.content) for turn in turns)
     _check_length(service, length, "messages")
-    if length <= INLINE and len(turns) <= INLINE_TURNS:
-        return tuple(encode_chat(service.tokenizer, turns))
-    return tuple(await service.tokenizing(encode_chat, service.tokenizer, turns))
+    if service.chat.is_quick and length <= INLINE and len(turns) <= INLINE_TURNS:
+        return tuple(service.chat.encode(turns))
+    return tuple(await service.tokenizing(service.chat.encode, turns))
 
 
 def check_prompt(service: Service, prompt: Sequence[int]) -> None:

@@ -154,6 +154,7 @@ class CompletionBody(Sampling):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
+    parse_special: bool | None = None  # names of special tokens in a text are tokens; default yes
     suffix: Refused = None
 
 
@@ -211,6 +212,7 @@ class TokenizeBody(Body):
     prompt: str | None = None
     messages: Messages | None = None
     add_special_tokens: bool = True  # BOS before a text
+    parse_special: bool | None = None  # names of special tokens in it are tokens; default yes
 
 
 class DetokenizeBody(Body):

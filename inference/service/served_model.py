@@ -11,9 +11,12 @@ from pathlib import Path
 from llama_hub.errors import IntegrityError, LicenseError
 from llama_hub.hub import unchanged
 from llama_hub.hub.catalog import Catalog
+from llama_hub.hub.chat_template import is_chat
 from llama_hub.hub.gguf_file import DEFAULT_LICENSE
 from llama_hub.hub.manifest import Manifest, read
 from llama_hub.hub.store import Store
+from llama_hub.hub.tokenizer.reading import folder_files
+from llama_hub.hub.tokenizer.token_files import has_chat_template
 from llama_hub.inference.service.settings import ServedModel
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate
@@ -109,11 +112,18 @@ def _servable(folder: Path, manifest: Manifest, catalog: Catalog) -> Servable:
         license=license.id,
         license_name=license.name,
         notice=license.notice,
-        chat=manifest.model not in catalog or catalog.get(manifest.model).variant == "chat",
+        chat=_is_chat(folder, manifest.model, catalog),
         manifest=manifest,
         created=_timestamp(manifest.created),
     )
     return Servable(folder, manifest, served)
+
+
+def _is_chat(folder: Path, model: str, catalog: Catalog) -> bool:
+    """Whether the model was made to chat: by the catalogue, else by its own template or name."""
+    if model in catalog:
+        return catalog.get(model).variant == "chat"
+    return is_chat(model) or has_chat_template(folder_files(folder))
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:

@@ -39,4 +39,5 @@ class ServiceSettings:
     max_connections: int = 2048  # beyond: who has kept us waiting longest makes room
     drain_timeout: float = 25.0  # seconds between SIGTERM and the end of unfinished answers
     log_prompts: bool = False
+    parse_special: bool = True  # names of special tokens in raw prompts are those tokens
     moderators: tuple[Moderator, ...] = ()

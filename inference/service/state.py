@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_hub._version import __version__
+from llama_hub.inference.chat_template import ChatPrompts
 from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.body import Bodies
 from llama_hub.inference.service.limits import Admission, Pacer
@@ -42,6 +43,7 @@ class Service:
         self._longest_piece = max(
             len(tokenizer.piece(token)) for token in range(tokenizer.vocab_size)
         )
+        self.chat = ChatPrompts(tokenizer)
         self.admission = Admission(
             lambda: self.engine.info.max_batch,
             settings.max_queue,
@@ -67,6 +69,7 @@ class Service:
     async def close(self) -> None:
         """End the engine and the threads."""
         await self.engine.shutdown()
+        self.chat.close()
         self.bodies.close()
         self._tokenizing.shutdown(cancel_futures=True)
 
