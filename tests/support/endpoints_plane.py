@@ -533,6 +533,8 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 class _Handler(BaseHTTPRequestHandler):
     plane: ClassVar[EndpointsPlane]
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # head and body in one packet: nothing waits for an acknowledgement
+    disable_nagle_algorithm = True
 
     def _respond(self) -> None:
         where = urlsplit(self.path)
@@ -562,6 +564,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             while piece := answer.read1(65536):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")
         finally:
             onward.close()

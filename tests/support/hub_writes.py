@@ -38,6 +38,8 @@ class Origin:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16  # head and body in one packet: nothing waits for an acknowledgement
+            disable_nagle_algorithm = True
 
             def respond(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
