@@ -136,7 +136,6 @@ def import_(
     """Import a folder or GGUF file of another tool; verified, linked rather than copied."""
     from llama_hub.cli.download import report
     from llama_hub.hub.catalog import load
-    from llama_hub.hub.checkpoints import gguf_types
     from llama_hub.hub.download import Job
     from llama_hub.hub.importing import ImportedFolder, Naming, entry_of, import_folder, locate
     from llama_hub.hub.importing_gguf import ImportedFile, gguf_file_at
@@ -144,9 +143,8 @@ def import_(
     out = output(json, quiet)
     known = load(catalog)
     file = gguf_file_at(folder)
-    named = folder if file is None else file.with_name(gguf_types.model_name(file))
     folder_source = ImportedFolder(*locate(folder)) if file is None else ImportedFile(file)
-    entry, source = entry_of(folder_source, Naming(named, model, license, name), known)
+    entry, source = entry_of(folder_source, Naming(file or folder, model, license, name), known)
     flags = Flags(accept_license, licensee, email, organization, confirm_mau, text_sha256)
     with out.progress() as progress:
         job = Job(

@@ -16,6 +16,7 @@ from pathlib import Path
 from llama_hub.errors import IntegrityError, NotFoundError, UsageError
 from llama_hub.files import delete
 from llama_hub.hub.catalog import Catalog, Model
+from llama_hub.hub.checkpoints import gguf_types
 from llama_hub.hub.digests import check, hash_file
 from llama_hub.hub.download import Downloaded, Job, complete
 from llama_hub.hub.inspection import Problems, inspect
@@ -151,6 +152,8 @@ def _snapshot(repository: Path) -> Path:
 def guess(folder: Path, catalog: Catalog) -> Model:
     """The model that the folder's name speaks of."""
     names = {part.lower() for part in folder.absolute().parts[-4:]}
+    if gguf_types.has_name(folder):
+        names.add(gguf_types.model_name(folder).lower())
     for model in catalog:
         repositories = [name for name in (model.huggingface, model.huggingface_original) if name]
         known = {model.id, model.folder.lower()}
@@ -227,7 +230,7 @@ def _unlisted(
 
 
 def _name(source: ImportedFolder, naming: Naming, catalog: Catalog) -> ModelId:
-    """As the person says, else as the repository is called that a cache's folder is of."""
+    """As the person says, else as the repository or the GGUF file is called."""
     if naming.name is not None:
         name = model_id(naming.name, "--name")
         if name in catalog:
@@ -238,6 +241,8 @@ def _name(source: ImportedFolder, naming: Naming, catalog: Catalog) -> ModelId:
         return name
     if source.repository is not None:
         return RepositoryId(source.repository).model_id
+    if gguf_types.has_name(naming.folder):
+        return ModelId.of_folder(gguf_types.model_name(naming.folder))
     raise UsageError(
         f"the name {naming.folder.name!r} does not tell which model it is",
         hint=f"llama-hub import {naming.folder} MODEL   (ids: llama-hub models), or for a "

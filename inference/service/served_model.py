@@ -84,8 +84,8 @@ def _require(gate: Gate, name: str, manifest: Manifest) -> None:
         raise LicenseError(
             f"{name} says nothing of its licence that llama-hub knows, so the strictest is "
             f"assumed: {error.message}",
-            hint=f"{error.hint}; under another one: llama-hub convert {name} FOLDER --license ID "
-            "--dequantize, then FOLDER",
+            hint=f"{error.hint}; under another one: llama-hub import {name} --license ID, then the "
+            "name that it gets",
         ) from error
 
 

@@ -81,5 +81,15 @@ def test_the_command_guesses_the_model_by_the_file_s_name(home: Path, tmp_path: 
     assert done.code == 0
     assert done.json["model"] == "llama-demo"
     assert run("list", "--json").json["models"][0]["format"] == "gguf"
-    gguf_files.write(tmp_path / "nobody-s.gguf")
-    assert run("import", str(tmp_path / "nobody-s.gguf"), "--json").code == 2
+
+
+def test_a_fine_tune_is_called_like_its_file(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "acme-chat.Q4_0.gguf"
+    gguf_files.write(path, File(kind="Q4_0"))
+    refused = run("import", str(path), "--json")
+    assert refused.code == 3  # nobody says which licence it has
+    assert "--license" in refused.json["error"]["hint"]
+    done = run("import", str(path), "--license", "other-open", "--json")
+    assert done.code == 0
+    assert done.json["model"] == "acme-chat"
+    assert run("path", "acme-chat", "--json").json["format"] == "gguf"
