@@ -79,12 +79,6 @@ def no_model(where: object, names: Iterable[str]) -> NotFoundError:
             hint="merge it into its base with peft (merge_and_unload, save_pretrained), then "
             "convert that folder",
         )
-    if "consolidated.safetensors" in names:
-        return NotFoundError(
-            f"{where} holds consolidated.safetensors: Meta's tensor names in one safetensors "
-            "file, which is not read here",
-            hint="take the repository's model-*.safetensors and config.json, or its .pth files",
-        )
     lower = {name.lower(): name for name in names}
     for wanted in _NAMES:
         if wanted in lower and lower[wanted] != wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,18 +12,21 @@ from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import layout
 from llama_hub.hub.checkpoints.numeric import DTYPES
-from llama_hub.hub.checkpoints.pickle_index import StoredTensor, read_index
+from llama_hub.hub.checkpoints.pickle_index import Record, StoredTensor, read_index
+from llama_hub.hub.checkpoints.safetensors import read_header
 from llama_hub.hub.checkpoints.source import Checked, Checkpoint, Location, Segment
 from llama_hub.hub.model_config import Params, read_params
 from llama_hub.hub.sources import checksum_list as checklist
 
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
+WHOLE = "consolidated.safetensors"  # all shards joined, as later families of models have it
 Shard = Mapping[str, StoredTensor]
 
 
 def is_meta(folder: Path) -> bool:
     """Whether the folder looks like Meta's layout."""
-    return any(_SHARD.fullmatch(path.name) for path in folder.glob("consolidated.*"))
+    names = (path.name for path in folder.glob("consolidated.*"))
+    return any(_SHARD.fullmatch(name) or name == WHOLE for name in names)
 
 
 def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
@@ -35,7 +39,7 @@ def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
     params = read_params(folder)
     shards: list[Shard] = []
     for path in paths:
-        shards.append(read_index(path))
+        shards.append(_whole(path) if path.name == WHOLE else read_index(path))
         layout.check_count(path, sum(map(len, shards)))
     architecture = _architecture(folder, params, shards)
     if context is not None:
@@ -49,6 +53,14 @@ def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
 def shard_paths(folder: Path) -> list[Path]:
     """The shard files in order; a gap in the numbers is an ``IntegrityError``."""
     found = {int(match[1]): path for path in folder.iterdir() if (match := _shard(path))}
+    if (folder / WHOLE).is_file():
+        if found:
+            raise IntegrityError(
+                f"{folder} holds {WHOLE} beside {found[min(found)].name}: which of the two is the "
+                "model cannot be told",
+                hint="move one of them away",
+            )
+        return [folder / WHOLE]
     if not found:
         raise NotFoundError(f"{folder} holds no consolidated.NN.pth")
     missing = set(range(max(found) + 1)) - set(found) | _listed_but_absent(folder, set(found))
@@ -58,6 +70,20 @@ def shard_paths(folder: Path) -> list[Path]:
             f"shards are missing in {folder}: {names}", hint="download them into the same folder"
         )
     return [found[number] for number in sorted(found)]
+
+
+def _whole(path: Path) -> Shard:
+    """The tensors of a safetensors file with Meta's names, in Meta's row order."""
+    return {
+        name: StoredTensor(
+            Record(path, name, entry.offset, entry.size, None),
+            entry.dtype,
+            entry.shape,
+            tuple(math.prod(entry.shape[axis + 1 :]) for axis in range(len(entry.shape))),
+            entry.offset,
+        )
+        for name, entry in read_header(path)[0].items()
+    }
 
 
 def _shard(path: Path) -> re.Match[str] | None:
@@ -141,6 +167,10 @@ def segment(part: StoredTensor) -> Segment:
         columns=columns,
         row_step=row_step,
         column_step=column_step,
-        checked=Checked(record.path, record.offset, record.size, record.crc),
+        checked=(
+            None
+            if record.crc is None
+            else Checked(record.path, record.offset, record.size, record.crc)
+        ),
         whole=part.is_whole_record,
     )

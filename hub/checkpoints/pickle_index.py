@@ -12,14 +12,14 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from llama_hub.errors import IntegrityError
 from llama_hub.files import open_regular
-from llama_hub.hub.checkpoints import diagnosis
+from llama_hub.hub.checkpoints import diagnosis, legacy_pickle
 from llama_hub.hub.checkpoints.pickle_machine import ITEM_BYTES, View, read_pickle
 
 MAX_PART = 4 << 20  # bytes of the pickle, and of the zip's directory; Llama 2 70B's have 60 kB
@@ -34,7 +34,7 @@ class Record:
     name: str
     offset: int  # of its first byte in the file
     size: int  # bytes
-    crc: int  # CRC-32 that the zip states
+    crc: int | None  # CRC-32 that the zip states; torch before 1.6 states none
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,10 @@ def read_index(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            _check_magic(path, file.read(512))
+            start = file.read(512)
+            _check_magic(path, start)
+            if start[:1] == b"\x80":
+                return _read_legacy(path, file)
             with zipfile.ZipFile(_Frugal(file)) as archive:
                 records = _records(path, archive, file)
                 prefix, pickle = _pickle(path, archive)
@@ -77,6 +80,20 @@ def read_index(path: Path) -> dict[str, StoredTensor]:
     except (EOFError, UnicodeDecodeError, OverflowError, ValueError, RuntimeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}"[:200]) from error
     views = _tensors(path, read_pickle(pickle, str(path)))
+    return _index(path, views, records, f"{prefix}data/")
+
+
+def _read_legacy(path: Path, file: IO[bytes]) -> dict[str, StoredTensor]:
+    """The index of a file of torch before 1.6, which has no checksums."""
+    content, spans = legacy_pickle.read(path, file)
+    records = {key: Record(path, key, span.offset, span.size, None) for key, span in spans.items()}
+    return _index(path, _tensors(path, content), records, "")
+
+
+def _index(
+    path: Path, views: Mapping[str, View], records: Mapping[str, Record], prefix: str
+) -> dict[str, StoredTensor]:
+    """Every tensor where its storage lies; ``prefix``: of a storage's name before its key."""
     found = {name: _located(path, name, view, records, prefix) for name, view in views.items()}
     _check_amount(path, found.values(), records.values())
     return found
@@ -127,9 +144,11 @@ def _check_magic(path: Path, start: bytes) -> None:
             hint="ask for a new link and download the file again",
         )
     if start[:1] == b"\x80":
+        return
+    if start[257:262] == b"ustar":
         raise IntegrityError(
-            f"{path} has the form of torch before 1.6 (no zip), which cannot be read by offset",
-            hint="save it again with a current torch",
+            f"{path} has the form of torch before 0.2 (a tar archive), which is not read here",
+            hint="load it with an old torch and save it again with a current one",
         )
     raise _damaged(path, "it does not begin as a zip archive")
 
@@ -191,9 +210,9 @@ def _check_byte_order(path: Path, archive: zipfile.ZipFile, prefix: str) -> None
 
 
 def _located(
-    path: Path, name: str, view: View, records: dict[str, Record], prefix: str
+    path: Path, name: str, view: View, records: Mapping[str, Record], prefix: str
 ) -> StoredTensor:
-    record = records.get(f"{prefix}data/{view.storage.key}")
+    record = records.get(f"{prefix}{view.storage.key}")
     item = ITEM_BYTES[view.storage.dtype]
     if record is None:
         raise _damaged(path, f"the bytes of {name!r} are missing")

@@ -12,9 +12,10 @@ text has more letters than there are atoms.
 
 from __future__ import annotations
 
+import io
 import pickletools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,9 @@ class _Global:
 
 
 @dataclass(frozen=True)
-class _Storage:
+class Storage:
+    """What a persistent id stands for."""
+
     key: str
     dtype: str
     count: int  # elements
@@ -59,7 +62,7 @@ class _Storage:
 class View:
     """What ``_rebuild_tensor_v2`` would have built."""
 
-    storage: _Storage
+    storage: Storage
     offset: int  # elements
     shape: tuple[int, ...]
     stride: tuple[int, ...]  # elements
@@ -70,9 +73,25 @@ def read_pickle(data: bytes, where: str) -> Any:
 
     ``UnsafePickleError`` names what it asks for beyond tensors; ``IntegrityError`` if it is torn.
     """
-    machine = _Machine(where)
+    return read_pickles(data, where, 1)[0][0]
+
+
+def read_pickles(
+    data: bytes, where: str, count: int
+) -> tuple[list[Any], Mapping[str, Storage], int]:
+    """The values of ``count`` pickles one after the other, every storage, and where they end."""
+    stream, values = io.BytesIO(data), []
+    storages: dict[str, Storage] = {}
+    for _ in range(count):
+        machine = _Machine(where, storages=storages)
+        values.append(_run(machine, stream))
+    return values, storages, stream.tell()
+
+
+def _run(machine: _Machine, stream: io.BytesIO) -> Any:
+    where = machine.where
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count >= MAX_STEPS:
                 raise IntegrityError(f"the pickle in {where} has more than {MAX_STEPS} steps")
             machine.step(opcode.name, argument)
@@ -106,6 +125,7 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    storages: dict[str, Storage] = field(default_factory=dict)  # by key
     result: Any = None
 
     def step(self, name: str, argument: Any) -> None:
@@ -157,19 +177,24 @@ class _Machine:
         self.stack.append(known(self, arguments))
 
     def persistent_id(self, _: Any) -> None:
-        """``("storage", type, key, device, element count)``."""
+        """``("storage", type, key, device, element count)``; before torch 1.6 also its view."""
         found = self.stack.pop()
         kind, storage_type, key, _device, count = _tuple(found, 5)
         name = storage_type.name if isinstance(storage_type, _Global) else ""
         known = _STORAGES.get(name.removeprefix("torch "))
-        if _text(kind) != "storage" or known is None or len(found) != 5:
+        if _text(kind) != "storage" or known is None or len(found) > 6:
             raise self.unsafe("a persistent object that is no storage")
-        self.stack.append(_Storage(_text(key), known[0], _whole(count)))
+        if found[5:] not in ((), (None,)):
+            raise ValueError("a storage that is a view of another")
+        storage = Storage(_text(key), known[0], _whole(count))
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise ValueError("a storage that is described in two ways")
+        self.stack.append(storage)
 
     def view(self, arguments: tuple[Any, ...]) -> View:
         """``(storage, offset, size, stride, requires_grad, hooks, …)``."""
         storage, offset, shape, stride = _tuple(arguments, 4)
-        if not isinstance(storage, _Storage):
+        if not isinstance(storage, Storage):
             raise ValueError("a tensor without a storage")
         return View(storage, _whole(offset), _sizes(shape), _sizes(stride))
 

@@ -138,7 +138,7 @@ def _meta_names(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(_rename_config, "must be called config.json"), (_meta_names, "consolidated.safetensors")],
+    [(_rename_config, "must be called config.json"), (_meta_names, "params.json")],
 )
 def test_other_folders_are_named_too(
     copy: Path, change: Callable[[Path], None], named: str
