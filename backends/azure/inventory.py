@@ -229,10 +229,10 @@ class Inventory:
         for one in [*self._readable_autoscales(), *models, *environments]:
             if one.tags[TAG_DEPLOYMENT] not in endpoints:
                 yield one
-        used = {_weights_of(model) for model in models}
+        used = {_weights_of(one) for one in models if one.tags[TAG_DEPLOYMENT] in endpoints}
         for name in sorted(self.container.folders(MODELS_ROOT) - used):
             yield Resource("weights", name, self.weights_state(name))
-        owners = {one.name.partition(":")[0] for one in environments}
+        owners = {one.tags[TAG_DEPLOYMENT] for one in environments} & endpoints
         for owner in sorted(self.container.folders(CONTEXT_ROOT) - owners):
             yield Resource("context", owner, "unused")
 

@@ -444,8 +444,10 @@ def _not_seen(observed: Observed) -> Iterator[str]:
     """What may be there and stays, because it could not be read."""
     kinds = [kind for kind in observed.unread if kind != "deployment"]
     if kinds:
-        why = observed.unread[kinds[0]].message
-        yield f"what there is of {', '.join(kinds)} stays, it could not be read: {why}"
+        yield (
+            f"what there is of {', '.join(kinds)} stays, for it may not be read; it costs "
+            "nothing or storage only, and whoever may read it finds it with llama-hub gc"
+        )
 
 
 def needed(target: Target) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def test_a_data_scientist_of_the_workspace_can_deploy_and_remove(
     assert found.status == "ready"
     assert found.cost_per_hour == pytest.approx(0.169)  # of the table
     (step, *_) = backend.plan_delete("support", backend.observe("support"))
-    assert "autoscale stays, it could not be read" in step.note
+    assert "autoscale stays, for it may not be read" in step.note
     drive.delete("support")
     assert plane.arm.endpoints == plane.arm.assets == {}
 
