@@ -156,13 +156,18 @@ class PlanRunner:
 
     def _lasting(self) -> str:
         """What this run has put there and an undo leaves: uploads, which the next try needs."""
-        begun = {one["id"] for one in self._journal.history().runs[-1].intents if not one["undo"]}
-        names = [one.id for one in self._plan.changes if one.id in begun and one.action != "delete"]
+        run = self._journal.history().runs[-1]
+        begun = {one["id"] for one in run.intents if not one["undo"]}
+        try:
+            there = {*run.outcomes, *(one.id for one in self._all().resources)}
+        except LlamaHubError:
+            there = begun
+        steps = [one for one in self._plan.changes if one.action != "delete"]
+        names = [one.id for one in steps if one.id in begun & there]
         if not names:
             return ""
-        return (
-            f", except {', '.join(names)}: the next deploy goes on with it, llama-hub gc removes it"
-        )
+        told = f", except {', '.join(names)}: the next deploy goes on with it"
+        return f"{told}, llama-hub gc removes it"
 
     def _cannot_undo(self, before: Sequence[str]) -> bool:
         """Whether something that was there before may be changed, and the way back is unknown."""

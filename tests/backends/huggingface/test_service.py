@@ -29,6 +29,7 @@ from llama_hub.errors import (
 from tests.backends.huggingface.conftest import TOKEN, USER, Loopback, spec
 from tests.support.endpoints_plane import HARDWARE, INFER, MANAGE
 from tests.support.endpoints_refusals import OURS, REFUSALS
+from tests.support.vllm_stub import parse
 
 OPTIONS = ApplyOptions(sleep=lambda seconds: None, timeout=60)
 EVERYTHING = [MANAGE, INFER, "repo.write"]
@@ -201,6 +202,43 @@ def test_each_read_denied_is_an_error_with_a_way_out(
     assert "settings/tokens" in raised.value.hint
 
 
+@pytest.mark.parametrize("place", ["/api/repos/create", "POST /endpoint/acme$"])
+def test_a_first_write_denied_leaves_nothing_that_bills_and_an_ended_journal(
+    quick: Loopback, deployer: Deployer, place: str
+) -> None:
+    method, _, path = place.rpartition(" ")
+    if method:
+        quick.plane.faults.denied = [(method, path)]
+    else:
+        quick.hub.denied = [path]
+    with pytest.raises(AccessError) as raised:
+        apply(deployer)
+    assert "settings/tokens" in raised.value.hint
+    assert "removed again" in raised.value.hint
+    assert ("except repository/acme/llama-hub-chat-" in raised.value.hint) is bool(method)
+    assert quick.plane.endpoints == {}
+    assert not deployer.journal("chat").history().exists
+    quick.plane.faults.denied, quick.hub.denied = [], []
+    assert apply(deployer).status == "ready"
+
+
+def test_a_change_and_a_removal_denied_leave_what_runs(quick: Loopback, deployer: Deployer) -> None:
+    before = apply(deployer).generation
+    quick.plane.faults.denied = [("PUT", "/chat$"), ("DELETE", "/chat$")]
+    with pytest.raises(AccessError) as raised:
+        apply(deployer, environment={"A": "1"})
+    assert "what was there before is back" in raised.value.hint
+    assert quick.backend().status("chat").generation == before
+    with pytest.raises(AccessError) as raised:
+        deployer.apply(deployer.plan_delete("chat"), OPTIONS)
+    assert "the same command again" in raised.value.hint
+    assert endpoint(quick)["status"]["state"] == "running"
+    quick.plane.faults.denied = []
+    deployer.apply(deployer.plan_delete("chat"), OPTIONS)
+    assert quick.plane.endpoints == {}
+    assert not deployer.journal("chat").history().exists
+
+
 @pytest.mark.parametrize("denied", [("GET", "/provider/"), ("GET", "/endpoint/acme$")])
 def test_delete_needs_neither_prices_nor_lists(
     quick: Loopback, deployer: Deployer, denied: tuple[str, str]
@@ -354,7 +392,7 @@ def test_where_no_gpu_can_be_had_our_core_runs_on_a_cpu(
     assert planned.body["model"]["image"] == {"huggingface": {}}
 
 
-def test_vllm_is_told_in_its_own_words(quick: Loopback, deployer: Deployer) -> None:
+def test_vllm_is_told_in_its_own_words(quick: Loopback, deployer: Deployer, demo: Artifact) -> None:
     wanted = {"options": NO_IMAGE, "context": 128, "concurrency": 3}
     planned = body_of(deployer, instance="nvidia-t4-x4", **wanted).body["model"]
     words = planned["args"]
@@ -364,6 +402,7 @@ def test_vllm_is_told_in_its_own_words(quick: Loopback, deployer: Deployer) -> N
     assert told["--gpu-memory-utilization"] == f"{sizing.USABLE:g}"
     assert "served-model-name" in " ".join(words)
     assert planned["image"]["vLLM"]["tensorParallelSize"] == 4
+    assert parse(["serve", str(demo.folder), *words]).max_num_seqs == 3
     if importlib.util.find_spec("vllm") is None:
         return
     from vllm.engine.arg_utils import AsyncEngineArgs  # the judge, where it is installed
