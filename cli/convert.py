@@ -229,6 +229,11 @@ def _report(
         out.warn(f"{tensor} holds {count} values that are NaN or infinite")
     for name in made.lacks:
         out.warn(f"the source has no {name}, so the output has none either")
+    if _kept_from_claiming(made, to):
+        out.warn(
+            "tokenizer.json was not written: it would not cut every text as tokenizer.model does, "
+            "which the output has"
+        )
     document, text = _document(made, to, seconds), _text(made, seconds)
     if quality is not None:
         document["perplexity"] = quality
@@ -237,6 +242,14 @@ def _report(
             f"({quality['difference']:+}), over {quality['tokens']} tokens"
         )
     out.result(document, text)
+
+
+def _kept_from_claiming(made: Conversion, to: str) -> bool:
+    """Whether a Hugging Face folder was made whose tokenizer has no faithful tokenizer.json."""
+    if made.manifest is None or to != "hf" or made.manifest.made_by.get("from") == "hf":
+        return False
+    names = {entry.path for entry in made.manifest.files}
+    return "tokenizer.model" in names and "tokenizer.json" not in names
 
 
 def _document(made: Conversion, to: str, seconds: float) -> dict[str, Any]:

@@ -25,7 +25,11 @@ def sentencepiece_bytes(vocabulary: ModelVocabulary) -> bytes | None:
         return data
     if not compare.can_compare():
         return None
-    differs = compare.difference(data, vocabulary.tokenizer_json, vocabulary.pieces)
+    # transformers' own Llama tokenizer puts no space before a text that begins with one.
+    leading = vocabulary.prefix_rule == "each"
+    differs = compare.difference(
+        data, vocabulary.tokenizer_json, vocabulary.pieces, leading=leading
+    )
     return data if differs is None else None
 
 

@@ -20,8 +20,10 @@ from llama_hub.cli.conversation import Conversation, Prompt
 from llama_hub.cli.output import Output
 from llama_hub.errors import AccessError, ExitCode, LlamaHubError, NotFoundError, UsageError
 from llama_hub.inference.service.settings import ServiceSettings
+from llama_hub.inference.tokenizer import tokenizer_of
 from tests.support.command import run
 from tests.support.demo_model import CHAT, demo_folder
+from tests.support.derivatives import DERIVATIVES, build
 from tests.support.serving import Running, echo_engine, serving
 
 
@@ -59,6 +61,28 @@ def test_a_model_of_this_machine_answers(filled: Path, monkeypatch: pytest.Monke
     assert plain.stdout == document["reply"] + "\n"
     folder = run(*("chat", str(filled / "models" / CHAT / "hf"), *asked[2:]))
     assert folder.stdout == plain.stdout
+
+
+def test_a_fine_tune_speaks_its_own_template_and_a_base_model_only_if_told(
+    home: Path, tmp_path: Path
+) -> None:
+    tuned = build(tmp_path / "tuned", DERIVATIVES["chatml"])
+    base = build(tmp_path / "base", DERIVATIVES["openllama-3b"])
+    for folder in (tuned, base):
+        made = run("convert", str(folder), f"{folder}-hf", "--to", "hf", "--license", "other-open")
+        assert made.code == 0, made.stderr
+    asked = ("--once", "hi", "--max-tokens", "2", "--device", "cpu", "--json")
+    found = run("chat", f"{tuned}-hf", *asked)
+    assert found.code == 0, found.stderr
+    written = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer_of(tuned).encode_special(written)
+    assert found.json["usage"]["prompt_tokens"] == len(ids)
+    refused = run("chat", f"{base}-hf", *asked)
+    assert refused.code == ExitCode.USAGE
+    assert "base model" in refused.json["error"]["message"]
+    assert "--chat" in refused.json["error"]["hint"]
+    forced = run("chat", f"{base}-hf", *asked, "--chat")
+    assert forced.code == 0, forced.stderr
 
 
 def test_a_server_answers(server: Running) -> None:
