@@ -136,7 +136,7 @@ class HuggingFaceBackend:
         """Scopes, secrets, gate and digests of a gated repository, a public one of our name."""
         options = read(target.spec).on(target.offer)
         client, namespace = self.inventory.client, self.inventory.namespace
-        judging.token(client.whoami(), namespace)
+        judging.token(client.whoami(), namespace, uploads=not options.gated_repository)
         runner.secret_values(options, client)
         steps = self.plan(target, observed)
         endpoint = next(step for step in steps if step.kind == "endpoint")

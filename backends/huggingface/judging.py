@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_hub.backends.huggingface import machines
 from llama_hub.backends.huggingface.client import Client
-from llama_hub.backends.huggingface.scopes import TOKENS, granted, missing
+from llama_hub.backends.huggingface.scopes import TOKENS, WRITE_REPOSITORIES, granted, missing
 from llama_hub.errors import AccessError, NotFoundError, UsageError
 
 
@@ -30,10 +30,13 @@ def namespace(who: Mapping[str, Any], given: str | None) -> str:
     )
 
 
-def token(who: Mapping[str, Any], name: str) -> None:
-    """``AccessError`` for the scopes that a fine-grained token lacks in namespace ``name``."""
+def token(who: Mapping[str, Any], name: str, *, uploads: bool) -> None:
+    """``AccessError`` for the scopes that a fine-grained token lacks in namespace ``name``.
+
+    ``uploads``: whether there is a repository to write, which a gated one that is served is not.
+    """
     held = granted(who, name)
-    lacking = [] if held is None else missing(held)
+    lacking = [] if held is None else missing(held if uploads else {*held, WRITE_REPOSITORIES})
     if lacking:
         names = ", ".join(f"{one.name} ({one.title!r})" for one in lacking)
         raise AccessError(

@@ -16,6 +16,7 @@ from llama_hub.deploy.deployer import Deployer
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import AccessError, IntegrityError, NotFoundError, UsageError
 from tests.backends.huggingface.conftest import TOKEN, USER, Loopback, spec
+from tests.support.endpoints_plane import INFER, MANAGE
 
 OPTIONS = ApplyOptions(sleep=lambda seconds: None)
 
@@ -253,6 +254,15 @@ class TestGatedRepository:
         with pytest.raises(IntegrityError, match=r"model\.safetensors"):
             deployer.plan(self.wanted(quick))
         assert quick.plane.writes == []
+
+    def test_no_permission_to_write_repositories_is_needed(
+        self, quick: Loopback, deployer: Deployer, demo: Artifact
+    ) -> None:
+        self.hold(quick, demo)
+        quick.hub.scopes[TOKEN] = {USER: [MANAGE, INFER]}
+        assert apply(deployer, self.wanted(quick)).status == "ready"
+        with pytest.raises(AccessError, match=r"repo\.write"):
+            deployer.plan(spec(name="copy"))
 
     def test_a_commit_that_nobody_knows_is_asked_for(
         self, quick: Loopback, deployer: Deployer, demo: Artifact
