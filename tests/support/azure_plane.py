@@ -324,6 +324,7 @@ def _tunnel(plane: Plane, host: str) -> Callable[..., BaseHTTPRequestHandler]:
 
 
 class _Answering(BaseHTTPRequestHandler):
+    wbufsize = 1 << 16  # head and body in one packet
     protocol_version = "HTTP/1.1"
     plane: Plane
     host: str
