@@ -115,7 +115,11 @@ def remove(
 @import_app.command("import")
 def import_(
     folder: Annotated[
-        Path, typer.Argument(help="What Meta's script or hf downloaded, or a GGUF file.")
+        str,
+        typer.Argument(
+            help="What Meta's script or hf downloaded, a GGUF file, or ollama://NAME[:TAG], "
+            "lmstudio://PUBLISHER/MODEL, hf://ORG/NAME (of the local cache)."
+        ),
     ],
     model: Annotated[
         str | None,
@@ -135,16 +139,29 @@ def import_(
 ) -> None:
     """Import a folder or GGUF file of another tool; verified, linked rather than copied."""
     from llama_hub.cli.download import report
+    from llama_hub.hub import importing_ollama
     from llama_hub.hub.catalog import load
     from llama_hub.hub.download import Job
-    from llama_hub.hub.importing import ImportedFolder, Naming, entry_of, import_folder, locate
+    from llama_hub.hub.importing import (
+        ImportedFolder,
+        Naming,
+        entry_of,
+        import_folder,
+        locate,
+        place_of,
+    )
     from llama_hub.hub.importing_gguf import ImportedFile, gguf_file_at
 
     out = output(json, quiet)
     known = load(catalog)
-    file = gguf_file_at(folder)
-    folder_source = ImportedFolder(*locate(folder)) if file is None else ImportedFile(file)
-    entry, source = entry_of(folder_source, Naming(file or folder, model, license, name), known)
+    named = Path(folder)
+    folder_source: ImportedFolder | None = importing_ollama.find(folder)
+    if folder_source is None:
+        path = place_of(folder)
+        file = gguf_file_at(path)
+        named = file or path
+        folder_source = ImportedFolder(*locate(path)) if file is None else ImportedFile(file)
+    entry, source = entry_of(folder_source, Naming(named, model, license, name), known)
     flags = Flags(accept_license, licensee, email, organization, confirm_mau, text_sha256)
     with out.progress() as progress:
         job = Job(

@@ -22,7 +22,7 @@ from llama_hub.hub.download import Downloaded, Job, complete
 from llama_hub.hub.inspection import Problems, inspect
 from llama_hub.hub.manifest import Format, Manifest
 from llama_hub.hub.model_id import ModelId, model_id
-from llama_hub.hub.repository_id import RepositoryId
+from llama_hub.hub.repository_id import RepositoryId, is_repository, parse
 from llama_hub.hub.sources import evidence, hf_cache, layout
 from llama_hub.hub.sources.agreement import WithAgreement, agreement_for
 from llama_hub.hub.sources.base import FetchPlan, Source, read_small
@@ -67,6 +67,11 @@ class ImportedFolder:
         return self._origin.get("repository")
 
     @property
+    def model_id(self) -> ModelId | None:
+        """The model's name in the store if no other is given; ``None`` where nothing tells."""
+        return RepositoryId(self.repository).model_id if self.repository else None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What the model is called: the repository, else the folder."""
         return (self.repository or self._place.root.name,)
@@ -107,11 +112,40 @@ class _FolderTree(FolderTree):
         return FolderRequest(here)
 
 
+LM_STUDIO = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
+
+
+def place_of(text: str) -> Path:
+    """The folder that ``lmstudio://PUBLISHER/MODEL``, ``hf://ORG/NAME`` or a path means."""
+    if text.startswith("lmstudio://"):
+        name = text.removeprefix("lmstudio://")
+        if not is_repository(name):
+            raise UsageError(
+                f"{text!r} is no model of LM Studio's", hint="lmstudio://PUBLISHER/MODEL"
+            )
+        places = [Path(home).expanduser() / name for home in LM_STUDIO]
+        return next((place for place in places if place.is_dir()), places[0])
+    repository = parse(text) if text.startswith("hf://") else None
+    if repository is None:
+        return Path(text)
+    folder = hf_cache.repository_folder(repository.name)
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"the cache of Hugging Face has no {repository.name} ({folder})",
+            hint=f"llama-hub download {repository}",
+        )
+    is_commit = re.fullmatch("[0-9a-f]{40}", repository.revision or "")
+    return folder / "snapshots" / str(repository.revision) if is_commit else folder
+
+
 def locate(folder: Path) -> tuple[Path, Format]:
     """The folder that really has the files (a cache's snapshot, say), and its format."""
     folder = path_of(str(folder)).absolute()
     if not folder.is_dir():
-        raise NotFoundError(f"there is no folder {folder}")
+        raise NotFoundError(
+            f"there is no folder {folder}",
+            hint="name the folder or GGUF file; what the Hub has: llama-hub download ORG/NAME",
+        )
     if (folder / "snapshots").is_dir():
         folder = _snapshot(folder)
     if (folder / "params.json").is_file():
@@ -239,8 +273,8 @@ def _name(source: ImportedFolder, naming: Naming, catalog: Catalog) -> ModelId:
                 hint=f"llama-hub import {naming.folder} {name}, or another --name",
             )
         return name
-    if source.repository is not None:
-        return RepositoryId(source.repository).model_id
+    if source.model_id is not None:
+        return source.model_id
     if gguf_types.has_name(naming.folder):
         return ModelId.of_folder(gguf_types.model_name(naming.folder))
     raise UsageError(
