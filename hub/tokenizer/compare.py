@@ -118,7 +118,9 @@ def fast_tokenizer(data: bytes) -> Any:
         made = Tokenizer.from_buffer(data)
         made.no_truncation()
         made.no_padding()
-    except Exception as error:  # the library raises Exception itself
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises Exception itself, and its panics are none
         raise IntegrityError(
             f"tokenizer.json is no file of the tokenizers library: {error}",
             hint="download tokenizer.json again",

@@ -205,3 +205,12 @@ def test_a_list_for_every_row_is_taken_apart_again(tmp_path: Path) -> None:
     pieces, added = split_added(known.padded())
     assert pieces == known.pieces
     assert added == {token: known.added[token] for token in (1280, 1281)}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"model": {"type": "BPE"}}', b'{"model": 3}', b"\xff"]
+)
+def test_what_is_no_tokenizer_json_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    with pytest.raises(IntegrityError):
+        read(folder(tmp_path, {}, model=False), 4)
