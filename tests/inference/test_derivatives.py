@@ -19,7 +19,7 @@ from llama_hub.inference.engine import SamplingParams
 from llama_hub.inference.sampling import Choice, Row, choose
 from llama_hub.inference.tokenizer import Detokenizer, tokenizer_of
 from llama_hub.inference.torch_engine import TorchEngine
-from tests.support.derivatives import DERIVATIVES, RELU, build
+from tests.support.derivatives import DERIVATIVES, LLAMA, RELU, Derivative, build
 from tests.support.hf_models import ask
 
 TEXTS = [
@@ -80,6 +80,27 @@ def test_any_id_streams_to_text_and_nothing_crashes(name: str, folders: Any) -> 
     assert text == ours.decode(ids)
     named = [token for token in ids if token not in ours.vocabulary.nameless]
     assert text == judge.decode(named, skip_special_tokens=True)
+
+
+FLAGS: list[dict[str, Any]] = [
+    {"content": "天气", "special": False, "normalized": True},
+    {"content": "天气", "special": False, "normalized": False},
+    {"content": "<mask>", "lstrip": True, "special": True},
+    {"content": "[PAD]", "rstrip": True, "special": True},
+    {"content": "cat", "single_word": True, "special": False, "normalized": False},
+]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: "-".join(map(str, flags.values())))
+def test_flags_of_added_tokens_mean_what_they_mean_in_transformers(
+    flags: dict[str, Any], legacy: bool, tmp_path: Path
+) -> None:
+    settings = {**LLAMA, "legacy": legacy, "added_tokens_decoder": {"1280": flags}}
+    folder = build(tmp_path / "m", Derivative(rows=1281, settings=settings))
+    ours, judge = tokenizer_of(folder), AutoTokenizer.from_pretrained(folder)
+    for text in ("x <mask> y", "a[PAD]  b", "今天天气很好", "a cat, concat cat_ cat", "cat"):
+        assert ours.encode_special(text) == judge.encode(text, add_special_tokens=False), text
 
 
 def test_a_switch_makes_special_names_text(folders: Any) -> None:
