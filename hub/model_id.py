@@ -60,7 +60,10 @@ def model_id(text: object, where: str = "", error: type[LlamaHubError] = UsageEr
     try:
         return ModelId(text)
     except ValueError as problem:
-        raise error(f"{where}: {problem}" if where else str(problem)) from problem
+        raise error(
+            f"{where}: {problem}" if where else str(problem),
+            hint="a model is named in lower case, such as llama-2-7b-chat",
+        ) from problem
 
 
 def reference(text: object) -> str:
