@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from llama_hub.hub import catalog
 from llama_hub.hub.manifest import Format
 from llama_hub.hub.repository_id import parse
@@ -31,10 +33,11 @@ def test_each_entry_is_read_and_has_a_source(tmp_path: Path) -> None:
     assert not formats
 
 
-def test_each_command_is_understood() -> None:
-    lines = [
-        line.partition("#")[0].split() for line in PAGE.splitlines() if "    llama-hub" in line
-    ]
+def test_each_command_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "HF_HUB_CACHE", "OLLAMA_MODELS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    shown = [line for line in PAGE.splitlines() if "    llama-hub" in line]
+    lines = [line.partition("#")[0].split() for line in shown]
     assert len(lines) == 6
     for _, command, place, *options in lines:
         if command == "download":

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from llama_hub.errors import IntegrityError, NotFoundError
-from llama_hub.hub.checkpoints import diagnosis, hf_files, hf_tensors, layout, numeric
+from llama_hub.hub.checkpoints import diagnosis, hf_files, hf_tensors, layout, numeric, rope_tensors
 from llama_hub.hub.checkpoints.meta import segment
 from llama_hub.hub.checkpoints.pickle_index import read_index
+from llama_hub.hub.checkpoints.rope_tensors import Frequencies
 from llama_hub.hub.checkpoints.safetensors import ITEM_BYTES, Entry, read_header
 from llama_hub.hub.checkpoints.source import Checkpoint, Location, Segment, StoredRun
 from llama_hub.hub.model_config import read_config
@@ -44,6 +45,10 @@ def open_hf(folder: Path, *, quantised: bool = False) -> Checkpoint:
     locations = {
         spec.name: _location(folder, spec, segments[layout.hf_name(spec.name)]) for spec in expected
     }
+    for name, (dtype, shape, where) in segments.items():
+        if layout.ignored_in_hf(name):
+            found = Frequencies(name, where.path, where.offset, dtype, shape)
+            rope_tensors.check(found, architecture)
     runs = tuple(run for _, run in stored)
     return Checkpoint(folder, "hf", architecture, locations, stored=runs)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub.architecture import Architecture
-from llama_hub.hub.checkpoints import layout
+from llama_hub.hub.checkpoints import layout, rope_tensors
 from llama_hub.hub.checkpoints.numeric import DTYPES
 from llama_hub.hub.checkpoints.pickle_index import Record, StoredTensor, read_index
+from llama_hub.hub.checkpoints.rope_tensors import Frequencies
 from llama_hub.hub.checkpoints.safetensors import read_header
 from llama_hub.hub.checkpoints.source import Checked, Checkpoint, Location, Segment
 from llama_hub.hub.model_config import Params, read_params
@@ -47,6 +48,7 @@ def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
     layout.check_shards(architecture, len(shards))
     _check_names(paths, shards, architecture)
     locations = {spec.name: _location(spec, paths, shards) for spec in layout.specs(architecture)}
+    _check_frequencies(paths, shards, architecture)
     return Checkpoint(folder, "meta", architecture, locations, len(shards))
 
 
@@ -133,6 +135,16 @@ def _check_names(paths: list[Path], shards: Sequence[Shard], architecture: Archi
                 f"{path} does not fit params.json: the tensor {odd} is {state}",
                 hint="params.json and the shards must be of the same model",
             )
+
+
+def _check_frequencies(
+    paths: list[Path], shards: Sequence[Shard], architecture: Architecture
+) -> None:
+    for path, shard in zip(paths, shards, strict=True):
+        for name in filter(layout.ignored_in_meta, shard):
+            one = shard[name]
+            found = Frequencies(name, path, one.offset, one.dtype, one.shape)
+            rope_tensors.check(found, architecture)
 
 
 def _location(spec: layout.TensorSpec, paths: list[Path], shards: Sequence[Shard]) -> Location:

@@ -145,3 +145,24 @@ def test_other_folders_are_named_too(
 ) -> None:
     change(copy)
     assert named in refusal(copy).message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("stretch", "scaling"), [(1.0, None), (8.0, None), (8.0, 8.0), (1.0, 8.0)])
+def test_frequencies_that_the_configuration_does_not_give_are_refused(
+    copy: Path, dtype: torch.dtype, stretch: float, scaling: float | None
+) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    plain = 1.0 / 10000.0 ** (torch.arange(0, 16, 2).float() / 16)
+    name = "model.layers.1.self_attn.rotary_emb.inv_freq"
+    tensors[name] = (plain / stretch).to(dtype)
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    rope = {"type": "linear", "factor": scaling} if scaling else None
+    edit_config(copy, rope_scaling=rope, rope_parameters=None)
+    if stretch == 1.0 or scaling:
+        with open_checkpoint(copy):
+            pass
+    else:
+        error = refusal(copy)
+        assert isinstance(error, IntegrityError)
+        assert name in error.message

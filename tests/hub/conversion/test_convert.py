@@ -567,7 +567,7 @@ def test_hugging_face_folders_as_others_write_them(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "saved")
     assert to(tmp_path / "saved", tmp_path / "a", "meta").tensors == made.tensors
     state = dict(model.state_dict())
-    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = model.model.rotary_emb.inv_freq
     (tmp_path / "old").mkdir()
     shutil.copy(tmp_path / "hf/config.json", tmp_path / "old/config.json")
     torch.save(state, tmp_path / "old/pytorch_model.bin")
