@@ -14,7 +14,7 @@ import pytest
 from llama_hub.errors import MissingExtraError, UsageError
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.engine import GenerationRequest, SamplingParams
-from llama_hub.inference.vllm_engine import VllmEngine
+from llama_hub.inference.vllm_engine import VllmEngine, sampling_arguments
 from tests.support import fake_vllm
 from tests.support.hf_models import ask
 
@@ -92,6 +92,19 @@ def test_sampling_parameters_are_translated(engine: VllmEngine) -> None:
     assert (seen.temperature, seen.top_k, seen.seed, seen.logit_bias) == (0.5, 3, 11, {4: 2.0})
     assert seen.structured_outputs.json == "{}"
     assert not seen.detokenize
+
+
+def test_vllm_is_told_every_end_token_and_what_may_be_sampled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_vllm.install(monkeypatch)
+    ends, asked = frozenset({2, 9}), SamplingParams(stop_token_ids=frozenset({5}))
+    told = fake_vllm.SamplingParams(**sampling_arguments(asked, ends, [0, 1, 2]))
+    assert told.stop_token_ids == [2, 5, 9]
+    assert told.allowed_token_ids == [0, 1, 2]
+    on = sampling_arguments(SamplingParams(ignore_eos=True), ends)
+    assert on["stop_token_ids"] == []
+    assert "allowed_token_ids" not in on
 
 
 def test_a_reader_that_leaves_aborts(engine: VllmEngine) -> None:

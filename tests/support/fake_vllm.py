@@ -61,6 +61,7 @@ class SamplingParams:
     detokenize: bool
     output_kind: int
     structured_outputs: StructuredOutputsParams | None = None
+    allowed_token_ids: list[int] | None = None
 
 
 @dataclass
