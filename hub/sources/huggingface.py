@@ -275,7 +275,7 @@ class HuggingFace:
             raise UsageError(f"{self.repository!r} is not a repository id: {error}") from error
         if constants.HF_HUB_OFFLINE:
             raise TransferError(
-                f"{self.where} is not asked: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE"
+                f"{self.where} is not asked: HF_HUB_OFFLINE is set", hint=self._offline_hint()
             )
         revision = quote(self._revision, safe="")
         url = f"{self._endpoint}/api/models/{self.repository}/revision/{revision}?blobs=true"
@@ -283,6 +283,11 @@ class HuggingFace:
         tries = RetryState(request.where, self.policy, Cancel(), NO_PROGRESS)
         data = tries.until_done(lambda: read_all(request, INFO.max_bytes))
         return conform(_Info, parse_json(data, self.where, INFO), self.where, INFO)
+
+    def _offline_hint(self) -> str:
+        cached = hf_cache.repository_folder(self.repository).is_dir()
+        way = f", or import what the cache has: llama-hub import hf://{self.repository}"
+        return f"unset HF_HUB_OFFLINE{way if cached else ''}"
 
     def meaning(self, status: int, headers: Mapping[str, str], text: str) -> LlamaHubError:
         """What a refusal of the Hub means, in words and with the page to open."""

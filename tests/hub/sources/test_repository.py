@@ -277,3 +277,15 @@ def test_what_the_cache_of_hugging_face_has_is_not_fetched_again(
     assert stored.id == LOCAL
     assert verify(stored.path).ok
     assert (stored.path / SECOND).read_bytes() == known[SECOND]
+
+
+def test_offline_the_hub_is_not_asked_and_the_cache_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    cached(tmp_path / "hf", files())
+    with FakeHub(NAME, files(), gated=False) as hub:
+        outcome = download(monkeypatch, hub)
+        assert hub.hub.seen == []
+    assert outcome.code == 10
+    assert f"llama-hub import hf://{NAME}" in outcome.json["error"]["hint"]
