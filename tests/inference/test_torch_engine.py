@@ -205,7 +205,7 @@ def edited(tmp_path: Path, **changes: Any) -> Path:
         ({"intermediate_size": 288}, "config.json implies"),
         ({"num_key_value_heads": 4}, "config.json implies"),
         ({"vocab_size": 290}, "config.json implies"),
-        ({"model_type": "gpt2"}, "model_type: input should be 'llama'"),
+        ({"model_type": "gpt2"}, "model_type: 'gpt2' is another family"),
         ({"quantization_config": {"quant_method": "gptq"}}, "cannot read"),
     ],
 )

@@ -91,8 +91,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
 
 
 def check_commands(local: Local, status: str = "ready") -> None:
-    """What ``ps``, ``status``, ``logs`` and ``gc`` ask for."""
-    assert local.backend.status("x").status == status
+    """What ``ps``, ``status``, ``logs`` and ``gc`` ask for.
+
+    Where nothing is left to read, ``status`` is right once the supervisor has looked again.
+    """
+    until(lambda: local.backend.status("x").status == status)
     assert [one.name for one in local.backend.list()] == ["x"]
     assert isinstance(list(local.backend.logs("x", tail=5)), list)
     assert gc.find(local.backend, root=local.root / "journals") == []

@@ -76,14 +76,14 @@ def restarted() -> dict[str, Any]:
 
 
 def settled() -> dict[str, Any]:
-    """The status once nothing drifts from what was deployed."""
+    """The status once it is ready and nothing drifts from what was deployed."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
         found: dict[str, Any] = run("status", "x", "--json").json
-        if found.get("drift") == []:
+        if found.get("drift") == [] and found["status"] == "ready":
             return found
         time.sleep(0.05)
-    raise AssertionError(f"it still drifts: {found}")
+    raise AssertionError(f"it does not settle: {found}")
 
 
 def republish(store: Path, content: str) -> None:

@@ -34,13 +34,13 @@ def small() -> Iterator[Running]:
 @pytest.fixture
 def tokenised(small: Running, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
-    encode = small.service.tokenizer.encode
+    encode = small.service.tokenizer.encode_raw
 
     def noted(text: str, **more: Any) -> list[int]:
         seen.append(text)
         return encode(text, **more)
 
-    monkeypatch.setattr(small.service.tokenizer, "encode", noted)
+    monkeypatch.setattr(small.service.tokenizer, "encode_raw", noted)
     return seen
 
 
