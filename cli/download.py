@@ -31,11 +31,11 @@ from llama_hub.cli.sources import (
     Url,
     wanted,
 )
-from llama_hub.errors import UsageError
+from llama_hub.errors import UnreachableError, UsageError
 from llama_hub.hub.catalog import listed
 
 if TYPE_CHECKING:
-    from llama_hub.hub.catalog import Model
+    from llama_hub.hub.catalog import Catalog, Model
     from llama_hub.hub.download import Downloaded
     from llama_hub.hub.manifest import FileEntry, Format
     from llama_hub.hub.sources.base import FetchPlan, Source
@@ -87,7 +87,6 @@ def download(
     from llama_hub.hub.download import Job
     from llama_hub.hub.download import download as run
     from llama_hub.hub.inspection import inspect
-    from llama_hub.hub.sources.repository import find
 
     out = output(json, quiet)
     given = wanted(out, source, format, url, token, revision, allow_host)
@@ -96,7 +95,7 @@ def download(
         entry = load(catalog).get(model)
         chosen, fmt = _choose(entry, given)
     else:
-        entry, chosen, fmt = find(request, load(catalog))
+        entry, chosen, fmt = _find(request, load(catalog))
     if dry_run:
         out.status(chosen.about)
         with closing(chosen):
@@ -146,6 +145,36 @@ def _request(
             hint="leave them out, or name a repository: ORG/NAME",
         )
     return None
+
+
+def _find(request: Request, known: Catalog) -> tuple[Model, Source, Format]:
+    """The model in the repository; where the Hub cannot be reached, what the store has of it."""
+    from llama_hub.hub.sources.repository import find
+
+    try:
+        return find(request, known)
+    except UnreachableError:
+        if held := _held(request):
+            return held
+        raise
+
+
+def _held(request: Request) -> tuple[Model, Source, Format] | None:
+    """What the store has of the repository, if it is of the revision that was asked for."""
+    from llama_hub.hub.sources.huggingface import HuggingFace
+    from llama_hub.hub.sources.repository import of_manifest
+    from llama_hub.hub.store import Store
+
+    stored = Store().named(request.name or request.repository.model_id)
+    entry = of_manifest(stored.manifest) if stored else None
+    if stored is None or entry is None:
+        return None
+    repository, commit = (str(stored.manifest.source.get(key)) for key in ("repository", "commit"))
+    asked = request.repository.revision or request.source.revision
+    if repository.lower() != request.repository.name.lower() or asked not in (None, commit):
+        return None
+    fmt = stored.manifest.format
+    return entry, HuggingFace(repository, fmt, revision=commit), fmt
 
 
 def _choose(model: Model, given: SourceRequest) -> tuple[Source, Format]:

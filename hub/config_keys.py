@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llama_hub.strict import FileKind
@@ -94,7 +95,8 @@ def check_family(document: Mapping[str, Any], where: object, kind: FileKind) -> 
     if found is None:
         raise kind.invalid(where, "is missing: it says which family the model is of", "model_type")
     if found != "llama":
-        raise kind.invalid(
+        another = replace(kind, hint="llama-hub models   (any fine-tune of one of these will do)")
+        raise another.invalid(
             where,
             f"{str(found)[:80]!r} is another family of models; llama-hub knows that of Llama 2 "
             "('llama')",

@@ -68,6 +68,14 @@ def test_an_open_fine_tune_is_downloaded_and_known_by_its_name(
     assert "acme--tuned-7b" in run("list").stdout
 
 
+def test_what_is_here_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub_with(monkeypatch, FILES | card("license: apache-2.0")):
+        assert run("download", NAME, "--json").code == 0
+    for text in (NAME, f"{NAME}@{COMMIT}", "acme--tuned-7b"):  # the Hub is gone
+        assert run("download", text, "--json").json["reused"] is True, text
+    assert run("download", f"{NAME}@other", "--json").code == 10
+
+
 def test_a_damaged_file_is_fetched_again_from_the_same_commit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
