@@ -5,7 +5,7 @@
 A synthetic two-shard checkpoint in Meta's layout (dim 4096, 32 heads, bfloat16, at least 4 GB; a
 small one with --quick) lies in a temporary folder, its pages warm in the cache for everybody.
 Every contestant is a process of its own and writes into the same file system; the order is drawn
-anew in each round, since in a virtual machine the memory that the one before it left behind
+again in each round, since in a virtual machine the memory that the one before it left behind
 changes what a page of the cache costs:
 
 * ``cp`` of the shard files; the same with a flush to the disk, which we always do;

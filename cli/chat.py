@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False)
 
 Target = Annotated[
     str,
-    typer.Argument(metavar="MODEL|PATH|URL|DEPLOYMENT", help="Whom to talk to."),
+    typer.Argument(metavar="MODEL|PATH|URL|DEPLOYMENT", help="Model to chat with."),
 ]
 Once = Annotated[
     str | None, typer.Option(metavar="TEXT|-", help="Ask this one thing and print the answer.")

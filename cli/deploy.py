@@ -27,7 +27,7 @@ Wait = Annotated[
 ]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds that one step may take.")]
 OnFailure = Annotated[
-    str, typer.Option(metavar="remove|keep", help="What becomes of a deployment that fails.")
+    str, typer.Option(metavar="remove|keep", help="What to do with a deployment that fails.")
 ]
 
 

@@ -97,7 +97,7 @@ def accept(
 
 
 @app.command()
-def end(
+def revoke(
     name: Name,
     yes: Yes = False,
     catalog: CatalogFile = None,

@@ -76,7 +76,7 @@ def quickstart(
 ) -> None:
     """Run everything end-to-end on the built-in demo model, offline, and chat with it."""
     out = output(json, quiet)
-    out.status(f"The whole road, offline, with the built-in model {MODEL}:")
+    out.status(f"End to end, offline, with the built-in model {MODEL}:")
     journey = Journey(out)
     with out.progress() as progress:
         stored = _fetch(journey, progress)

@@ -13,7 +13,8 @@ Hugging Face call the image as it is, and ``serve`` finds out from its
 surroundings where the model is and on which port to answer. It runs without
 root; SageMaker's own containers run as root, ``--build-arg RUN_AS=0`` gives that.
 
-Kernels are compiled where they run, once: both images have a C compiler, the CUDA
+A wheel's kernels for the CPU go along with the package. Other kernels, and all of a checkout's,
+are compiled where they run, once: both images have a C compiler, the CUDA
 one also Python's headers, which Triton's launchers need. What is compiled goes
 below ``STATE``, the one place that any user may write to; a volume mounted there
 keeps it from one start to the next. The CUDA base is of the CUDA version that
@@ -39,6 +40,7 @@ from llama_hub import __version__
 from llama_hub.distribution import NAME, install_command
 from llama_hub.errors import UsageError
 from llama_hub.files import write_atomic
+from llama_hub.kernel_build import PREBUILT
 
 CPU_BASE = "python:3.12.8-slim-bookworm"
 CUDA = "13.0"  # that PyTorch's wheels are built for
@@ -193,6 +195,10 @@ def sources() -> Iterator[tuple[str, bytes]]:
             yield f"llama_hub/{entry.name}", entry.read_bytes()
     for package in PACKAGES:
         yield from _below(files(f"llama_hub.{package}"), f"llama_hub/{package}")
+    prebuilt = root.joinpath(PREBUILT)  # of a wheel; a checkout has none
+    for entry in prebuilt.iterdir() if prebuilt.is_dir() else ():
+        if entry.name.endswith(".so"):
+            yield f"llama_hub/{PREBUILT}/{entry.name}", entry.read_bytes()
 
 
 def _below(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:

@@ -1,6 +1,6 @@
 """Plans in files: ``deploy --out`` writes one, ``deploy --apply`` and ``export`` read it.
 
-A file may have been edited, and its digest made anew: whatever it says has the right type before
+A file may have been edited, and its digest made again: whatever it says has the right type before
 anything acts on it, and applying compares it with the plan that today's state gives.
 """
 

@@ -82,7 +82,7 @@ def _put_in_place(mended: Path, folder: Path, entry: FileEntry) -> None:
 
 
 def _rewrite_own(found: Verification) -> list[FileCheck]:
-    """Write NOTICE anew, which no source has; returns the other damaged files."""
+    """Write NOTICE again, which no source has; returns the other damaged files."""
     others = [check for check in found.damaged if check.path != "NOTICE"]
     if len(others) < len(found.damaged):
         text = gates.notice_text(terms.load(found.manifest.license))

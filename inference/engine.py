@@ -31,7 +31,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    seed: int | None = None  # None: drawn anew for every request
+    seed: int | None = None  # None: drawn again for every request
     stop_token_ids: frozenset[int] = frozenset()  # besides EOS
     ignore_eos: bool = False
     min_tokens: int = 0  # EOS and stop tokens are held back until then

@@ -102,6 +102,8 @@ def test_the_wheels_kernels_serve_where_there_is_no_compiler(site: Path, tmp_pat
         "from llama_hub.inference.native import library\n"
         "assert ggml_quants.library() is not None\n"
         "import torch; assert library.library() is not None\n"
+        "from llama_hub.deploy import image\n"
+        "assert sum(name.endswith('.so') for name, _ in image.sources()) == 2\n"
         "print(library.KERNELS.describe())"
     )
     home = str(tmp_path / "home")

@@ -411,7 +411,9 @@ def score(steps: Mapping[str, Step]) -> Files:
         )
     made = az_yaml(steps)
     script = package_files("llama_hub.backends.azure").joinpath("score.py").read_text("utf-8")
-    package = {f"code/{name}": data.decode() for name, data in sources()}
+    package = {
+        f"code/{name}": data.decode() for name, data in sources() if not name.endswith(".so")
+    }
     extra = {"code/score.py": script, "conda.yml": _conda()} | package
     if "environment" in steps:
         extra["environment.yml"] = _yaml(

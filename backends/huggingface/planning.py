@@ -99,7 +99,7 @@ def _endpoint(
     why = f"{', '.join(parts)} differ"
     if bodies.must_replace(parts, body, there.body) or there.state == "failed":
         if there.state == "failed":
-            why = "it is failed, and a failed endpoint can only be made anew"
+            why = "it is failed, and a failed endpoint can only be made again"
         else:
             why = f"{', '.join(parts)} cannot be changed in place"
         known["note"] = f"{note}; requests fail until the new one is ready"

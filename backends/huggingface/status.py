@@ -62,7 +62,7 @@ def no_address(found: Resource) -> ProvisioningError:
     said = str(found.body["status"].get("message") or "")
     hints = {
         "paused": "deploy it again, which resumes it; or llama-hub delete",
-        "failed": f"llama-hub logs {name}; deploy it again, which makes it anew",
+        "failed": f"llama-hub logs {name}; deploy it again, which makes it again",
         "updateFailed": f"llama-hub logs {name}; deploy it again",
     }
     return ProvisioningError(

@@ -1,6 +1,6 @@
 """Names and request bodies of everything that a deployment consists of. Pure.
 
-Models, configurations and components are never changed, only made anew: their names end in the
+Models, configurations and components are never changed, only made again: their names end in the
 digest of their own body, so that the same target always has the same names.
 """
 

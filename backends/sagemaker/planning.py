@@ -92,7 +92,7 @@ class Planner:
     def _fixed(
         self, kind: str, name: str, request: Mapping[str, Any], after: tuple[str, ...]
     ) -> Step:
-        """Something that is never changed, only made anew; its tags are."""
+        """Something that is never changed, only made again; its tags are."""
         body = {"request": dict(request), "tags": self.desired.tags}
         return self._compared(kind, name, body, self.observed.find(kind, name), (), after)
 

@@ -26,7 +26,7 @@ REPLICATED = -1  # a whole copy in every shard
 
 MAX_TENSORS = 1 << 16  # of all files of a folder; Llama 2 70B in 8 shards has 5,784
 
-ROPE_FREQS = "rope.freqs"  # derived from rope_theta: never converted, written anew for Meta
+ROPE_FREQS = "rope.freqs"  # derived from rope_theta: never converted, written again for Meta
 
 _TOP = {  # Meta → (Hugging Face, GGUF, axis)
     "tok_embeddings": ("model.embed_tokens", "token_embd", COLUMNS),

@@ -206,7 +206,7 @@ def served(
     """The Hugging Face folder of the model ``name`` (catalogue id or path), which the core serves.
 
     A model in Meta's layout or in GGUF is converted on first use, into the store; again if it was
-    downloaded anew since. What is quantised becomes float16, as its manifest says, or with
+    downloaded again since. What is quantised becomes float16, as its manifest says, or with
     ``packed`` stays as it is where the core's int8 or int4 has the same layout (Q8_0, Q4_0).
     ``NotFoundError`` if there is neither.
     """

@@ -2,7 +2,7 @@
 
 ``huggingface-hub`` gives the login and the endpoint. It neither resumes across runs, nor checks
 content over plain HTTP, nor bounds what it reads, so our own client asks.
-Each range asks the Hub anew for its place on the CDN: an expired CDN address cannot outlive a try.
+Each range asks the Hub again for its place on the CDN: an expired CDN address cannot outlive a try.
 """
 
 from __future__ import annotations

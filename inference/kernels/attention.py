@@ -20,7 +20,7 @@ def _slots(table, first, token, valid, PAGE: tl.constexpr):  # type: ignore[no-u
     return page * PAGE + token % PAGE
 
 
-# Numbers of a step lie in one buffer, at any offset: alignment must not compile a kernel anew.
+# Numbers of a step lie in one buffer, at any offset: alignment must not compile a kernel again.
 @triton.jit(  # type: ignore[untyped-decorator]
     do_not_specialize_on_alignment=["table", "lengths"]
 )

@@ -189,8 +189,8 @@ def test_export_writes_each_form(home: Path, files: Path, format: str, key: str)
 
 def test_an_ended_agreement_counts_no_more(home: Path) -> None:
     store_model(home, accept(*SCRIPT, "--json").json["receipt"]["id"])
-    assert run("license", "end", "acme-community").code == 2
-    ended = run("license", "end", "acme-community", "--yes", "--json")
+    assert run("license", "revoke", "acme-community").code == 2
+    ended = run("license", "revoke", "acme-community", "--yes", "--json")
     assert ended.json["kept"] == [str(home / "models" / "acme-7b" / "meta")]
     assert "llama-hub remove acme-7b" in ended.stderr
     status = run("license", "status", "acme-community", "--json").json["licenses"][0]
@@ -198,7 +198,7 @@ def test_an_ended_agreement_counts_no_more(home: Path) -> None:
     assert "the agreement ended" in run("license", "log").stdout
     assert run("license", "verify").code == 0
     assert run("license", "export", "acme-7b").json["models"][0]["accepted"] is False
-    assert run("license", "end", "acme-community", "--yes").code == 3
+    assert run("license", "revoke", "acme-community", "--yes").code == 3
     assert accept(*SCRIPT).code == 0
     assert run("license", "status", "acme-community", "--json").json["licenses"][0]["accepted"]
 

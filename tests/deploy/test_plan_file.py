@@ -1,4 +1,4 @@
-"""A plan from a file: whatever it says has the right type, also where its digest was made anew."""
+"""A plan from a file: whatever it says has the right type, also where its digest was made again."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class Plane:
         ]
 
     def forget(self) -> None:
-        """Start counting anew."""
+        """Start counting again."""
         self.requests.clear()
 
     def revoke_tokens(self) -> None:

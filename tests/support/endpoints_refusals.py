@@ -66,7 +66,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "failed": Refusal(
         400,
         "Bad Request: Invalid state",
-        "hf-endpoints-documentation#29: make it anew",
+        "hf-endpoints-documentation#29: make it again",
     ),
     "no revision": Refusal(400, "Revision not found", OURS),
     "no such machine": Refusal(400, "This instance is not available in this region", OURS),

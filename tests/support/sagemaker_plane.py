@@ -198,7 +198,7 @@ class Plane:
         return [f"{call.service}:{call.operation}" for call in self.calls if call.write]
 
     def forget(self) -> None:
-        """Start counting anew."""
+        """Start counting again."""
         self.calls.clear()
 
     def body_of(self, operation: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ WRITES = [action for action in permissions.DEPLOY if action.endswith("/write")]
 
 
 class Bench:
-    """A deployer with a journal, made anew for each command as the command line does."""
+    """A deployer with a journal, made again for each command as the command line does."""
 
     def __init__(self, plane: Plane, artifact: Artifact, root: Path) -> None:
         self.plane, self.artifact, self.root = plane, artifact, root

@@ -48,7 +48,7 @@ def test_the_key_opens_and_is_never_shown(
     assert plane.arm.endpoint_key in at.headers["Authorization"]
     assert plane.arm.endpoint_key not in repr(at)
     plane.arm.endpoint_key = "another"
-    assert ask(backend, prompt="x")["choices"]  # keys are read anew
+    assert ask(backend, prompt="x")["choices"]  # keys are read again
     wrong = Reply(401, b"key_auth_access_denied")
     plane.fail("POST support.eastus", wrong)
     with pytest.raises(AccessError):

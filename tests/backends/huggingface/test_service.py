@@ -300,7 +300,7 @@ def test_a_failed_endpoint_is_made_anew(quick: Loopback, deployer: Deployer) -> 
     apply(deployer)
     endpoint(quick)["status"]["state"] = "failed"
     (step,) = deployer.plan(spec()).changes
-    assert (step.action, "made anew" in step.why) == ("replace", True)
+    assert (step.action, "made again" in step.why) == ("replace", True)
     assert apply(deployer).status == "ready"
 
 

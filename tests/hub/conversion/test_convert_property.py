@@ -66,7 +66,7 @@ def step(
 
 
 def same(name: str, tensor: torch.Tensor, original: torch.Tensor) -> bool:
-    """Bit for bit; only ``rope.freqs``, made anew, may differ by the last bit of torch's power."""
+    """Bit for bit; only ``rope.freqs``, made again, may differ by the last bit of torch's power."""
     if name == "rope.freqs":
         return torch.allclose(tensor.float(), original.float(), rtol=2**-7, atol=0) and (
             tensor.dtype != torch.float32 or torch.allclose(tensor, original, rtol=2**-22, atol=0)

@@ -285,7 +285,7 @@ def test_sigkill_at_random_offsets_costs_at_most_one_block_each(
 
 
 def test_kill_after_kill_adds_up(tmp_path: Path, server: Server) -> None:
-    """The same download killed again and again never begins anew."""
+    """The same download killed again and again never begins again."""
     target = Target(tmp_path, server.url)
     for number in range(1, 5):
         stall = server.fault(NAME, "stall", at=20 * MIB if number == 1 else 3 * MIB)

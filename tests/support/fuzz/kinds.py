@@ -295,7 +295,7 @@ KINDS: dict[str, Kind] = {
             ("list",), ("models", "show", "llama-demo"), ("path", "llama-demo"),
             ("verify", "llama-demo"), ("license", "export"), ("remove", "llama-demo", "--yes"),
             ("deploy", "memory", "llama-demo", "--plan"), ("download", "llama-demo", "--dry-run"),
-            ("license", "end", "llama-hub-demo", "--yes"),
+            ("license", "revoke", "llama-hub-demo", "--yes"),
         ),
         (),
         _document(json.loads, mutation.to_json, _seal_manifest),
@@ -371,7 +371,7 @@ KINDS: dict[str, Kind] = {
         (
             ("license", "verify"), ("license", "log"), ("license", "status"),
             ("license", "export"), ("doctor",), PLAN, ("status", "x"), ("attest", "x"),
-            ("license", "end", "llama-hub-demo", "--yes"),
+            ("license", "revoke", "llama-hub-demo", "--yes"),
         ),
         ("served",),
         _ledger,
