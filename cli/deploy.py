@@ -120,6 +120,8 @@ def _spec(flags: dict[str, Any], file: Path | None, assignments: list[str]) -> D
 
 def _require(document: dict[str, Any]) -> None:
     """Backend and model must be known; the name may follow from the model."""
+    if document.get("backend") and not document.get("model"):
+        _check_no_model(str(document["backend"]))
     for key, where in (("backend", "llama-hub backends"), ("model", "llama-hub list")):
         if not document.get(key):
             raise UsageError(
@@ -128,6 +130,18 @@ def _require(document: dict[str, Any]) -> None:
             )
     document["model"] = _anywhere(document["model"])
     document.setdefault("name", _name_of(str(document["model"])))
+
+
+def _check_no_model(word: str) -> None:
+    """``UsageError`` if the word where a backend belongs is a model."""
+    from llama_hub.hub.catalog import load
+    from llama_hub.hub.store import Store
+
+    if word in load() or Store().named(word) is not None:
+        raise UsageError(
+            f"{word} is a model, and the backend comes before it",
+            hint=f"llama-hub deploy local {word}",
+        )
 
 
 def _anywhere(model: Any) -> Any:

@@ -6,8 +6,10 @@ test holds each help line of the table against the command's own.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -217,8 +219,16 @@ def _usage(error: Any) -> int:
         return 2
     mistake = failures.usage(error.format_message())
     if context is not None:
-        mistake.hint = f"{context.command_path} --help"
+        mistake.hint = _suggested(context, error) or f"{context.command_path} --help"
     return failures.report(mistake)
+
+
+def _suggested(context: Any, error: Any) -> str:
+    """The command that a mistyped one resembles; empty if none does."""
+    mistyped = re.search(r"No such command '([^']*)'", error.format_message())
+    names = context.command.list_commands(context) if mistyped else []
+    nearest = difflib.get_close_matches(mistyped[1] if mistyped else "", names, n=1)
+    return f"{context.command_path} {nearest[0]}" if nearest else ""
 
 
 def _closed_pipe() -> int:

@@ -175,6 +175,25 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["depoly"], "llama-hub deploy"),
+        (["license", "acept"], "llama-hub license accept"),
+        (["xyzzy"], "llama-hub --help"),
+    ],
+)
+def test_a_mistyped_command_is_suggested(words: list[str], hint: str) -> None:
+    shown = run(*words)
+    assert shown.code == 2
+    assert shown.stderr.rstrip().endswith(f"hint: {hint}")
+
+
+def test_a_model_in_the_backends_place_is_told() -> None:
+    error = run("deploy", "llama-demo-chat", "--json").json["error"]
+    assert error["hint"] == "llama-hub deploy local llama-demo-chat"
+
+
 class TestSecret:
     def test_flag_wins_over_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("THE_SECRET", "from-environment")
