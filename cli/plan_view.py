@@ -47,7 +47,7 @@ def _heading(plan: Plan) -> str:
 def _facts(plan: Plan) -> list[str]:
     facts = []
     if plan.offer is not None:
-        facts.append(f"machine   {plan.offer.instance} in {plan.offer.region}{_quota(plan)}")
+        facts.append(f"machine   {plan.offer.instance} ({plan.offer.region}){_quota(plan)}")
     if plan.need is not None:
         facts.append(f"memory    {_memory(plan)}")
     if plan.manifest:

@@ -85,13 +85,13 @@ class LocalBackend:
         """One or more accelerators; the host where there is none, or where ``cpu`` is named."""
         devices = gpus()
         if not devices or spec.instance == "cpu":
-            return [Offer("cpu", "here", 0, host_memory(), None)]
+            return [Offer("cpu", "this machine", 0, host_memory(), None)]
         # CUDA computes on one MIG instance at a time.
         most = 1 if any(one.uuid.startswith("MIG-") for one in devices) else len(devices)
         return [
             Offer(
                 instance=f"gpu-{count}",
-                region="here",
+                region="this machine",
                 accelerators=count,
                 memory_bytes=min(one.memory_bytes for one in devices),
                 price_per_hour=None,
