@@ -225,7 +225,7 @@ LICENCE = {
     "version_date": "2024-01-02", "notice": "Mine.", "mau_limit": 5, "obligations": ["one"],
     "url": "https://example.org", "policy_url": "", "known_licenses": {"0" * 64: "first"},
 }  # fmt: skip
-ADDED = {"<|im_start|>": 286, "<|im_end|>": 287}
+ADDED = ("<|im_start|>", "<|im_end|>")
 LISTED = ("--catalog", "{case}/catalogue.toml")
 BODY = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "stop": ["x"]}
 
@@ -495,14 +495,23 @@ def _partial(root: Path) -> None:
 
 
 def _models(root: Path, convert: Callable[..., Any], meta: Path) -> None:
+    from tests.support.command import run
     from tests.support.deployments import make_folder
 
     given = {"license": "llama-hub-demo", "model": "acme-7b", "chat": True}
     convert(meta, root / "hf", to="hf", max_shard_size=150_000, **given)
-    (root / "hf/added_tokens.json").write_text(json.dumps(ADDED))
+    pieces = json.loads((root / "hf/config.json").read_text())["vocab_size"]
+    added = {text: pieces + number for number, text in enumerate(ADDED)}
+    (root / "hf/added_tokens.json").write_text(json.dumps(added))
     convert(meta, root / "gguf", to="gguf", **given)
     make_folder(root / "home/models/llama-demo/hf")
     make_folder(root / "served")
+    # What is refused before it was changed would try nothing.
+    for folder, target in (("hf", "gguf"), ("hf", "hf"), ("gguf", "hf"), ("meta", "hf")):
+        words = ["--name", "m", "--license", "llama-hub-demo"] if folder == "meta" else []
+        source, probe = str(root / folder), str(root / "probe")
+        whole = run("convert", source, probe, "--to", target, "--dry-run", *words)
+        assert whole.code == 0, whole.stderr
 
 
 def _deployment(root: Path) -> None:
