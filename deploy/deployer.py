@@ -134,7 +134,8 @@ class Deployer:
         journal = self.journal(plan.name)
         with journal.locked():
             observed, fresh, target = self._again(plan)
-            if fresh.digest != plan.digest and not _continues(journal, plan, fresh):
+            holds = fresh.digest == plan.digest or _is_reached(plan, fresh)
+            if not holds and not _continues(journal, plan, fresh):
                 raise changed(plan, fresh)
             if fresh.changes or (plan.kind == "delete" and journal.history().exists):
                 back = self._rollback(plan)
@@ -300,6 +301,11 @@ def forget(journal: Journal) -> tuple[str, ...]:
         journal.begin(Plan("delete", journal.backend, journal.name, (), where), [], "")
         journal.end("done")
     return standing
+
+
+def _is_reached(plan: Plan, fresh: Plan) -> bool:
+    """Whether nothing is left of what ``plan`` wants, as when a cut-off run ended by itself."""
+    return not fresh.changes and (plan.spec, plan.manifest) == (fresh.spec, fresh.manifest)
 
 
 def _continues(journal: Journal, plan: Plan, fresh: Plan) -> bool:

@@ -75,6 +75,20 @@ def test_a_saved_plan_is_applied_if_it_still_holds(bench: Bench, tmp_path: Path)
     assert bench.deployer.apply(plan_file.read(path), PROMPT).status == "ready"  # done already
 
 
+def test_a_plan_that_came_true_meanwhile_is_done(bench: Bench) -> None:
+    """As when a run that was cut off left processes behind that finished by themselves."""
+    first = bench.deployer.plan(spec())
+    fail(bench, "endpoint/*", times=1)
+    with pytest.raises(ProvisioningError):
+        bench.deployer.apply(first, ApplyOptions(on_failure="keep", sleep=no_sleep))
+    planned = bench.deployer.plan(spec())
+    assert planned.changes and planned.digest != first.digest
+    bench.deployer.apply(first, PROMPT)  # it goes on where it was cut off
+    writes = bench.platform.writes
+    assert bench.deployer.apply(planned, PROMPT).status == "ready"
+    assert bench.platform.writes == writes
+
+
 @pytest.mark.parametrize("change", ["the model", "a resource", "another deployment of it"])
 def test_a_saved_plan_is_refused_after_a_change_of(
     change: str, bench: Bench, tmp_path: Path
