@@ -6,8 +6,9 @@
 
 MODEL (default: the built-in llama-demo-chat, which `llama-hub quickstart` fetches) is served by
 ``PYTHON -m llama_hub serve`` (default: this interpreter, so another one compares versions). Each
-attack runs for some seconds in a process of its own; meanwhile one client asks `/health` on new
-connections every 20 ms and another reads streams. Reported are the latencies of `/health`, the
+attack runs for some seconds in a process of its own, from an address of its own (127.0.0.2) as
+another client would; meanwhile one client asks `/health` on new connections every 20 ms and
+another reads streams. Reported are the latencies of `/health`, the
 longest gap between two pieces of a stream, and whether the server lived.
 """
 
@@ -30,6 +31,7 @@ from typing import Any
 
 MEGABYTE = 1 << 20
 USER = [{"role": "user", "content": "hello"}]
+SOURCE = "127.0.0.2"  # where the attacks come from
 NAME = "attacked"  # of the deployment
 PATIENCE = 10.0  # seconds after which an answer counts as this late
 Attack = Callable[[int], Awaitable[None]]  # on a port, until cancelled
@@ -44,10 +46,10 @@ def request(path: str, body: bytes) -> bytes:
     return (head + "Content-Type: application/json\r\nConnection: close\r\n\r\n").encode() + body
 
 
-async def send(port: int, data: bytes) -> bytes:
+async def send(port: int, data: bytes, source: str = SOURCE) -> bytes:
     """Everything that is answered to ``data``; empty if the server hung up."""
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     except OSError:
         await asyncio.sleep(0.05)
         return b""
@@ -122,7 +124,9 @@ def holding(count: int, data: bytes, drops: bytes = b"", reads: bool = True) -> 
     async def hold(port: int) -> None:
         while True:
             with suppress(OSError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, limit=1024, local_addr=(SOURCE, 0)
+                )
                 dripping = asyncio.create_task(drip(writer))
                 try:
                     await (reader.read() if reads else dripping)
@@ -218,7 +222,7 @@ async def watch_health(port: int, until: float) -> dict[str, Any]:
         question = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
         try:
             async with asyncio.timeout(PATIENCE):
-                answer = await send(port, question)
+                answer = await send(port, question, "127.0.0.1")
         except TimeoutError:
             answer = b""
         failures += not answer.startswith(b"HTTP/1.1 200")

@@ -47,6 +47,8 @@ class GenerationRequest:
     id: str
     prompt: tuple[int, ...]  # token ids, BOS included where wanted
     sampling: SamplingParams
+    client: str = ""  # who asks: clients share the engine evenly
+    call: str = ""  # the sequences of one call have one share together
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,10 @@ class PagePool:
         """Whether nobody holds ``page`` (it may still keep its name)."""
         return self._owners[page] == 0
 
+    def is_sole(self, page: int) -> bool:
+        """Whether one sequence holds ``page`` alone: it is free once that sequence is gone."""
+        return self._owners[page] == 1
+
     def allocate(self, count: int) -> list[int]:
         """``count`` pages for one owner; the caller has looked at ``free``."""
         return [self._take() for _ in range(count)]

@@ -3,14 +3,16 @@
 One rule for prompts and answers: a sequence has ``tokens``, of which
 ``computed`` are in the cache; each step gives every running sequence some of
 the rest, within one budget. Sequences that decode (one token missing) come
-first, so that a long prompt never holds up an answer; the prompt gets what is
-left, in pieces. When the cache is full, the sequence that came last gives its
-pages back and is computed again later: nothing fails.
+first, so that a long prompt never holds up an answer; prompts get what is
+left, in pieces, a part of it kept for short ones. Clients and their calls
+have equal shares (``shares``). When the cache is full, the latest sequence of
+whoever holds most gives its pages back and is computed again later: nothing
+fails.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 
 from llama_hub.inference.config import PAGE
@@ -18,6 +20,9 @@ from llama_hub.inference.engine import FinishReason, GenerationRequest, TokenLog
 from llama_hub.inference.grammar import Grammar
 from llama_hub.inference.kv_cache import PagePool, page_names
 from llama_hub.inference.sampling import Choice
+from llama_hub.inference.shares import Shares
+
+KEPT = 0.25  # of a step's prompt tokens: for prompts that need no more than that
 
 
 @dataclass(eq=False)
@@ -39,6 +44,16 @@ class Sequence:
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
         self.choice = Choice(self.request.sampling, Counter(self.request.prompt))
+
+    @property
+    def client(self) -> str:
+        """Who asks."""
+        return self.request.client
+
+    @property
+    def call(self) -> str:
+        """In which call."""
+        return self.request.call
 
     @property
     def prompt_length(self) -> int:
@@ -129,42 +144,73 @@ class Scheduler:
         self, pool: PagePool, *, max_batch: int, step_tokens: int, prefix_caching: bool
     ) -> None:
         self.pool = pool
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []  # in order of arrival
         self.counters = Counters()
+        self._shares = Shares()
         self._arrivals = 0
         self._max_batch = max_batch
         self._step_tokens = step_tokens
         self._prefix_caching = prefix_caching
 
     def add(self, sequence: Sequence) -> None:
-        """Put a new sequence at the end of the queue."""
+        """Let a new sequence wait for its turn."""
         self._arrivals += 1
         sequence.arrival = self._arrivals
+        self._shares.arrive(sequence)
         self.waiting.append(sequence)
 
     def step(self) -> list[Chunk]:
         """The next step's chunks; empty if there is nothing to do. Allocates their pages."""
         chunks: list[Chunk] = []
-        budget = self._step_tokens
-        for sequence in sorted(self.running, key=lambda each: each.missing > 1):
-            if sequence.waits_for_grammar():
-                continue
+        while self._admit():
+            pass
+        ready = [each for each in self.running if not each.waits_for_grammar()]
+        self._give([each for each in ready if each.missing == 1], chunks)
+        prompts = [each for each in ready if each.missing > 1 and each in self.running]
+        self._give(self._in_turn(prompts, chunks), chunks)
+        return chunks
+
+    def _give(self, sequences: list[Sequence], chunks: list[Chunk]) -> None:
+        """Add to ``chunks`` what the step's budget has left for ``sequences``, in their order."""
+        budget = self._step_tokens - sum(chunk.count for chunk in chunks)
+        for sequence in sequences:
             count = min(sequence.missing, budget)
             if count and self._make_room(sequence, count, chunks):
                 chunks.append(Chunk(sequence, count))
                 budget -= count
-        while budget and (admitted := self._admit()):
-            count = min(admitted.missing, budget)
-            self._grow(admitted, count)
-            chunks.append(Chunk(admitted, count))
-            budget -= count
-        return chunks
+
+    def _in_turn(self, prompts: list[Sequence], chunks: list[Chunk]) -> list[Sequence]:
+        """``prompts`` in the order in which they get parts of what ``chunks`` leave of the step.
+
+        If it is not enough for all, short prompts have ``KEPT`` of it; of the others the first of
+        each client comes before the second of any.
+        """
+        budget = self._step_tokens - len(chunks)
+        if sum(each.missing for each in prompts) <= budget:
+            return prompts
+        kept = int(budget * KEPT)
+        short: list[Sequence] = []
+        for sequence in sorted(prompts, key=lambda each: each.missing):
+            if sequence.missing > kept:
+                break
+            kept -= sequence.missing
+            short.append(sequence)
+        ahead = self._shares.without_places()
+        for chunk in chunks:
+            ahead.take(chunk.sequence)
+        turns: dict[int, tuple[int, ...]] = {}
+        for sequence in prompts:
+            turns[id(sequence)] = ahead.turn(sequence)
+            ahead.take(sequence)
+        rest = [each for each in prompts if each not in short]
+        return short + sorted(rest, key=lambda each: turns[id(each)])
 
     def computed(self, chunk: Chunk) -> None:
         """Record that a chunk is in the cache; names the pages that it filled."""
         sequence = chunk.sequence
         sequence.computed += chunk.count
+        self._shares.serve(sequence, chunk.count)
         known = len(sequence.names)
         if not self._prefix_caching or sequence.computed < (known + 1) * PAGE:
             return
@@ -175,28 +221,53 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Forget a finished or aborted sequence and free its pages."""
         if sequence in self.running:
-            self.running.remove(sequence)
-        elif sequence in self.waiting:
+            self._stop(sequence)
+        else:
             self.waiting.remove(sequence)
-        self._release(sequence)
+        self._shares.leave(sequence)
 
     def all(self) -> list[Sequence]:
         """Every sequence that is not finished."""
         return [*self.running, *self.waiting]
 
-    def _admit(self) -> Sequence | None:
-        """Move the head of the queue to the running set, with the pages it finds in the cache."""
-        if not self.waiting or len(self.running) >= self._max_batch:
-            return None
-        sequence = self.waiting[0]
+    def _admit(self) -> bool:
+        """Move who is next to the running set, with the pages it finds in the cache.
+
+        False if nobody waits or there is no room. Who holds more gives way, if that is enough.
+        """
+        if not self.waiting:
+            return False
+        sequence = min(self.waiting, key=self._shares.turn)
         found = self._look_up(sequence)
-        held = sum(1 for page in found if self.pool.is_free(page))
-        needed = self._pages_for(len(sequence.tokens)) - len(found)
-        if needed + held > self.pool.free:
-            return None
+        yielding = self._yielding(sequence, found)
+        if yielding is None:
+            return False
+        for each in yielding:
+            self._preempt(each)
         self.pool.share(found)
-        self._start(self.waiting.popleft(), found)
-        return sequence
+        self.waiting.remove(sequence)
+        self._start(sequence, found)
+        return True
+
+    def _yielding(self, sequence: Sequence, found: list[int]) -> list[Sequence] | None:
+        """Who gives way so that ``sequence`` fits, mostly nobody; ``None`` if it does not fit."""
+        needed = self._pages_for(len(sequence.tokens)) - len(found)
+        left, shares = list(self.running), self._shares.copy()
+        yielding: list[Sequence] = []
+        freed: set[int] = set()
+        while True:
+            held = sum(1 for page in found if self.pool.is_free(page) or page in freed)
+            promised = sum(self._growth(each, each.missing) for each in left)
+            enough = needed + held + promised <= self.pool.free + len(freed)
+            if enough and len(left) < min(self._max_batch, self._step_tokens):
+                return yielding
+            richer = [each for each in left if shares.yields(each, sequence)]
+            if not richer:
+                return None
+            yielding.append(max(richer, key=shares.wealth))
+            left.remove(yielding[-1])
+            shares.give_back(yielding[-1])
+            freed |= {page for page in yielding[-1].pages if self.pool.is_sole(page)}
 
     def _start(self, sequence: Sequence, found: list[int]) -> None:
         sequence.pages = found
@@ -206,6 +277,7 @@ class Scheduler:
             self.counters.prefix_queries += sequence.prompt_length
             self.counters.prefix_hits += sequence.computed
             self.counters.prompt_tokens += sequence.prompt_length
+        self._shares.take(sequence)
         self.running.append(sequence)
         self.running.sort(key=lambda each: each.arrival)
 
@@ -219,13 +291,13 @@ class Scheduler:
         return found
 
     def _make_room(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> bool:
-        """Pages for ``count`` more tokens, taken from the latest sequences if need be.
+        """Pages for ``count`` more tokens, taken from who holds most if need be.
 
         False if the sequence itself had to give way.
         """
         if sequence not in self.running:
             return False
-        while self._pages_for(sequence.computed + count) - len(sequence.pages) > self.pool.free:
+        while self._growth(sequence, count) > self.pool.free:
             victim = self._victim(chunks)
             self._preempt(victim)
             if victim is sequence:
@@ -234,24 +306,35 @@ class Scheduler:
         return True
 
     def _victim(self, chunks: list[Chunk]) -> Sequence:
-        """The latest arrival that is not part of the step already."""
+        """The latest of who holds most, if it is not part of the step already.
+
+        The oldest of all is never it while another is left, so something always ends.
+        """
         busy = {id(chunk.sequence) for chunk in chunks}
-        return next(each for each in reversed(self.running) if id(each) not in busy)
+        idle = (each for each in self.running if id(each) not in busy)
+        return max(idle, key=self._shares.wealth)
 
     def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self._release(sequence)
-        self.waiting.appendleft(sequence)
+        self._stop(sequence)
+        if len(sequence.scores) < sequence.prompt_length:
+            sequence.scores.clear()  # the prompt is read again from its beginning
+        self.waiting.append(sequence)
         self.counters.preemptions += 1
 
-    def _release(self, sequence: Sequence) -> None:
+    def _stop(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._shares.give_back(sequence)
         self.pool.release(sequence.pages)
         sequence.pages, sequence.names, sequence.computed = [], [], 0
 
     def _grow(self, sequence: Sequence, count: int) -> None:
-        needed = self._pages_for(sequence.computed + count) - len(sequence.pages)
+        needed = self._growth(sequence, count)
         if needed > 0:
             sequence.pages += self.pool.allocate(needed)
+
+    def _growth(self, sequence: Sequence, count: int) -> int:
+        """How many pages more ``count`` tokens more need."""
+        return max(0, self._pages_for(sequence.computed + count) - len(sequence.pages))
 
     @staticmethod
     def _pages_for(tokens: int) -> int:

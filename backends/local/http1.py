@@ -17,14 +17,12 @@ from http import HTTPStatus
 
 import h11
 
+from llama_hub.inference.service.chunks import is_too_fine
 from llama_hub.inference.service.problems import Problem, body_of, invalid
 
 MAX_HEAD = 64 << 10  # bytes of request line and headers
 MAX_HEADERS = 100
 MAX_BODY = 32 << 20  # bytes; the service itself allows less
-MAX_CHUNKS = 1 << 16  # of a body whose length is not announced
-FEW_CHUNKS = 256  # of which each may be as small as it likes
-MEAN_CHUNK = 64  # bytes, at least, of more chunks than that
 PREFETCH = 64 << 10  # bytes of a body that are awaited before a replica hears of the request
 PIECE = 64 << 10  # bytes read at a time
 COARSE_PIECE = 16 << 10  # the same of a body in chunks
@@ -125,7 +123,7 @@ class ClientConnection:
             while isinstance(event := self._event(), h11.Data):
                 pieces.append(event.data)
                 size, chunks = size + len(event.data), chunks + bool(event.chunk_end)
-                if size > MAX_BODY or chunks > MAX_CHUNKS or _too_fine(size, chunks):
+                if size > MAX_BODY or is_too_fine(size, chunks):
                     raise _too_large()
             if pieces:  # what came together goes on together
                 self._is_fine = len(pieces) > MANY
@@ -337,11 +335,6 @@ def _check_request(request: h11.Request) -> None:
         raise invalid("the request announces its length in two ways")
     if (framing(request) or 0) > MAX_BODY:
         raise _too_large()
-
-
-def _too_fine(size: int, chunks: int) -> bool:
-    """Whether a body is cut so fine that reading it is work for its own sake."""
-    return chunks > FEW_CHUNKS and size < MEAN_CHUNK * chunks
 
 
 def _too_large() -> Problem:

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.auth import Authentication, HostCheck
 from llama_hub.inference.service.body import read_json
+from llama_hub.inference.service.client import CLIENT, client_of
 from llama_hub.inference.service.problems import ClientGoneError, Problem, as_problem
 from llama_hub.inference.service.route import Route
 from llama_hub.inference.service.routes import OPEN, ROUTES
@@ -90,6 +91,7 @@ def _endpoint(service: Service, route: Route) -> Endpoint:
     """What Starlette calls for ``route``."""
 
     async def endpoint(request: Request) -> Response:
+        CLIENT.set(client_of(request.scope))
         try:
             if not route.bodies:
                 return await _answer(service, route, request, {})

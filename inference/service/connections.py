@@ -19,11 +19,13 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from llama_hub.inference.service.chunks import is_too_fine
 from llama_hub.inference.service.settings import ServiceSettings
 
 LINGER = 2.0  # seconds for which the rest of a refused body is dropped, so that the answer arrives
 SLICE = 1 << 10  # bytes that are parsed in one go: 170 chunks of one byte, a millisecond
 BODY_SLICE = 1 << 16  # the same of a body without chunks, which is only copied
+MAX_HEAD = 1 << 15  # bytes of a request's line and headers
 OTHER_FILES = 128  # descriptors that are not connections
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 FULL = (
@@ -89,11 +91,32 @@ class Connections:
         self._waiting.pop(connection, None)
 
 
+class _Parser(h11.Connection):
+    """h11's state of one connection, which takes no body that is cut too fine."""
+
+    trouble = ""  # what was wrong with the request, where h11 itself would have taken it
+    _chunks = 0
+    _size = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._size = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_end
+            self._size += len(event.data)
+            if is_too_fine(self._size, self._chunks):
+                self.trouble = "The body comes in too many small chunks."
+                raise h11.RemoteProtocolError(self.trouble)
+        return event
+
+
 class Connection(H11Protocol):
     """One connection."""
 
     def __init__(self, connections: Connections, **given: Any) -> None:
         super().__init__(**given)
+        self.conn = self._parser = _Parser(h11.SERVER, MAX_HEAD)
         self._connections = connections
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._unparsed = bytearray()
@@ -165,6 +188,12 @@ class Connection(H11Protocol):
     def resume_writing(self) -> None:
         self._disarm("write")
         super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(self._parser.trouble or msg)
+        else:  # the answer to it has begun
+            self.transport.close()
 
     def refuse(self, answer: bytes) -> None:
         """Say ``answer`` and close."""

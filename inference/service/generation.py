@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from llama_hub.inference.engine import Delta, GenerationRequest, SamplingParams, TokenLogprob
+from llama_hub.inference.service.client import CLIENT
 from llama_hub.inference.service.moderation import Passage, judge, last_sentence_end
 from llama_hub.inference.service.problems import Problem, invalid, unavailable
 from llama_hub.inference.service.state import Service
@@ -79,7 +80,7 @@ async def pieces(
     """
     _check_logprobs(asks)
     sequences = [
-        _sequence(service, ask, number * ask.n + copy, copy, f"{request_id}-{number}-{copy}")
+        _sequence(service, ask, number * ask.n + copy, copy, request_id)
         for number, ask in enumerate(asks)
         for copy in range(ask.n)
     ]
@@ -177,11 +178,12 @@ async def _merged(
 
 
 async def _sequence(
-    service: Service, ask: Ask, index: int, copy: int, request_id: str
+    service: Service, ask: Ask, index: int, copy: int, call: str
 ) -> AsyncGenerator[Piece, None]:
     """One sequence's pieces, measured and, where hooks are installed, moderated."""
     begun = time.monotonic()
-    request = GenerationRequest(request_id, ask.prompt, _seeded(ask.sampling, copy))
+    request_id, sampling = f"{call}-{index}", _seeded(ask.sampling, copy)
+    request = GenerationRequest(request_id, ask.prompt, sampling, client=CLIENT.get(), call=call)
     deltas = service.engine.generate(request)
     text = _text(service, ask, index, _timed(service, deltas, begun))
     if service.settings.moderators:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from llama_hub.inference.service.client import CLIENT
 from llama_hub.inference.service.problems import invalid, overloaded, unavailable
+
+SPARE = 8  # one in so many places is kept for clients that have fewer than half
 
 
 class Admission:
     """Counts the sequences in the house and refuses those for which there is no room.
 
-    ``at_once``: sequences that decode together; ``queue``: how many more may wait.
+    ``at_once``: sequences that decode together; ``queue``: how many more may wait. The last of the
+    places (one in ``SPARE``) are not for a client that has more than half of them already: whoever
+    comes then still finds room.
     """
 
     def __init__(self, at_once: Callable[[], int], queue: int, seconds: Callable[[], float]):
@@ -23,18 +29,24 @@ class Admission:
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
+        self._of_client: Counter[str] = Counter()
         self.sequences = 0
 
     @contextmanager
     def admit(self, sequences: int) -> Iterator[None]:
         """Hold places for ``sequences``; 400, 429 or 503 if there are none."""
         self.check(sequences)
+        client = CLIENT.get()
         self.sequences += sequences
+        self._of_client[client] += sequences
         self._empty.clear()
         try:
             yield
         finally:
             self.sequences -= sequences
+            self._of_client[client] -= sequences
+            if not self._of_client[client]:
+                del self._of_client[client]
             if not self.sequences:
                 self._empty.set()
 
@@ -49,6 +61,13 @@ class Admission:
             raise overloaded(
                 f"the queue is full: {self.sequences} sequences are being answered or waiting, "
                 f"at most {room} may",
+                self._retry_after(),
+            )
+        own = self._of_client[CLIENT.get()] + sequences
+        if 2 * own > room and self.sequences + sequences > room - room // SPARE:
+            raise overloaded(
+                f"{own - sequences} sequences of this client are being answered or waiting; the "
+                f"last {room // SPARE} of {room} places are kept for others",
                 self._retry_after(),
             )
 

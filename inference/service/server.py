@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048  # connections that may wait to be accepted
 SWITCH_INTERVAL = 0.0005  # seconds
-MAX_HEAD = 1 << 15  # bytes of a request's line and headers
 AFTER_CUT = 2.0  # seconds for cut-off answers to reach their clients
 REPORT_INTERVAL = 10.0  # seconds between two lines about throughput
 _log = logging.getLogger(__name__)
@@ -89,7 +88,6 @@ def make_server(app: Starlette) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=5,
         backlog=BACKLOG,
-        h11_max_incomplete_event_size=MAX_HEAD,
         ws="none",
         lifespan="on",
     )

@@ -99,9 +99,19 @@ class Bench:
             self.model, self.scheduler, self.events.extend, ends=frozenset({EOS}), context=CONTEXT
         )
 
-    def submit(self, name: str, prompt: Rows[int], max_tokens: int, **sampling: object) -> None:
+    def submit(
+        self,
+        name: str,
+        prompt: Rows[int],
+        max_tokens: int,
+        *,
+        client: str = "",
+        call: str = "",
+        **sampling: object,
+    ) -> None:
         params = SamplingParams(max_tokens=max_tokens, temperature=0, **sampling)  # type: ignore[arg-type]
-        self.worker.submit(Sequence(GenerationRequest(name, tuple(prompt), params)))
+        request = GenerationRequest(name, tuple(prompt), params, client=client, call=call)
+        self.worker.submit(Sequence(request))
 
     def step(self) -> None:
         self.worker.receive(wait=False)

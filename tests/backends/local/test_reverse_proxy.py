@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from llama_hub.backends.local import http1, quarantine, reverse_proxy
 from llama_hub.backends.local.reverse_proxy import ReverseProxy
 from llama_hub.backends.local.upstream import Upstream
+from llama_hub.inference.service import chunks
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HOST = b"Host: x\r\n"
@@ -255,8 +256,8 @@ def test_what_can_be_read_in_two_ways_is_400_and_closed(name: str) -> None:
     [
         (headers(b"Content-Length: %d" % (http1.MAX_BODY + 1)), b"413"),
         (CHUNKED + b"%x\r\n" % (http1.MAX_BODY + 1) + b"a" * (http1.MAX_BODY + 1), b"413"),
-        (CHUNKED + b"1\r\na\r\n" * (http1.FEW_CHUNKS + 2), b"413"),
-        (CHUNKED + (b"40\r\n" + b"a" * 64 + b"\r\n") * (http1.MAX_CHUNKS + 1), b"413"),
+        (CHUNKED + b"1\r\na\r\n" * (chunks.FEW_CHUNKS + 2), b"413"),
+        (CHUNKED + (b"40\r\n" + b"a" * 64 + b"\r\n") * (chunks.MAX_CHUNKS + 1), b"413"),
         (headers(b"X: " + b"a" * http1.MAX_HEAD), b"431"),
         (b"GET /" + b"a" * 3 * http1.MAX_HEAD, b"431"),
         (headers(*[b"X: y"] * (http1.MAX_HEADERS + 1)), b"431"),

@@ -195,7 +195,7 @@ def chunks(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
-@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("size", [80, 1000, 1 << 20])
 def test_many_chunks_are_parsed_a_little_at_a_time(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +219,20 @@ def test_many_chunks_are_parsed_a_little_at_a_time(
             seen += part
         assert seen.count(b"HTTP/1.1 200") == 3
         assert b"text_completion" in seen
-    assert max(parsed) <= (connections.SLICE if size == 1 else connections.BODY_SLICE)
+    assert max(parsed) <= (connections.SLICE if size == 80 else connections.BODY_SLICE)
+
+
+@pytest.mark.parametrize(("size", "status"), [(1, b"400"), (60, b"400"), (80, b"200")])
+def test_a_body_is_not_cut_too_fine(size: int, status: bytes) -> None:
+    """Each chunk costs as much as a small request: 400,000 of one byte took seconds."""
+    body = b'{"prompt": "one", "max_tokens": 2' + b" " * 50_000 + b"}"
+    with serving() as running, connect(running) as sender:
+        sender.sendall(
+            CHUNKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + chunks(body, size)
+        )
+        answer = everything(sender)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert (b"too many small chunks" in answer) == (status == b"400")
 
 
 # --- names and details ------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Clients of one service, told apart by their addresses: none keeps the others out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+
+from llama_hub.inference.service.client import CLIENT, client_of
+from llama_hub.inference.service.limits import SPARE, Admission
+from llama_hub.inference.service.problems import Problem
+from tests.support.serving import echo_engine, serving
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("testclient", ""),
+        ("203.0.113.7\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_client_is_an_address_or_a_subscribers_network(address: str, client: str) -> None:
+    assert client_of({"client": (address, 1)}) == client
+
+
+@pytest.mark.parametrize("scope", [{}, {"client": None}])
+def test_a_connection_without_an_address_is_nobodys(scope: dict[str, None]) -> None:
+    assert client_of(scope) == ""
+
+
+@contextmanager
+def asked_by(client: str) -> Iterator[None]:
+    token = CLIENT.set(client)
+    try:
+        yield
+    finally:
+        CLIENT.reset(token)
+
+
+def fill(admission: Admission, held: ExitStack, client: str) -> int:
+    """How many sequences ``client`` gets in, one by one."""
+    with asked_by(client):
+        for count in range(10_000):
+            try:
+                held.enter_context(admission.admit(1))
+            except Problem as problem:
+                assert problem.status == 429
+                assert int(problem.headers["Retry-After"]) > 0
+                return count
+    raise AssertionError("there is no end to it")
+
+
+def test_the_last_places_are_for_others() -> None:
+    async def check() -> None:
+        admission = Admission(lambda: 16, 256, lambda: 1.0)
+        with ExitStack() as held:
+            assert fill(admission, held, "many") == 272 - 272 // SPARE
+            with asked_by("few"):
+                held.enter_context(admission.admit(4))
+            assert fill(admission, held, "others") == 272 // SPARE - 4
+        with ExitStack() as held:  # all are free again, and nothing of anybody is remembered
+            assert fill(admission, held, "few") == 272 - 272 // SPARE
+
+    asyncio.run(check())
+
+
+def test_half_of_the_places_is_nobodys_excess() -> None:
+    async def check() -> None:
+        admission = Admission(lambda: 4, 12, lambda: 1.0)
+        with ExitStack() as held, asked_by("half"):
+            held.enter_context(admission.admit(8))
+            with asked_by("other half"):
+                held.enter_context(admission.admit(8))
+
+    asyncio.run(check())
+
+
+def test_the_engine_learns_who_asks_and_in_which_call() -> None:
+    engine = echo_engine()
+    with serving(engine) as running:
+        for address in ("203.0.113.7", "198.51.100.1"):
+            answer = httpx.post(
+                f"{running.url}/v1/completions",
+                json={"prompt": "one", "max_tokens": 1, "n": 2},
+                headers={"X-Forwarded-For": address},
+            )
+            assert answer.status_code == 200
+    assert [each.client for each in engine.seen] == ["203.0.113.7"] * 2 + ["198.51.100.1"] * 2
+    calls = [each.call for each in engine.seen]
+    assert (calls[0], calls[2]) == (calls[1], calls[3])
+    assert calls[0] != calls[2]
