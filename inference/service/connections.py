@@ -24,6 +24,8 @@ from llama_hub.inference.service.settings import ServiceSettings
 
 LINGER = 2.0  # seconds for which the rest of a refused body is dropped, so that the answer arrives
 SLICE = 1 << 10  # bytes that are parsed in one go: 170 chunks of one byte, a millisecond
+MANY = 16  # chunks in a slice: before the next one of this kind others, and the engine, go on
+PAUSE = 0.002  # seconds between two slices with so many
 BODY_SLICE = 1 << 16  # the same of a body without chunks, which is only copied
 MAX_HEAD = 1 << 15  # bytes of a request's line and headers
 OTHER_FILES = 128  # descriptors that are not connections
@@ -42,7 +44,7 @@ class Connections:
         self.limit = min(settings.max_connections, _descriptors() - OTHER_FILES)
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # for their clients, the longest first
-        self._unparsed: deque[Connection] = deque()
+        self._coarse, self._fine = _Turns(0.0), _Turns(PAUSE)
 
     def __call__(self, **given: Any) -> Connection:
         return Connection(self, **given)
@@ -75,15 +77,7 @@ class Connections:
 
     def parse_soon(self, connection: Connection) -> None:
         """Have a connection parse a slice: one of all of them in each round of the event loop."""
-        if not self._unparsed:
-            connection.loop.call_soon(self._parse_one)
-        self._unparsed.append(connection)
-
-    def _parse_one(self) -> None:
-        connection = self._unparsed.popleft()
-        if self._unparsed:
-            connection.loop.call_soon(self._parse_one)
-        connection.parse_slice()
+        (self._fine if connection.is_fine else self._coarse).add(connection)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -91,21 +85,47 @@ class Connections:
         self._waiting.pop(connection, None)
 
 
+class _Turns:
+    """Connections that parse a slice one after the other, ``pause`` seconds apart."""
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._queue: deque[Connection] = deque()
+
+    def add(self, connection: Connection) -> None:
+        """Let ``connection`` have its turn after those that wait for theirs."""
+        self._queue.append(connection)
+        if len(self._queue) == 1:
+            self._wait(connection.loop)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pause:
+            loop.call_later(self._pause, self._take)
+        else:
+            loop.call_soon(self._take)
+
+    def _take(self) -> None:
+        connection = self._queue.popleft()
+        if self._queue:
+            self._wait(connection.loop)
+        connection.parse_slice()
+
+
 class _Parser(h11.Connection):
     """h11's state of one connection, which takes no body that is cut too fine."""
 
     trouble = ""  # what was wrong with the request, where h11 itself would have taken it
-    _chunks = 0
+    chunks = 0  # of the body so far
     _size = 0
 
     def next_event(self) -> Any:
         event = super().next_event()
         if isinstance(event, h11.Request):
-            self._chunks = self._size = 0
+            self.chunks = self._size = 0
         elif isinstance(event, h11.Data):
-            self._chunks += event.chunk_end
+            self.chunks += event.chunk_end
             self._size += len(event.data)
-            if is_too_fine(self._size, self._chunks):
+            if is_too_fine(self._size, self.chunks):
                 self.trouble = "The body comes in too many small chunks."
                 raise h11.RemoteProtocolError(self.trouble)
         return event
@@ -119,6 +139,7 @@ class Connection(H11Protocol):
         self.conn = self._parser = _Parser(h11.SERVER, MAX_HEAD)
         self._connections = connections
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.is_fine = False  # what came last has many chunks, each as costly as a request
         self._unparsed = bytearray()
         self._queued = False  # for a slice of it to be parsed
 
@@ -142,7 +163,9 @@ class Connection(H11Protocol):
             self._parse(data)
 
     def _parse(self, data: bytes) -> None:
+        before = self._parser.chunks
         super().data_received(data)
+        self.is_fine = self._parser.chunks > before + MANY
         self._note_stage()
 
     def _slice(self) -> int:
