@@ -48,7 +48,10 @@ def origin(name: str) -> str:
 
 
 def backend_class(name: str) -> type[Any]:
-    """Import and return the class; ``NotFoundError`` with the nearest names otherwise."""
+    """Import and return the class; ``NotFoundError`` with the nearest names otherwise.
+
+    ``UsageError`` for a plugin that cannot be imported.
+    """
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return _checked(name, getattr(importlib.import_module(module), attribute))
@@ -75,7 +78,10 @@ def get(name: str, **settings: Any) -> Backend:
 
 
 def at(name: str, location: Mapping[str, Any]) -> Backend:
-    """The backend ``name`` at a place that a plan or a journal has written down."""
+    """The backend ``name`` at a place that a plan or a journal has written down.
+
+    ``UsageError`` if the backend has no such place.
+    """
     found = backend_class(name)
     unknown = [key for key in location if key not in found.location]
     if unknown or not all(isinstance(value, str | None) for value in location.values()):

@@ -213,7 +213,7 @@ def _into_store(source: str, options: dict[str, Any]) -> Conversion:
 
 
 def parse_size(text: str) -> int:
-    """``5GB``, ``500M`` or ``2GiB`` in bytes."""
+    """``5GB``, ``500M`` or ``2GiB`` in bytes; ``UsageError`` for anything else."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMG]I?)?B?", text.strip().upper())
     if match is None:
         raise UsageError(f"{text!r} is no size", hint="write it as 5GB, 500MB or 2GiB")

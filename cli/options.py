@@ -37,7 +37,10 @@ PIPE_SECONDS = 60
 
 
 def where(region: str | None, at: list[str] | None) -> dict[str, str]:
-    """The place that ``--region`` and ``--at`` name: arguments of a backend's constructor."""
+    """The place that ``--region`` and ``--at`` name: arguments of a backend's constructor.
+
+    ``UsageError`` for a word that is not KEY=VALUE.
+    """
     given = {"region": region} if region else {}
     for word in at or []:
         key, equals, value = word.partition("=")

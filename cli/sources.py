@@ -86,7 +86,7 @@ Name = Annotated[
 
 
 def stored_format(name: str | None) -> Format | None:
-    """The store's name for what a person calls a format."""
+    """The store's name for what a person calls a format; ``UsageError`` for an unknown one."""
     if name is None or name in FORMATS:
         return FORMATS.get(name) if name else None
     raise UsageError(f"there is no format {name!r}", hint="--format original | hf")
@@ -101,7 +101,10 @@ def wanted(
     revision: str | None,
     allow_hosts: list[str] | None,
 ) -> SourceRequest:
-    """What the options, the environment and the person say about the source."""
+    """What the options, the environment and the person say about the source.
+
+    ``UsageError`` for an unknown source.
+    """
     if source is not None and source not in SOURCES:
         raise UsageError(f"there is no source {source!r}", hint=f"--source {' | '.join(SOURCES)}")
     from_environment = "LLAMA_HUB_META_URL" if source in (None, "meta") else ""

@@ -243,7 +243,10 @@ def _conversion(
 
 
 def dimensions(artifact: Artifact) -> tuple[Architecture, str]:
-    """The model's sizes and the type of its weights, from the folder's ``config.json``."""
+    """The model's sizes and the type of its weights, from the folder's ``config.json``.
+
+    ``IntegrityError`` for a type that is none of ours.
+    """
     if isinstance(artifact, ExpectedArtifact):
         return artifact.architecture, artifact.dtype
     config = read_config(artifact.folder)

@@ -55,7 +55,7 @@ def check(endpoint: Endpoint, path: str, *, timeout: float = 30.0) -> bytes:
 
 
 def text_of(answer: bytes) -> str:
-    """What the assistant said in a whole chat completion."""
+    """What the assistant said in a whole chat completion; ``ProvisioningError`` if it is none."""
     try:
         return str(json.loads(answer)["choices"][0]["message"]["content"])
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
@@ -70,7 +70,10 @@ def _parsed(data: bytes) -> Any:
 
 
 def streamed_text(pieces: Iterator[bytes]) -> str:
-    """What the assistant said in a streamed chat completion."""
+    """What the assistant said in a streamed chat completion.
+
+    ``ProvisioningError`` if the stream ends with an error.
+    """
     said = ""
     for event in sse.documents(pieces):
         if "error" in event:
@@ -80,7 +83,7 @@ def streamed_text(pieces: Iterator[bytes]) -> str:
 
 
 def deltas(event: Mapping[str, Any]) -> Iterator[str]:
-    """The texts in one event of a streamed chat completion."""
+    """The texts in one event of a streamed chat completion; ``ProvisioningError`` if it is none."""
     try:
         for choice in event.get("choices", ()):
             yield str(choice.get("delta", {}).get("content") or "")

@@ -149,7 +149,10 @@ class Deployer:
         return self._deployed(plan)
 
     def drift(self, name: str) -> Sequence[Step]:
-        """The steps that would bring ``name`` back to its last good spec; empty if none."""
+        """The steps that would bring ``name`` back to its last good spec; empty if none.
+
+        ``NotFoundError`` if this machine did not deploy it.
+        """
         good = self._history_here(name).good
         if not good:
             raise NotFoundError(

@@ -115,7 +115,10 @@ def _lock(name: str) -> bytes:
 
 
 def write(folder: Path, cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> list[Path]:
-    """Write the context into ``folder``, which must be new, empty or an earlier context."""
+    """Write the context into ``folder``, which must be new, empty or an earlier context.
+
+    ``UsageError`` if it holds other files.
+    """
     made = context(cpu_base, cuda_base)
     strange = {path.name for path in folder.iterdir()} - set(made) if folder.is_dir() else set()
     if strange:

@@ -203,7 +203,10 @@ def from_file(path: Path) -> dict[str, Any]:
 
 
 def from_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """The keys that ``a.b=c`` words set; values are read as YAML (``2``, ``true``, ``[a, b]``)."""
+    """The keys that ``a.b=c`` words set; values are read as YAML (``2``, ``true``, ``[a, b]``).
+
+    ``UsageError`` for words of another form, or that contradict each other.
+    """
     document: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -260,7 +263,7 @@ def _text(value: Any) -> Any:
 
 
 def duration(text: str) -> int:
-    """Seconds of ``90``, ``90s``, ``15m``, ``12h`` or ``7d``."""
+    """Seconds of ``90``, ``90s``, ``15m``, ``12h`` or ``7d``; ``UsageError`` for anything else."""
     found = _DURATION.fullmatch(text.strip())
     if not found:
         raise UsageError(f"{text!r} is not a duration such as 90m, 12h or 7d")

@@ -116,7 +116,10 @@ LM_STUDIO = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
 
 
 def place_of(text: str) -> Path:
-    """The folder that ``lmstudio://PUBLISHER/MODEL``, ``hf://ORG/NAME`` or a path means."""
+    """The folder that ``lmstudio://PUBLISHER/MODEL``, ``hf://ORG/NAME`` or a path means.
+
+    ``NotFoundError`` if the cache does not have it, ``UsageError`` for a malformed name.
+    """
     if text.startswith("lmstudio://"):
         name = text.removeprefix("lmstudio://")
         if not is_repository(name):
@@ -139,7 +142,10 @@ def place_of(text: str) -> Path:
 
 
 def locate(folder: Path) -> tuple[Path, Format]:
-    """The folder that really has the files (a cache's snapshot, say), and its format."""
+    """The folder that really has the files (a cache's snapshot, say), and its format.
+
+    ``NotFoundError`` if there is no model of ours.
+    """
     folder = path_of(str(folder)).absolute()
     if not folder.is_dir():
         raise NotFoundError(
@@ -184,7 +190,7 @@ def _snapshot(repository: Path) -> Path:
 
 
 def guess(folder: Path, catalog: Catalog) -> Model:
-    """The model that the folder's name speaks of."""
+    """The model that the folder's name speaks of; ``UsageError`` if it speaks of none."""
     names = {part.lower() for part in folder.absolute().parts[-4:]}
     if gguf_types.has_name(folder):
         names.add(gguf_types.model_name(folder).lower())

@@ -108,6 +108,7 @@ def find(text: str) -> ImportedOllama | None:
     """The model that ``ollama://[HOST/][NAMESPACE/]NAME[:TAG]`` means; ``None`` for other texts.
 
     ``NotFoundError`` if Ollama does not have it; ``IntegrityError`` for what is no GGUF model.
+    ``UsageError`` for a malformed name.
     """
     if not text.startswith(SCHEME):
         return None

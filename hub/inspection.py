@@ -117,7 +117,10 @@ def _inspect_hf(plan: FetchPlan, files: Mapping[str, RemoteFile], problems: Prob
 
 
 def check_config(data: bytes, where: str) -> Config:
-    """``config.json``, if it is of a model that can be served here."""
+    """``config.json``, if it is of a model that can be served here.
+
+    ``IntegrityError`` for another family's.
+    """
     config = parse_config(data, where)
     if config.vocab_size in LLAMA_3_VOCABULARY:
         raise IntegrityError(

@@ -135,7 +135,7 @@ class Params:
         """The sizes, with the two that only the tensors tell.
 
         ``vocab_size``: rows of ``tok_embeddings.weight`` (``params.json`` says -1); ``ffn_dim``:
-        rows of ``w1`` over all shards.
+        rows of ``w1`` over all shards. ``IntegrityError`` if ``params.json`` states other sizes.
         """
         if self.vocab_size not in (-1, vocab_size):
             raise IntegrityError(

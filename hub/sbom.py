@@ -86,7 +86,10 @@ def plain(evidence: Evidence) -> dict[str, Any]:
 
 
 def in_toto(evidence: Evidence) -> dict[str, Any]:
-    """An in-toto statement: these files (else these accepted texts), that acceptance."""
+    """An in-toto statement: these files (else these accepted texts), that acceptance.
+
+    ``NotFoundError`` if there are neither files nor texts.
+    """
     subjects = [
         {"name": f"{model.model}/{model.format}/{entry.path}", "digest": {"sha256": entry.sha256}}
         for model in evidence.models

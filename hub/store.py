@@ -131,7 +131,10 @@ class Store:
         return self.named(repository.model_id, variant) if repository else None
 
     def complete(self, model: str, variant: str) -> StoredModel | None:
-        """What has the final place of that model, if anything; no other folder counts."""
+        """What has the final place of that model, if anything; no other folder counts.
+
+        ``IntegrityError`` if it has another format than its place says.
+        """
         folder = self.folder(model, variant)
         if not folder.exists() and self._set_aside(model, variant).exists():
             with self.lock(model, variant):  # which puts it back

@@ -105,6 +105,7 @@ def choose_dtype(name: str, config: Config, device: torch.device) -> torch.dtype
     """The type that weights and activations have.
 
     ``auto`` is the folder's, but float16 for bfloat16 on devices older than Ampere (T4, V100).
+    ``UsageError`` if the folder states a type that we do not know.
     """
     stated = (config.weight_type if name == "auto" else name).removeprefix("torch.")
     dtype = TYPES.get(stated)

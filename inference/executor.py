@@ -46,6 +46,7 @@ class LocalExecutor:
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> Tensor:
+        """Logits of one step; ``RuntimeError`` once the executor is closed."""
         if self._forward is None:
             raise RuntimeError("the executor is closed")
         with self.device_scope():

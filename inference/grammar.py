@@ -136,8 +136,8 @@ class GrammarCompiler:
     async def compile(self, schema: str) -> Grammar:
         """A fresh state for ``schema`` (JSON text).
 
-        ``SchemaError`` if it is not supported or asks for too much, ``NotEnoughError`` if too
-        many others wait to be compiled.
+        ``SchemaError`` if it is not supported or asks for too much, ``NotEnoughError`` if too many
+        others wait to be compiled. ``RuntimeError`` if the engine is shut down meanwhile.
         """
         compilation = self._compilation(schema)
         try:

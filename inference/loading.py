@@ -92,7 +92,10 @@ class Shard:
 
 
 def make_plan(folder: Path, options: EngineOptions) -> Plan:
-    """Read ``config.json`` and decide; ``NotEnoughError`` if the model cannot fit."""
+    """Read ``config.json`` and decide; ``NotEnoughError`` if the model cannot fit.
+
+    ``UsageError`` if the folder is quantised otherwise than ``options`` say.
+    """
     config = read_config(folder)
     architecture, stored = config.architecture, stored_form(config)
     device = choose_device(options.device)

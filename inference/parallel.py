@@ -73,6 +73,7 @@ class ParallelExecutor:
         self._failed = False
 
     def run(self, pieces: Sequence[Piece]) -> Tensor:
+        """Logits of one step; ``RuntimeError`` once the processes are not in the same step."""
         if self._failed:
             raise RuntimeError("the processes of the engine are no longer in the same step")
         self._failed = True  # until all have met: after a failure the others wait in vain

@@ -34,7 +34,10 @@ def measure(
     progress: Progress = NO_PROGRESS,
     task: str = "perplexity",
 ) -> Perplexity:
-    """Perplexity of the Hugging Face folder's model on ``text``, in windows that begin with BOS."""
+    """Perplexity of the Hugging Face folder's model on ``text``, in windows that begin with BOS.
+
+    ``UsageError`` for an empty text.
+    """
     tokenizer = tokenizer_of(folder)
     tokens = tokenizer.encode(text)
     if not tokens:

@@ -72,6 +72,10 @@ class TorchEngine:
         self._worker.start()
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """See ``Engine``.
+
+        ``UsageError`` for an id that runs already, ``NotEnoughError`` if the queue is full.
+        """
         loaded, _ = self._ready()
         requests.check(request, loaded.info)
         if request.id in self._streams:

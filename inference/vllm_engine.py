@@ -43,6 +43,7 @@ class VllmEngine:
 
     @property
     def info(self) -> EngineInfo:
+        """See ``Engine``; ``UsageError`` before the engine has started."""
         if self._info is None:
             raise UsageError("the engine has not been started")
         return self._info
@@ -69,6 +70,10 @@ class VllmEngine:
         )
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """See ``Engine``.
+
+        ``UsageError`` for an id that runs already, ``NotEnoughError`` if the queue is full.
+        """
         requests.check(request, self.info)
         if request.id in self._running:
             raise UsageError(f"a request with the id {request.id!r} is running already")
@@ -156,7 +161,10 @@ class VllmEngine:
 
 
 def engine_arguments(folder: Path, options: EngineOptions) -> dict[str, Any]:
-    """``AsyncEngineArgs`` for our options."""
+    """``AsyncEngineArgs`` for our options.
+
+    ``UsageError`` for a form of quantisation that vLLM does not make.
+    """
     if options.quantize is not None:
         raise UsageError(
             "vLLM does not quantise to this form while loading",

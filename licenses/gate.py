@@ -126,7 +126,10 @@ class Gate:
 
 
 def check(license: License, texts: Texts, acceptance: Acceptance) -> None:
-    """Raise unless ``acceptance`` is enough for ``license`` in the wording of ``texts``."""
+    """Raise unless ``acceptance`` is enough for ``license`` in the wording of ``texts``.
+
+    ``LicenseError`` names what is missing.
+    """
     missing = _missing(license, acceptance)
     if missing:
         raise LicenseError(

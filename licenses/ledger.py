@@ -95,6 +95,7 @@ class Ledger:
         """Check the chain and every text that a receipt names.
 
         ``expect_head`` is a head noted earlier, which the chain has to contain still.
+        ``UsageError`` if that is no digest, ``IntegrityError`` if the chain does not contain it.
         """
         content = self._chain.read()
         if expect_head is not None and not _DIGEST.fullmatch(expect_head):

@@ -71,7 +71,10 @@ def load(license_id: str) -> License:
 
 
 def all_licenses() -> list[License]:
-    """The built-in licences and then the user's, each group by id."""
+    """The built-in licences and then the user's, each group by id.
+
+    ``UsageError`` if two files have one id.
+    """
     built_in = [_read(path) for path in sorted(BUILT_IN.glob("*.toml"))]
     taken = {license.id for license in built_in}
     own = [_read(path) for path in sorted(user_folder().glob("*.toml"))]

@@ -17,7 +17,10 @@ class EventError(UnreachableError, ValueError):
 
 
 def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines of a stream whose pieces may end anywhere, without their ends; the rest at last."""
+    """Lines of a stream whose pieces may end anywhere, without their ends; the rest at last.
+
+    ``EventError`` for a line longer than ``MAX_LINE``.
+    """
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
+from functools import cache
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("licenses", "hub", "inference", "deploy", "backends", "cli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def parsed(module: Path) -> ast.Module:
+    """Each module once for all rules; it is only looked at."""
+    return ast.parse(module.read_text(encoding="utf-8"))
 
 
 def packages_on_disk() -> set[str]:
@@ -44,10 +53,11 @@ def test_each_folder_is_mapped_linked_checked_and_banned(folder: str) -> None:
     assert folder in tools["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]
 
 
+@cache
 def imports_of(module: Path) -> set[str]:
     """Names below ``llama_hub`` that a module imports, wherever in the file."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(module)):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
         elif isinstance(node, ast.Import):
@@ -85,7 +95,7 @@ def modules() -> dict[str, Path]:
 def imported_modules(path: Path, known: dict[str, Path]) -> set[str]:
     """Modules that ``path`` imports, for types alone and inside of functions as well."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -135,7 +145,7 @@ def test_optional_packages_are_never_imported_at_the_top_of_the_light_folders() 
     heavy |= {"huggingface_hub", "fastapi", "uvicorn", "transformers", "gguf"}
     for folder in ("licenses", "cli"):
         for module in (ROOT / folder).rglob("*.py"):
-            for node in ast.parse(module.read_text(encoding="utf-8")).body:
+            for node in parsed(module).body:
                 names = (
                     [node.module or ""]
                     if isinstance(node, ast.ImportFrom)
@@ -144,3 +154,59 @@ def test_optional_packages_are_never_imported_at_the_top_of_the_light_folders() 
                     else []
                 )
                 assert not heavy & {name.split(".")[0] for name in names}, module
+
+
+# An abstract method and a contradiction in our own code are no errors that a caller handles.
+NO_ERRORS = {"NotImplementedError", "AssertionError", "Exit"}
+
+
+def raised_by(function: ast.AST) -> set[str]:
+    """Names of the errors that a function's own body raises, not those of functions within it."""
+    inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    nodes, names = list(ast.iter_child_nodes(function)), set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, inner):
+            continue
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            names |= {ast.unparse(error).rpartition(".")[2]}
+        nodes.extend(ast.iter_child_nodes(node))
+    return {name for name in names if name[:1].isupper()} - NO_ERRORS
+
+
+def unnamed_errors(body: list[ast.stmt]) -> list[str]:
+    """Public functions and methods whose docstring does not name an error that they raise."""
+    wrong: list[str] = []
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            wrong += unnamed_errors(node.body)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            missing = raised_by(node) - set(re.findall(r"\w+", ast.get_docstring(node) or ""))
+            if missing and not node.name.startswith("_"):
+                wrong.append(f"{node.name} does not name {', '.join(sorted(missing))}")
+    return wrong
+
+
+def is_command(statement: ast.stmt) -> bool:
+    """Whether this is a command's own function, whose docstring is its help."""
+    decorators = getattr(statement, "decorator_list", [])
+    return any(".command(" in ast.unparse(decorator) for decorator in decorators)
+
+
+def test_a_public_function_names_the_errors_that_it_raises() -> None:
+    wrong = [
+        f"{name}: {line}"
+        for name, path in modules().items()
+        for line in unnamed_errors([each for each in parsed(path).body if not is_command(each)])
+    ]
+    assert wrong == []
+
+
+def test_an_error_that_is_not_named_is_found() -> None:
+    silent = "def look(x):\n  'Looks.'\n  if x:\n    raise errors.NotFoundError(x)\n"
+    assert unnamed_errors(ast.parse(silent).body) == ["look does not name NotFoundError"]
+    assert unnamed_errors(ast.parse(f"class Room:\n{indent(silent, '  ')}").body) != []
+    named = silent.replace("Looks.", "``NotFoundError`` if it is not there.")
+    assert unnamed_errors(ast.parse(named).body) == []
+    assert unnamed_errors(ast.parse(silent.replace("look", "_look")).body) == []

@@ -129,7 +129,10 @@ class AzureBackend:
         return list(doctor.checks_for(self.client, read_options(spec), spec.region))
 
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
-        """Machine types of the workspace's region that hold a replica, cheapest first."""
+        """Machine types of the workspace's region that hold a replica, cheapest first.
+
+        ``UsageError`` if the spec names another region.
+        """
         options = read_options(spec)
         region = self.inventory.workspace.region
         if spec.region not in (None, region):
@@ -177,7 +180,7 @@ class AzureBackend:
     # --- running ------------------------------------------------------------------------
 
     def status(self, name: str) -> Deployed:
-        """One deployment."""
+        """One deployment; ``NotFoundError`` if there is none of that name."""
         found = self.inventory.endpoint(name)
         if found is not None:
             return status.deployed(found, self.inventory.deployments(name), self._price)
@@ -226,7 +229,10 @@ class AzureBackend:
         return live.name
 
     def endpoint(self, name: str) -> Endpoint:
-        """The scoring URL and a header that opens it (a key, or a token that lasts an hour)."""
+        """The scoring URL and a header that opens it (a key, or a token that lasts an hour).
+
+        ``NotFoundError`` if there is none of that name.
+        """
         found = self.inventory.endpoint(name)
         if found is None:
             raise NotFoundError(f"there is no deployment {name!r} in azure", hint="llama-hub ps")

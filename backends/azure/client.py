@@ -80,7 +80,10 @@ class Client:
 
     @cached_property
     def credential(self) -> TokenCredential:
-        """Service principal, workload identity, managed identity or ``az login``."""
+        """Service principal, workload identity, managed identity or ``az login``.
+
+        ``MissingExtraError`` without azure-identity.
+        """
         if self._given is not None:
             return self._given
         try:
@@ -178,7 +181,10 @@ class Client:
     def begin(
         self, method: str, path: str, version: str, body: Mapping[str, Any] | None = None
     ) -> Any:
-        """Start a long-running operation; its poller for ``wait``, ``None`` if nothing is to do."""
+        """Start a long-running operation; its poller for ``wait``, ``None`` if nothing is to do.
+
+        ``HttpResponseError`` for a refusal.
+        """
         answer = self._answer(method, path, version, body, {})
         with self._explained(f"{method} {path.rpartition('/providers/')[2]}"):
             from azure.core.exceptions import HttpResponseError
@@ -194,7 +200,10 @@ class Client:
     def wait(
         self, poller: Any, what: str, timeout: float, look: Callable[[], None] = lambda: None
     ) -> None:
-        """Until an operation is over; ``look`` is called now and then; raises if it failed."""
+        """Until an operation is over; ``look`` is called now and then.
+
+        ``ProvisioningError`` if it takes too long; raises the service's own error if it failed.
+        """
         if poller is None:
             return
         end = time.monotonic() + timeout
@@ -293,7 +302,10 @@ class Client:
         return "" if text in (None, "None") else str(text)
 
     def opens(self, endpoint: str, auth_mode: str) -> dict[str, str]:
-        """The header that opens an endpoint: its key, or a token that lasts an hour."""
+        """The header that opens an endpoint: its key, or a token that lasts an hour.
+
+        ``NotFoundError`` if there is no such endpoint.
+        """
         if auth_mode == "AADToken":
             return {"Authorization": f"Bearer {self.token(SCORING_SCOPE)}"}
         what = f"read the keys of {endpoint}"
@@ -326,7 +338,10 @@ class Client:
 
 
 def translated(error: Exception, what: str) -> LlamaHubError:
-    """Our error for one of the SDK's (or the error itself where it is none of them)."""
+    """Our error for one of the SDK's (or the error itself where it is none of them).
+
+    ``MissingExtraError`` without the SDK.
+    """
     try:
         from azure.core import exceptions as azure
     except ImportError as missing:

@@ -403,7 +403,10 @@ def roles(steps: Mapping[str, Step]) -> Files:
 
 
 def score(steps: Mapping[str, Step]) -> Files:
-    """``az ml`` YAML for Microsoft's own inference server, with the ``score.py`` it runs."""
+    """``az ml`` YAML for Microsoft's own inference server, with the ``score.py`` it runs.
+
+    ``UsageError`` for a plan with vLLM, which needs no ``score.py``.
+    """
     if "environment" in steps and _port(steps) == images.CONTRACTS["vllm"].port:
         raise UsageError(
             "score is for our own service; vLLM needs none of Microsoft's inference server",

@@ -47,7 +47,10 @@ class StepRunner:
         self._told = ""  # the last line of the platform's log that was passed on
 
     def run(self) -> Mapping[str, Any]:
-        """Do it; returns facts for the journal."""
+        """Do it; returns facts for the journal.
+
+        ``AccessError`` names what stays because it may not be removed.
+        """
         if self._step.action != "delete":
             return self._makings()[self._step.kind]() or {}
         try:

@@ -24,7 +24,10 @@ _url = ""
 
 
 def init() -> None:
-    """Start the service on the mounted model and wait until it is ready."""
+    """Start the service on the mounted model and wait until it is ready.
+
+    ``RuntimeError`` if it ends before.
+    """
     global _service, _url
     python = os.environ.get("LLAMA_HUB_PYTHON", sys.executable)
     command = [python, "-m", "llama_hub", "serve", "--json", "--no-api-key"]

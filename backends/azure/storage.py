@@ -147,7 +147,10 @@ class Container:
     def upload(
         self, folder: Path, manifest: Manifest, prefix: str, progress: Progress = NO_PROGRESS
     ) -> dict[str, int]:
-        """All files of ``manifest``, then the manifest; what was sent and what was there."""
+        """All files of ``manifest``, then the manifest; what was sent and what was there.
+
+        ``UsageError`` for more files than Azure ML takes.
+        """
         if len(manifest.files) + 1 > MOST_FILES:
             raise UsageError(
                 f"the model has {len(manifest.files)} files; Azure ML takes {MOST_FILES} at most",

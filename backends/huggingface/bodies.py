@@ -199,7 +199,10 @@ def _environment(target: Target, options: Options) -> dict[str, str]:
 def with_secrets(
     body: Mapping[str, Any], secrets: Mapping[str, str], password: str | None
 ) -> dict[str, Any]:
-    """The body as sent, now with the values that no plan, journal or message holds."""
+    """The body as sent, now with the values that no plan, journal or message holds.
+
+    ``ProvisioningError`` if the commit of the weights is not known.
+    """
     sent: dict[str, Any] = json.loads(json.dumps(body))
     sent["model"]["secrets"] = dict(secrets)
     if sent["model"].get("revision") == PENDING:

@@ -33,7 +33,10 @@ PLANE = "https://api.endpoints.huggingface.cloud/v2"
 
 
 def library() -> Any:
-    """``huggingface_hub``, made to send no telemetry and to give up in time."""
+    """``huggingface_hub``, made to send no telemetry and to give up in time.
+
+    ``MissingExtraError`` if it is not installed.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         import huggingface_hub
@@ -74,7 +77,10 @@ class Client:
 
     @cached_property
     def token(self) -> str:
-        """From the constructor, ``HF_TOKEN``, or the login of ``hf``."""
+        """From the constructor, ``HF_TOKEN``, or the login of ``hf``.
+
+        ``AccessError`` if there is none.
+        """
         found = self._given or library().get_token()
         if not found:
             raise AccessError("not logged in to Hugging Face", hint=LOGIN)

@@ -218,7 +218,10 @@ def check(stored: Mapping[str, FileInfo], manifest: Manifest, folder: Path | Non
 
 
 def check_weights(stored: Mapping[str, FileInfo], manifest: Manifest, repository: str) -> None:
-    """The same for a repository that others made: the large files, by their SHA-256."""
+    """The same for a repository that others made: the large files, by their SHA-256.
+
+    ``IntegrityError`` names those that differ.
+    """
     known = {path: one.sha256 for path, one in stored.items() if one.sha256}
     wrong = [
         one.path

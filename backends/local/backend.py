@@ -177,7 +177,7 @@ class LocalBackend:
             yield from follow_lines(folder.service_log, lambda: folder.is_there)
 
     def endpoint(self, name: str) -> Endpoint:
-        """The address, and the key where there is one."""
+        """The address, and the key where there is one; ``ProvisioningError`` if it does not run."""
         url = self.status(name).url
         if url is None:
             raise ProvisioningError(

@@ -164,8 +164,8 @@ class Assignment:
     ) -> dict[str, dict[str, str]]:
         """Variables by the replica's number, ``count`` devices each.
 
-        ``named``: the only devices to use, by number or identifier. ``NotEnoughError`` names
-        who holds what where there is no room.
+        ``named``: the only devices to use, by number or identifier. ``NotEnoughError`` names who
+        holds what where there is no room. ``UsageError`` if there are fewer devices than that.
         """
         pool = list(self._devices) if named is None else [self._find(each) for each in named]
         if len(pool) < count or (named and len(pool) < count * replicas):

@@ -49,7 +49,10 @@ def plan(
 
 
 def rollback(name: str, observed: Observed) -> Sequence[Step]:
-    """The revision before starts again, and the present one takes its place as the one before."""
+    """The revision before starts again, and the present one takes its place as the one before.
+
+    ``NotFoundError`` if there is no revision before.
+    """
     service = observed.find("service", name)
     previous = str(service.body.get("previous", "")) if service else ""
     old = observed.find("revision", f"{name}-{previous}") if previous else None

@@ -132,7 +132,10 @@ class Folder:
 
     @contextmanager
     def change(self, fresh: DesiredState | None = None) -> Iterator[DesiredState]:
-        """Edit what is wanted, or ``fresh`` where nothing is; other processes wait."""
+        """Edit what is wanted, or ``fresh`` where nothing is; other processes wait.
+
+        ``NotFoundError`` where neither can be read.
+        """
         self.desired()  # a supervisor that lives restores it, for which it needs the lock
         with self.changing():
             desired = self.read_desired() or fresh

@@ -130,7 +130,10 @@ class MemoryBackend:
         ]
 
     def plan_rollback(self, name: str, observed: Observed) -> Sequence[Step]:
-        """Traffic back to the revision before, which is kept stopped."""
+        """Traffic back to the revision before, which is kept stopped.
+
+        ``NotFoundError`` if there is none.
+        """
         endpoint = observed.find("endpoint", name)
         previous = str(endpoint.body.get("previous", "")) if endpoint else ""
         old = observed.find("revision", previous) if previous else None
@@ -165,7 +168,7 @@ class MemoryBackend:
                 records[step.id]["log"].append("the process ended with exit code 1")
 
     def status(self, name: str) -> Deployed:
-        """From endpoint and revisions."""
+        """From endpoint and revisions; ``NotFoundError`` if there are none."""
         with self.platform.open() as records:
             found = _of(records, name)
         if not found:
@@ -201,7 +204,10 @@ class MemoryBackend:
         return Endpoint(str(self.status(name).url))
 
     def invoke(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Iterator[bytes]:
-        """Answered by the inference core in this process, from the uploaded folder."""
+        """Answered by the inference core in this process, from the uploaded folder.
+
+        ``ProvisioningError`` if it does not run or its model was replaced.
+        """
         active = self._active(name)
         if active["state"] != "running":
             raise ProvisioningError(f"{name!r} is {active['state']}, so it does not answer")

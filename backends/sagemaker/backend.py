@@ -106,7 +106,10 @@ class SageMakerBackend:
         return list(doctor.checks(self.inventory))
 
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
-        """Machine types that hold a replica, cheapest first; one without a price only by name."""
+        """Machine types that hold a replica, cheapest first; one without a price only by name.
+
+        ``UsageError`` if the spec names another region.
+        """
         if spec.region not in (None, self._aws.region):
             raise UsageError(f"this looks at {self._aws.region}, not at {spec.region}")
         read_options(spec)

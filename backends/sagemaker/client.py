@@ -181,7 +181,7 @@ class Aws:
             return None
 
     def pages(self, service: str, operation: str, key: str, **request: Any) -> Iterator[Any]:
-        """The entries of all pages."""
+        """The entries of all pages; ``ProvisioningError`` if they never end."""
         token, answered = _TOKENS.get(operation, ("NextToken", "NextToken"))
         asked = dict(request)
         for _ in range(MAX_PAGES):

@@ -33,7 +33,10 @@ POLICY_KEYS = {
 
 
 def files(steps: Sequence[Step], form: str) -> Mapping[str, str]:
-    """``template.json``, and ``README.txt`` with what has to be there before."""
+    """``template.json``, and ``README.txt`` with what has to be there before.
+
+    ``UsageError`` for another form.
+    """
     if form != FORM:
         raise UsageError(f"sagemaker exports {FORM}, not {form!r}", hint=f"--form {FORM}")
     wanted = [step for step in steps if step.action != "delete"]

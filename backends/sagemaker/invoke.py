@@ -25,7 +25,10 @@ JSON = "application/json"
 def invoke(
     inventory: Inventory, endpoint: Resource, body: Mapping[str, Any], *, stream: bool
 ) -> Iterator[bytes]:
-    """The answer to an OpenAI-style body; in whole lines where it streams."""
+    """The answer to an OpenAI-style body; in whole lines where it streams.
+
+    ``UsageError`` for a larger request than SageMaker takes.
+    """
     content = json.dumps(body).encode()
     if "AsyncInferenceConfig" in endpoint.body["config"]:
         yield _queued(inventory, endpoint, content)

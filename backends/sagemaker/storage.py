@@ -214,7 +214,10 @@ class Multipart:
         self._size = part_size(entry.size, bucket.part, MOST_PARTS)
 
     def run(self) -> int:
-        """Send what is missing and join the parts; how many bytes had to go."""
+        """Send what is missing and join the parts; how many bytes had to go.
+
+        ``ProvisioningError`` if S3 keeps losing parts.
+        """
         sent = 0
         for _ in range(ATTEMPTS):
             upload = self._open()

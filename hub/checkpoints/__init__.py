@@ -21,9 +21,10 @@ def open_checkpoint(
 ) -> Checkpoint:
     """The model in ``folder``, whatever its format, or in a GGUF file; close it after use.
 
-    ``context`` (tokens): for Meta's layout, whose params.json does not tell it. A quantised
-    model is an ``IntegrityError`` unless ``quantised``, since its weights are gone, or, of a GGUF
-    file, ``dequantize``: then the weights are what is left of them; or ``packed``: its blocks.
+    ``context`` (tokens): for Meta's layout, whose params.json does not tell it. A quantised model
+    is an ``IntegrityError`` unless ``quantised``, since its weights are gone, or, of a GGUF file,
+    ``dequantize``: then the weights are what is left of them; or ``packed``: its blocks.
+    ``NotFoundError`` if there is no such folder.
     """
     # Imported here: numpy is in the extra [serve], and listing models does not need it.
     from llama_hub.hub.checkpoints import diagnosis, gguf, gguf_types, hf_reader, meta

@@ -106,7 +106,10 @@ class Mixture:
 
 
 def split_names(stem: str, count: int) -> list[str]:
-    """The names of a file's parts, as llama.cpp writes and expects them."""
+    """The names of a file's parts, as llama.cpp writes and expects them.
+
+    ``UsageError`` for more than 99,999.
+    """
     if count == 1:
         return [f"{stem}.gguf"]
     if count > 99_999:

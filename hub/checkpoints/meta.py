@@ -53,7 +53,10 @@ def open_meta(folder: Path, *, context: int | None = None) -> Checkpoint:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shard files in order; a gap in the numbers is an ``IntegrityError``."""
+    """The shard files in order; a gap in the numbers is an ``IntegrityError``.
+
+    ``NotFoundError`` if there are none.
+    """
     found = {int(match[1]): path for path in folder.iterdir() if (match := _shard(path))}
     if (folder / WHOLE).is_file():
         if found:

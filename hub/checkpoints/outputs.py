@@ -93,7 +93,10 @@ def seal(place: Extent, crc: int, outputs: Outputs) -> None:
 
 
 def read_at(descriptor: int, into: npt.NDArray[np.uint8], offset: int) -> None:
-    """Fill ``into`` from ``offset``; the file has its full size."""
+    """Fill ``into`` from ``offset``; the file has its full size.
+
+    ``IntegrityError`` if it was cut short meanwhile.
+    """
     view = into.data
     while view:
         count = os.preadv(descriptor, [view], offset)

@@ -153,8 +153,9 @@ def into_store(
     """Convert a model, the result being the store's copy in that format (and quantised so).
 
     Nothing is done if it is there already and was made from this very original. What is there and
-    was made from another is replaced only when the new one is whole; a conversion that fails
-    leaves it alone. A folder outside the store is verified first, and has a name of its own there.
+    was made from another is replaced only when the new one is whole; a conversion that fails leaves
+    it alone. A folder outside the store is verified first, and has a name of its own there.
+    ``UsageError`` if the model is in that format already.
     """
     wanted = ConversionRequest(
         to, dtype, quantize, group_size, max_shard_size=max_shard_size, dequantize=dequantize

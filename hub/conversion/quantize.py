@@ -120,7 +120,10 @@ class Scheme:
 
 
 def scheme(name: str, group: int | None) -> Scheme:
-    """``int8`` or ``int4``; ``group``: weights per scale, 0 for a whole row, ``None`` as usual."""
+    """``int8`` or ``int4``; ``UsageError`` for another name.
+
+    ``group``: weights per scale, 0 for a whole row, ``None`` as usual.
+    """
     bits = {"int8": 8, "int4": 4}.get(name)
     if bits is None:
         raise UsageError(f"there is no quantisation {name!r}; known are int8 and int4")

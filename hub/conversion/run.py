@@ -165,6 +165,7 @@ def exclusive(partial: Path, *, own: bool = False) -> Iterator[None]:
 
     A folder in which nothing was begun is removed again. What is there already must be an
     unfinished conversion, unless the place is llama-hub's ``own``: all else in it will be deleted.
+    ``UsageError`` if it is not.
     """
     descriptor = _locked_folder(partial)
     try:

@@ -185,7 +185,10 @@ def _numbers(data: bytes) -> dict[int, int]:
 
 
 def fields(data: bytes, most: int) -> Iterator[tuple[int, int | float | bytes]]:
-    """(field number, value) of a protobuf message: varint, fixed 32 as float, or bytes."""
+    """(field number, value) of a protobuf message: varint, fixed 32 as float, or bytes.
+
+    ``ValueError`` for more than ``most`` fields or an unknown wire type.
+    """
     at = count = 0
     while at < len(data):
         count += 1

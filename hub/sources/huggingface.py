@@ -182,7 +182,10 @@ class HuggingFace:
         self.client.close()
 
     def texts(self, model: Model) -> Texts:
-        """Licence and policy of the repository; a closed gate shows here."""
+        """Licence and policy of the repository; a closed gate shows here.
+
+        ``NotFoundError`` if a gated model's repository has none.
+        """
         found = dict(self._documents())
         if "LICENSE" not in found and terms.load(model.license).gated:
             raise NotFoundError(
@@ -378,7 +381,10 @@ class HubRequest:
         return plain_url(self._url)
 
     def open(self, start: int, stop: int | None, validator: str | None = None) -> Body:
-        """GET a range: the Hub with the token, then the CDN without it."""
+        """GET a range: the Hub with the token, then the CDN without it.
+
+        ``NotFoundError`` for a file that is not there, ``Transient`` if the CDN refuses.
+        """
         token = self._source.token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:

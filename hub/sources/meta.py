@@ -91,7 +91,10 @@ class MetaSource:
         self.client.close()
 
     def texts(self, model: Model) -> Texts:
-        """LICENSE and USE_POLICY.md, which stand beside all models."""
+        """LICENSE and USE_POLICY.md, which stand beside all models.
+
+        ``NotFoundError`` if there is no LICENSE.
+        """
         place: FileTree = self
         license, policy = read_small(place, "LICENSE"), read_small(place, "USE_POLICY.md")
         if license is None:

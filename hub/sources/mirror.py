@@ -91,7 +91,10 @@ def mirror(base: str, fmt: Format | None = None) -> Mirror:
 
 
 def place(base: str) -> FileTree:
-    """The tree of files at ``base``."""
+    """The tree of files at ``base``.
+
+    ``UsageError`` for another kind of address, ``NotFoundError`` for a folder that is not there.
+    """
     scheme = _scheme(base)
     if scheme in ("http", "https"):
         from llama_hub.hub.sources.web import HttpTree

@@ -46,8 +46,9 @@ def find(
 ) -> tuple[Model, Source, Format]:
     """The model in the repository, its source, and the format in which it will come.
 
-    ``IntegrityError`` for what is not of the family or cannot be served; ``LicenseError`` where
-    its licence has to be stated (or is stated too loosely), ``AccessError`` for a gate.
+    ``IntegrityError`` for what is not of the family or cannot be served; ``LicenseError`` where its
+    licence has to be stated (or is stated too loosely), ``AccessError`` for a gate. ``UsageError``
+    if the request states another licence than the catalogue.
     """
     wanted = _wanted(request)
     listed = None if request.name else _listed(request.repository.name, catalog)

@@ -30,7 +30,10 @@ class SourceRequest:
 
 
 def choose(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
-    """The source for ``model``, and the format in which it will come."""
+    """The source for ``model``, and the format in which it will come.
+
+    ``UsageError`` if the model does not come from there.
+    """
     kind = wanted.source or _guess(model, wanted)
     if kind not in model.sources:
         raise UsageError(
@@ -46,7 +49,10 @@ def named(wanted: SourceRequest) -> bool:
 
 
 def recorded(model: Model, manifest: Manifest, wanted: SourceRequest) -> Source:
-    """The source that ``manifest`` names, unless ``wanted`` names another."""
+    """The source that ``manifest`` names, unless ``wanted`` names another.
+
+    ``UsageError`` if it was made here.
+    """
     known = manifest.source
     same = replace(
         wanted,

@@ -148,7 +148,7 @@ def _total(answer: Any, extent: str) -> int:
 
 
 def s3_place(base: str) -> S3Tree:
-    """The place ``s3://bucket/prefix``."""
+    """The place ``s3://bucket/prefix``; ``UsageError`` if it names no bucket."""
     parts = urlsplit(base)
     if not parts.netloc:
         raise UsageError(f"{base} names no bucket", hint="--url s3://BUCKET/PREFIX")

@@ -94,7 +94,10 @@ def difference(
 
 
 def sentencepiece_processor(data: bytes) -> Any:
-    """A ``SentencePieceProcessor``; ``IntegrityError`` for what the library does not take."""
+    """A ``SentencePieceProcessor``; ``IntegrityError`` for what the library does not take.
+
+    ``MissingExtraError`` without the library.
+    """
     try:
         from sentencepiece import SentencePieceProcessor
     except ModuleNotFoundError as error:
@@ -109,7 +112,10 @@ def sentencepiece_processor(data: bytes) -> Any:
 
 
 def fast_tokenizer(data: bytes) -> Any:
-    """A ``tokenizers.Tokenizer``; ``IntegrityError`` for what the library does not take."""
+    """A ``tokenizers.Tokenizer``; ``IntegrityError`` for what the library does not take.
+
+    ``MissingExtraError`` without the library.
+    """
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as error:

@@ -56,7 +56,10 @@ def fetch(
     progress: Progress,
     cancel: Cancel,
 ) -> Fetched:
-    """Bring ``file`` to ``target`` and check it; continues what an earlier call left there."""
+    """Bring ``file`` to ``target`` and check it; continues what an earlier call left there.
+
+    ``IntegrityError`` if the source keeps changing, or serves other bytes than were promised.
+    """
     received = 0
     for last in (False, True):
         transfer = _Transfer(

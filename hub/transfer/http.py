@@ -74,7 +74,7 @@ class Body:
         self._passed = 0
 
     def readinto(self, view: memoryview) -> int:
-        """See ``origins.Body``."""
+        """See ``remote_file.Body``; ``Transient`` if the connection breaks."""
         try:
             self._response.allow(len(view) + HEAD_BYTES, self._client.timeout)
             if self._left is None:

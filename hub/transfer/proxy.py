@@ -76,7 +76,10 @@ def _has_certificate_folder() -> bool:
 
 
 def proxy_for(url: SplitResult) -> SplitResult | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY give for ``url``."""
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY give for ``url``.
+
+    ``UsageError`` for one that is not http://.
+    """
     proxies = urllib.request.getproxies()
     found = proxies.get(url.scheme) or proxies.get("all")
     if not found or urllib.request.proxy_bypass(url.netloc.rpartition("@")[2]):

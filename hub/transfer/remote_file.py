@@ -115,7 +115,10 @@ class FolderRequest:
         return str(self.path)
 
     def open(self, start: int, stop: int | None, validator: str | None = None) -> Body:
-        """Read the file from ``start``."""
+        """Read the file from ``start``.
+
+        ``NotFoundError`` if it is not there, ``Changed`` if it is another than ``validator`` says.
+        """
         try:
             descriptor = open_regular(self.path)
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: NUL
@@ -185,7 +188,10 @@ class _BytesBody:
 
 
 def read_all(request: Request, limit: int, seconds: float = SMALL_SECONDS) -> bytes:
-    """The whole of a small file, at most ``limit`` bytes; one try, no resume."""
+    """The whole of a small file, at most ``limit`` bytes; one try, no resume.
+
+    ``Transient`` if it breaks off.
+    """
     begun = time.monotonic()
     try:
         body = request.open(0, None)

@@ -80,7 +80,10 @@ class SizedForward:
         self._recorder = recorder
 
     def build(self) -> tuple[CudaForward, KVCache]:
-        """Measure, then the forward function over a cache of the size that is left."""
+        """Measure, then the forward function over a cache of the size that is left.
+
+        ``NotEnoughError`` if too little is left.
+        """
         room = self._meter.budget - self._beside_the_cache() - RESERVE
         least = -(-self._context // PAGE)
         pages = min(self._wanted, room // self._page_bytes())

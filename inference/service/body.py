@@ -78,7 +78,10 @@ class Body:
 
 
 async def read_json(request: Request, bodies: Bodies, timeout: float) -> dict[str, Any]:
-    """The body as a JSON object; 400, 408, 413 or 429 otherwise."""
+    """The body as a JSON object.
+
+    ``Problem`` 400, 408, 413 or 429 otherwise; ``ClientGoneError`` if the client left.
+    """
     with bodies.room() as body:
         try:
             async with asyncio.timeout(timeout):

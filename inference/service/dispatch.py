@@ -38,7 +38,7 @@ def by_field(routes: Sequence[Route], document: Document) -> Handler:
 
 
 def by_path(routes: Sequence[Route], path: str) -> Handler:
-    """The handler of one of our own routes, those that take one kind of body; 404 for another."""
+    """The handler of one of our own routes that take one kind of body; else ``Problem`` 404."""
     handlers = {route.path: route.handler for route in routes if len(route.bodies) == 1}
     if path not in handlers:
         raise Problem(

@@ -213,7 +213,7 @@ async def list_models(service: Service, request: Request, document: Document) ->
 
 
 async def get_model(service: Service, request: Request, document: Document) -> Response:
-    """``GET /v1/models/NAME``; 404 for any other name."""
+    """``GET /v1/models/NAME``; ``Problem`` 404 for any other name."""
     name = request.path_params["name"]
     if name != service.served.name:
         raise Problem(

@@ -25,7 +25,7 @@ ANY_OBJECT = {"type": "object"}
 
 
 def check_model(service: Service, name: str | None) -> None:
-    """404 if ``name`` is another model's and the server was told to mind."""
+    """``Problem`` 404 if ``name`` is another model's and the server was told to mind."""
     if service.settings.check_model and name is not None and name != service.served.name:
         raise Problem(
             404,

@@ -92,7 +92,8 @@ def _require(gate: Gate, name: str, manifest: Manifest) -> None:
 def mounted(folder: Path, catalog: Catalog) -> Servable:
     """The model that a platform put into ``folder``.
 
-    There is no ledger in a container: a gated model must carry the receipt of its acceptance.
+    There is no ledger in a container: a gated model must carry the receipt of its acceptance, else
+    it is a ``LicenseError``.
     """
     manifest = read(folder)
     if terms.load(manifest.license).gated and manifest.receipt is None:

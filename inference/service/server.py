@@ -72,7 +72,10 @@ def url_of(bound: socket.socket) -> str:
 
 
 def make_server(app: Starlette) -> uvicorn.Server:
-    """uvicorn around ``app``, with the limits of its settings on every connection."""
+    """uvicorn around ``app``, with the limits of its settings on every connection.
+
+    ``MissingExtraError`` without uvicorn.
+    """
     try:
         import uvicorn
     except ModuleNotFoundError as error:
