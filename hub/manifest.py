@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -102,7 +103,7 @@ class Manifest:
         if len({entry.path for entry in self.files}) != len(self.files):
             raise ValueError("a file is listed twice")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """``sha256:…`` of everything except ``receipt``, ``created`` and ``source``."""
         return "sha256:" + hashlib.sha256(canonical(self._identity())).hexdigest()
@@ -127,15 +128,19 @@ class Manifest:
         raise NotFoundError(f"the manifest of {self.model} does not list {path}")
 
     def _identity(self) -> dict[str, Any]:
-        known = asdict(self)
-        for key in ("receipt", "created", "source"):
-            del known[key]
-        known["files"] = [
-            {"path": entry.path, "size": entry.size, "sha256": entry.sha256}
-            for entry in sorted(self.files)
-        ]
-        known["tensors"] = [asdict(entry) for entry in sorted(self.tensors)]
-        return known | {"schema": SCHEMA}
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "format": self.format,
+            "license": self.license,
+            "files": [
+                {"path": entry.path, "size": entry.size, "sha256": entry.sha256}
+                for entry in sorted(self.files)
+            ],
+            "tensors": [vars(entry) for entry in sorted(self.tensors)],
+            "parent": self.parent,
+            "made_by": self.made_by,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The document as it is written, its digest included."""
