@@ -130,13 +130,16 @@ class ClientConnection:
                 yield b"".join(pieces)
             if event is h11.NEED_DATA:
                 self._feed(await self._next_bytes(end))
-                await self._take_turns()
+                await self._take_turns(size)
             else:
                 self._finish(event)
 
-    async def _take_turns(self) -> None:
-        """Parse the chunks of one client at a time, and let others be answered in between."""
-        if self._is_chunked:
+    async def _take_turns(self, size: int) -> None:
+        """Parse the chunks, or a large body, of one client at a time; others are answered between.
+
+        ``size``: bytes of the body so far.
+        """
+        if self._is_chunked or size > PREFETCH:
             async with self._turn:
                 await asyncio.sleep(0)
 
