@@ -111,8 +111,8 @@ def run(
     """
     service: Service = app.state.service
     # The engine's thread lets go of Python's lock in each operation and has to get it back from
-    # the event loop, which may keep it for so long: with Python's own 5 ms a step beside a busy loop
-    # waits for hundreds of them. bench/attack.py shows the difference (0.1 ms against 0.5: a third).
+    # the event loop, which may keep it for so long. With Python's own 5 ms, a step of sixty
+    # operations beside a busy loop takes a third of a second.
     sys.setswitchinterval(SWITCH_INTERVAL)
     asyncio.run(_serve(make_server(app), service, bound, on_ready, on_report))
     if service.failure is not None:

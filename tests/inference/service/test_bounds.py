@@ -273,13 +273,13 @@ def test_requests_that_come_together_are_prepared_one_in_a_round() -> None:
 def test_the_manifest_is_hashed_once_not_for_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
     manifest = Manifest(model="echo-model", license="llama-hub-demo", format="hf", files=())
-    whole = Manifest.digest.fget  # type: ignore[attr-defined]
+    whole = Manifest._identity
 
-    def digest(self: Manifest) -> str:
+    def identity(self: Manifest) -> dict[str, Any]:
         hashed.append(self.model)
-        return str(whole(self))
+        return whole(self)
 
-    monkeypatch.setattr(Manifest, "digest", property(digest))
+    monkeypatch.setattr(Manifest, "_identity", identity)
     with serving(served=dataclasses.replace(SERVED, manifest=manifest)) as running:
         body = {"prompt": "one two", "max_tokens": 30, "stream": True}
         assert post(running, "/v1/completions", body).text.count("fp_") == 30
