@@ -50,9 +50,9 @@ def download(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL|ORG/NAME[@REV]",
+            metavar="MODEL|ORG/NAME[:FILE][@REV]",
             help="A catalogue id, or any repository of the Llama 2 family on the Hugging Face Hub "
-            "(also hf://ORG/NAME).",
+            "(also hf://ORG/NAME); ORG/NAME:Q4_K_M is one of its GGUF files.",
         ),
     ],
     source: SourceName = None,
@@ -136,7 +136,9 @@ def _request(
         source = stored.manifest.source if stored else {}
         if source.get("kind") == "huggingface" and is_repository(source.get("repository")):
             commit = None if given.revision else str(source["commit"])
-            repository, name = RepositoryId(str(source["repository"]), commit), name or model
+            file = str(source["file"]) if "file" in source else None
+            repository = RepositoryId(str(source["repository"]), commit, file)
+            name = name or model
     if repository is not None:
         return Request(repository, given, license, name)
     if license or name:
@@ -161,11 +163,13 @@ def _find(request: Request, known: Catalog) -> tuple[Model, Source, Format]:
 
 def _held(request: Request) -> tuple[Model, Source, Format] | None:
     """What the store has of the repository, if it is of the revision that was asked for."""
-    from llama_hub.hub.sources.huggingface import HuggingFace
+    from llama_hub.hub.sources.hub_gguf import type_of
     from llama_hub.hub.sources.repository import of_manifest
+    from llama_hub.hub.sources.resolve import recorded
     from llama_hub.hub.store import Store
 
-    stored = Store().named(request.name or request.repository.model_id)
+    variant = type_of(request.repository.file or "")
+    stored = Store().named(request.name or request.repository.variant_id(variant))
     entry = of_manifest(stored.manifest) if stored else None
     if stored is None or entry is None:
         return None
@@ -173,8 +177,7 @@ def _held(request: Request) -> tuple[Model, Source, Format] | None:
     asked = request.repository.revision or request.source.revision
     if repository.lower() != request.repository.name.lower() or asked not in (None, commit):
         return None
-    fmt = stored.manifest.format
-    return entry, HuggingFace(repository, fmt, revision=commit), fmt
+    return entry, recorded(entry, stored.manifest, request.source), stored.manifest.format
 
 
 def _choose(model: Model, given: SourceRequest) -> tuple[Source, Format]:

@@ -177,19 +177,19 @@ def _check_presence(file: RemoteFile) -> None:
 def _shapes(file: RemoteFile, policy: Policy) -> dict[str, tuple[int, ...]] | None:
     """Shape by name of the tensors of a weight file; ``None`` if its beginning does not tell."""
     _check_presence(file)
-    start, size = _start(file, START, policy)
+    start, size = read_start(file, START, policy)
     name = Path(file.path)
     diagnosis.refuse_lfs_pointer(name, start)
     if size is None or not file.path.endswith(".safetensors"):
         return None
     base = header_size(name, start, size)
     if base > len(start):
-        start, _ = _start(file, base, policy)
+        start, _ = read_start(file, base, policy)
     entries, _ = parse_header(name, start, size)
     return {tensor: entry.shape for tensor, entry in entries.items()}
 
 
-def _start(file: RemoteFile, count: int, policy: Policy) -> tuple[bytes, int | None]:
+def read_start(file: RemoteFile, count: int, policy: Policy) -> tuple[bytes, int | None]:
     """The first ``count`` bytes of a file, if it has so many, and how many it has if known."""
     tries = RetryState(file.request.where, policy, Cancel(), NO_PROGRESS)
     return tries.until_done(lambda: _read_start(file, min(count, 8 + MAX_HEADER)))

@@ -11,7 +11,7 @@ import copy
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
@@ -186,36 +186,36 @@ class HuggingFace:
 
         ``NotFoundError`` if a gated model's repository has none.
         """
-        found = dict(self._documents())
+        found = dict(self.documents())
         if "LICENSE" not in found and terms.load(model.license).gated:
             raise NotFoundError(
                 f"{self.where} has no LICENSE", hint="choose a repository that has it, or --source"
             )
-        record = {key: str(value) for key, value in self._record().items()}
+        record = {key: str(value) for key, value in self.record().items()}
         policy = found.get("USE_POLICY.md")
         text = policy.decode("utf-8", "replace") if policy is not None else None
         return Texts(found.get("LICENSE", b"").decode("utf-8", "replace"), text, record)
 
     def plan(self, model: Model) -> FetchPlan:
         """One layout's files, never both; digests as the Hub and Meta's checklist state them."""
-        small = dict(self._documents()) | {
+        small = dict(self.documents()) | {
             name: data for name in _SMALL[self._fmt] if (data := self._read(name)) is not None
         }
         weights = self._weights(model, small)
         model = model if self._fmt == "meta" else layout.without_digests(model)
         known = layout.Known.of(model, small)
         files = [
-            self._checked(layout.inline(name, data, known, self)) for name, data in small.items()
+            self.checked(layout.inline(name, data, known, self)) for name, data in small.items()
         ]
         for name in weights:
             pinned = name in known.pinned
             made = RemoteFile(name, self.request(name), None, known.digests.get(name, {}), pinned)
-            files.append(self._checked(made))
+            files.append(self.checked(made))
         layout.check_shards(model, known)
         lacks = layout.lacking(small, model, self._fmt)
-        return FetchPlan(self._fmt, tuple(files), self._record(), self.policy, tuple(lacks))
+        return FetchPlan(self._fmt, tuple(files), self.record(), self.policy, tuple(lacks))
 
-    def _documents(self) -> Iterator[tuple[str, bytes]]:
+    def documents(self) -> Iterator[tuple[str, bytes]]:
         """What goes along with the weights, under the names that a store folder uses."""
         for name, alternatives in layout.documents(self._fmt):
             for alternative in alternatives:
@@ -241,7 +241,7 @@ class HuggingFace:
             )
         return wanted
 
-    def _checked(self, file: RemoteFile) -> RemoteFile:
+    def checked(self, file: RemoteFile) -> RemoteFile:
         """Add what the Hub states about the file: SHA-256 of large ones, git's SHA-1 of others."""
         aliases = [alias for name, known in layout.documents(self._fmt) if name == file.path
                    for alias in known]  # fmt: skip
@@ -258,7 +258,13 @@ class HuggingFace:
         local = hf_cache.blob(self.repository, digests, size) if stated.lfs else None
         return RemoteFile(file.path, file.request, size, digests, file.pinned, local=local)
 
-    def _record(self) -> Mapping[str, Any]:
+    def checked_as(self, name: str, path: str) -> RemoteFile:
+        """The file at ``path``, with what the Hub states about it, to be called ``name``."""
+        made = self.checked(RemoteFile(path, self.request(path), None, {}))
+        return replace(made, path=name)
+
+    def record(self) -> Mapping[str, Any]:
+        """What the manifest says of where the model came from."""
         return {
             "kind": self.kind,
             "host": urlsplit(self._endpoint).hostname,

@@ -20,6 +20,7 @@ from llama_hub.hub.repository_id import RepositoryId, is_repository
 from llama_hub.hub.sources import evidence
 from llama_hub.hub.sources.agreement import WithAgreement, agreement_for
 from llama_hub.hub.sources.base import Source, read_small
+from llama_hub.hub.sources.hub_gguf import HubGguf, is_gguf_only
 from llama_hub.hub.sources.huggingface import HuggingFace
 from llama_hub.hub.sources.licensing import Evidence, license_of
 from llama_hub.hub.sources.model_card import Card
@@ -51,7 +52,8 @@ def find(
     if the request states another licence than the catalogue.
     """
     wanted = _wanted(request)
-    listed = None if request.name else _listed(request.repository.name, catalog)
+    own = request.name or request.repository.file
+    listed = None if own else _listed(request.repository.name, catalog)
     if listed is not None:
         model, fmt = listed
         if request.license not in (None, model.license):
@@ -106,15 +108,10 @@ def _unlisted(
     request: Request, wanted: SourceRequest, catalog: Catalog, gate: Gate
 ) -> tuple[Model, Source, Format]:
     name = request.repository.name
-    model = model_id(request.name, "--name") if request.name else request.repository.model_id
-    if model in catalog:
-        raise UsageError(
-            f"{model} is a model of the catalogue", hint="give another --name, or leave it out"
-        )
     hub = HuggingFace(name, "hf", token=wanted.token, revision=wanted.revision)
     bases = _Bases(hub)
     try:
-        return _described(request, model, hub, bases, wanted.format, catalog, gate)
+        return _described(request, hub, bases, wanted.format, catalog, gate)
     except BaseException:
         hub.close()
         raise
@@ -123,15 +120,22 @@ def _unlisted(
 
 
 def _described(
-    request: Request, model: ModelId, hub: HuggingFace, bases: _Bases, asked: Format | None,
+    request: Request, hub: HuggingFace, bases: _Bases, asked: Format | None,
     catalog: Catalog, gate: Gate,
 ) -> tuple[Model, Source, Format]:  # fmt: skip
     """The model, once everything small was read."""
     name = request.repository.name
     files = frozenset(hub.commit.files)
-    fmt = _format(hub.where, files, asked)
+    fmt = _format(request.repository, hub.where, files, asked)
     hub = hub.in_format(fmt)
-    _check_configuration(hub, fmt)
+    place: Source = hub
+    variant = ""
+    if fmt == "gguf":
+        place = one = HubGguf(hub, request.repository.file)
+        variant = one.file.type
+    else:
+        _check_configuration(hub, fmt)
+    model = _named(request, variant, catalog)
     known = evidence.gather(name, (name,), lambda path: _read(hub, path))
     license = license_of(known, catalog, bases.lookup, request.license)
     entry = evidence.entry(
@@ -140,12 +144,31 @@ def _described(
     )  # fmt: skip
     own = hub.texts(replace(entry, license="other-open"))
     agreement = agreement_for(terms.load(license), name, own, gate, bases.texts(known, catalog))
-    source: Source = hub if agreement is None else WithAgreement(hub, agreement)
-    return entry, source, fmt
+    return entry, place if agreement is None else WithAgreement(place, agreement), fmt
 
 
-def _format(where: str, files: frozenset[str], asked: Format | None) -> Format:
-    """Hugging Face's layout before Meta's; ``NotFoundError`` that says what is there instead."""
+def _named(request: Request, variant: str, catalog: Catalog) -> ModelId:
+    """What the model will be called; ``UsageError`` for a name of the catalogue's."""
+    if request.name:
+        model = model_id(request.name, "--name")
+    else:
+        model = request.repository.variant_id(variant)
+    if model in catalog:
+        raise UsageError(
+            f"{model} is a model of the catalogue", hint="give another --name, or leave it out"
+        )
+    return model
+
+
+def _format(
+    repository: RepositoryId, where: str, files: frozenset[str], asked: Format | None
+) -> Format:
+    """Hugging Face's layout before Meta's before GGUF, which may be asked for by file.
+
+    ``NotFoundError`` that says what is there instead.
+    """
+    if repository.file or (asked is None and is_gguf_only(files)):
+        return "gguf"
     present = [fmt for fmt, mark in _MARKS.items() if mark in files]
     if asked is not None and asked not in present and present:
         raise NotFoundError(f"{where} has no {_MARKS.get(asked, asked)}", hint="leave --format out")

@@ -22,6 +22,7 @@ class SourceRequest:
     url: str | None = None  # Meta's signed URL, or a mirror's base
     token: str | None = None  # Hugging Face
     revision: str | None = None  # Hugging Face
+    file: str | None = None  # a GGUF file there, or its type
     allow_hosts: tuple[str, ...] = ()  # for Meta's signed URL
     ask_url: Callable[[str], str] | None = None  # asks a person for Meta's URL; None without one
 
@@ -60,6 +61,7 @@ def recorded(model: Model, manifest: Manifest, wanted: SourceRequest) -> Source:
         format=manifest.format,
         url=wanted.url or known.get("base"),
         revision=wanted.revision or known.get("commit"),
+        file=wanted.file or known.get("file"),
     )
     if same.source not in SOURCES:
         raise UsageError(
@@ -108,6 +110,7 @@ def _meta(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
 
 
 def _huggingface(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
+    from llama_hub.hub.sources.hub_gguf import HubGguf
     from llama_hub.hub.sources.huggingface import HuggingFace
 
     fmt = wanted.format or ("hf" if model.huggingface else "meta")
@@ -118,7 +121,7 @@ def _huggingface(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
             hint="leave --format out, or set huggingface / huggingface_original in its entry",
         )
     source = HuggingFace(repository, fmt, token=wanted.token, revision=wanted.revision)
-    return source, fmt
+    return (HubGguf(source, wanted.file) if fmt == "gguf" else source), fmt
 
 
 def _mirror(model: Model, wanted: SourceRequest) -> tuple[Source, Format]:
