@@ -154,7 +154,9 @@ def test_what_cannot_be_served_is_said_before_its_weights_are_fetched(
         assert not [one for one in hub.cdn.seen if "safetensors" in one.path]
 
 
-def test_a_gguf_file_that_is_none_is_refused_by_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_gguf_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     files = {"model.Q4_K_M.gguf": b"GGUF"} | card("license: apache-2.0")
     with hub_with(monkeypatch, files):
         found = error(run("download", NAME, "--json"), 5)
