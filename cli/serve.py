@@ -176,6 +176,15 @@ CorsOrigin = Annotated[
 CheckModel = Annotated[
     bool, typer.Option("--check-model", help="Refuse requests that name another model.")
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse an order of messages or a max_tokens that could be mended.",
+        envvar="LLAMA_HUB_STRICT",
+        show_envvar=False,
+    ),
+]
 ServedName = Annotated[
     str | None,
     typer.Option(
@@ -223,6 +232,7 @@ def serve(
     drain_timeout: DrainTimeout = 25.0,
     cors_origin: CorsOrigin = None,
     check_model: CheckModel = False,
+    strict: Strict = False,
     served_name: ServedName = None,
     log_prompts: LogPrompts = False,
     parse_special: ParseSpecial = True,
@@ -268,6 +278,7 @@ def serve(
         api_key=door.key,
         check_host=door.check_host,
         check_model=check_model,
+        strict=strict,
         cors_origins=tuple(cors_origin or ()),
         max_prompt_tokens=max_prompt,
         max_queue=max_queue,

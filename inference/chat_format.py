@@ -27,15 +27,52 @@ class Message:
     content: str
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Ids of a dialogue that ends with a user message; ``UsageError`` if it is not one."""
+def encode_chat(
+    tokenizer: Tokenizer, messages: Sequence[Message], *, continued: bool = False
+) -> list[int]:
+    """Ids of a dialogue that ends with a user message; ``UsageError`` if it is not one.
+
+    ``continued``: it ends with the beginning of an answer instead, which is left open, without a
+    space at its end: the space belongs to the next token.
+    """
     turns = _fold_system(messages)
+    opening = _opening(turns.pop()) if continued else ""
     _check_order(turns)
     ids: list[int] = []
     for user, answer in zip(turns[0:-1:2], turns[1::2], strict=True):
         text = f"{_instruction(user)} {answer.content.strip()} "
         ids += tokenizer.encode(text, bos=True, eos=True)
-    return ids + tokenizer.encode(_instruction(turns[-1]), bos=True)
+    return ids + tokenizer.encode(_instruction(turns[-1]) + opening, bos=True)
+
+
+def _opening(answer: Message) -> str:
+    text = answer.content.strip()
+    return f" {text}" if text else ""
+
+
+def normalised(messages: Sequence[Message]) -> list[Message]:
+    """``messages`` in the order that Llama 2 was trained on.
+
+    System texts, wherever they stand, make the one at the start; neighbours of one role are
+    joined, each with a blank line between; an answer that nobody asked for gets an empty question.
+    """
+    system = [message.content for message in messages if message.role == "system"]
+    turns: list[Message] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        if turns and turns[-1].role == message.role:
+            joined = _paragraphs([turns[-1].content, message.content])
+            turns[-1] = replace(message, content=joined)
+        else:
+            turns.append(message)
+    if len(turns) > 1 and turns[0].role == "assistant":
+        turns.insert(0, Message("user", ""))
+    return [Message("system", _paragraphs(system)), *turns] if system else turns
+
+
+def _paragraphs(texts: Sequence[str]) -> str:
+    return "\n\n".join(text for text in texts if text)
 
 
 def _instruction(user: Message) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from llama_hub.child_environment import child_environment
 from llama_hub.errors import UsageError
-from llama_hub.inference.chat_format import SYSTEM, Message, encode_chat
+from llama_hub.inference.chat_format import SYSTEM, Message, encode_chat, normalised
 from llama_hub.inference.special_tokens import Span
 from llama_hub.inference.template_process import CPU_SECONDS
 from llama_hub.inference.tokenizer import Tokenizer
@@ -154,12 +154,27 @@ class ChatPrompts:
         """Whether no other process is asked, so that a short conversation costs nothing."""
         return self._is_meta is True
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation, up to where the answer begins; ``UsageError`` if it is none."""
+    def encode(
+        self, messages: Sequence[Message], *, strict: bool = True, continued: bool = False
+    ) -> list[int]:
+        """Ids of a conversation, up to where the answer begins; ``UsageError`` if it is none.
+
+        ``continued``: up to the end of the last message, which begins the answer. Unless
+        ``strict``, an order of messages that the template refuses is brought into the usual one.
+        """
+        try:
+            return self._encoded(messages, continued)
+        except UsageError:
+            usual = normalised(messages)
+            if strict or usual == list(messages):
+                raise
+        return self._encoded(usual, continued)
+
+    def _encoded(self, messages: Sequence[Message], continued: bool) -> list[int]:
         template = self._template
         if template is None or self._meta(template):
-            return encode_chat(self._tokenizer, messages)
-        text, literal = self._rendered(template, messages)
+            return encode_chat(self._tokenizer, messages, continued=continued)
+        text, literal = self._rendered(template, messages, continued)
         return self._tokenizer.encode_special(text, literal, rendered=True)
 
     def close(self) -> None:
@@ -180,7 +195,9 @@ class ChatPrompts:
                 self._is_meta = False
         return self._is_meta
 
-    def _variables(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    def _variables(
+        self, messages: Sequence[Mapping[str, str]], *, continued: bool = False
+    ) -> dict[str, Any]:
         """What transformers gives to a template."""
         known = self._tokenizer.vocabulary
         roles = {"bos": known.bos_id, "eos": known.eos_id, "unk": known.unk_id}
@@ -190,7 +207,7 @@ class ChatPrompts:
             "messages": list(messages),
             "tools": None,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": not continued,
             **{role: name for role, name in names.items() if name is not None},
         }
 
@@ -209,7 +226,7 @@ class ChatPrompts:
         return text
 
     def _rendered(
-        self, template: TemplateProcess, messages: Sequence[Message]
+        self, template: TemplateProcess, messages: Sequence[Message], continued: bool
     ) -> tuple[str, list[Span]]:
         """The text, and where in it stands what must not be parsed."""
         control = self._control_tokens(template)
@@ -220,7 +237,8 @@ class ChatPrompts:
             _refuse_pieces(self._pieces, message)
             content = control.sub(f"{OPEN}\\g<0>{CLOSE}", message.content)
             marked.append({"role": message.role, "content": content})
-        return _unmarked(template.render(self._variables(marked)))
+        text = template.render(self._variables(marked, continued=continued))
+        return _unmarked(_open_end(text, marked[-1]["content"]) if continued else text)
 
     def _control_tokens(self, template: TemplateProcess) -> re.Pattern[str]:
         """Names that must stay text in messages: special tokens, and what the template writes."""
@@ -253,6 +271,15 @@ def _refuse_pieces(pieces: frozenset[str], message: Message) -> None:
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _open_end(text: str, last: str) -> str:
+    """``text`` without what the template writes after the last message, as transformers does it."""
+    said = last.strip()
+    position = text.rfind(said)
+    if position < 0:
+        raise UsageError("the model's chat template changes the last message: it has no beginning")
+    return text[: position + len(said)] if said else text.rstrip()
 
 
 def _unmarked(text: str) -> tuple[str, list[Span]]:

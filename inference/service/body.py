@@ -98,6 +98,13 @@ async def read_json(request: Request, bodies: Bodies, timeout: float) -> dict[st
 
 
 async def _read(request: Request, body: Body) -> None:
+    coding = request.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise Problem(
+            415,
+            f"a body with Content-Encoding {coding[:40]!r} is not read; send it as it is",
+            code="unsupported_encoding",
+        )
     body.expect(request.headers.get("content-length", ""))
     async for chunk in request.stream():
         body.add(chunk)

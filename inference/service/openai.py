@@ -26,6 +26,7 @@ from llama_hub.inference.service.request_params import (
     conversation,
     encode,
     encode_conversation,
+    is_continued,
     prompts_of,
     room,
     sampling_params,
@@ -36,6 +37,7 @@ from llama_hub.inference.service.schemas import (
     CompletionBody,
     DetokenizeBody,
     Sampling,
+    StreamOptions,
     TokenizeBody,
     read,
 )
@@ -63,6 +65,7 @@ async def chat(service: Service, request: Request, document: Document) -> Respon
     await service.judge_input("\n".join(turn.content for turn in turns), call_id)
     ask = await chat_ask(service, body, turns)
     shape = responses.Chat(service, call_id, logprobs=bool(body.logprobs))
+    shape.clamp(body.max_completion_tokens or body.max_tokens, [ask])
     return await _reply(service, request, body, [ask], shape)
 
 
@@ -70,8 +73,10 @@ async def chat_ask(service: Service, body: ChatBody, turns: Sequence[Message]) -
     """What a chat body asks of the engine; ``turns``: its messages. 400 for what cannot be."""
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
-    prompt = await encode_conversation(service, turns)
-    most = room(service, prompt, body.max_completion_tokens or body.max_tokens, None)
+    continued = is_continued(body)
+    prompt = await encode_conversation(service, turns, continued=continued)
+    wanted = body.max_completion_tokens or body.max_tokens
+    most = room(service, prompt, wanted, None, strict=service.settings.strict)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = await sampling_params(service, body, logprobs=logprobs)
     n = body.n or 1
@@ -81,7 +86,7 @@ async def chat_ask(service: Service, body: ChatBody, turns: Sequence[Message]) -
         stops_of(body.stop),
         n=n,
         best_of=n,
-        fresh=True,
+        fresh=not continued,
     )
 
 
@@ -110,6 +115,7 @@ async def completions(service: Service, request: Request, document: Document) ->
         logprobs=body.logprobs is not None,
         prompt_only=body.max_tokens == 0,
     )
+    shape.clamp(body.max_tokens, asks)
     return await _reply(service, request, body, asks, shape)
 
 
@@ -156,12 +162,18 @@ def _completion_ask(
     wanted = body.max_tokens
     # With max_tokens 0 only the prompt's own log-probabilities are wanted; the engine makes one
     # token all the same, which is not shown.
-    most = room(service, prompt, max(1, wanted) if wanted is not None else None, DEFAULT_MAX_TOKENS)
+    most = room(
+        service,
+        prompt,
+        1 if wanted == 0 else wanted,
+        DEFAULT_MAX_TOKENS,
+        strict=service.settings.strict,
+    )
     sampling = dataclasses.replace(sampling, max_tokens=most)
     if body.echo and body.logprobs is not None:
         # Scorers (lm_eval) ask for one token and drop the last entry: it must always be there,
         # so the end of sequence counts as a token.
-        scoring = wanted is not None and wanted <= 1
+        scoring = wanted is not None and 0 <= wanted <= 1
         sampling = dataclasses.replace(
             sampling,
             prompt_logprobs=body.logprobs,
@@ -183,8 +195,7 @@ async def _reply(
     if not body.stream:
         finished = await answers(service, asks, shape.id)
         return await document_response(lambda: shape.whole(finished, prompt_tokens))
-    usage = bool(body.stream_options and body.stream_options.include_usage)
-    source = await started(_chunks(service, asks, shape, usage, prompt_tokens))
+    source = await started(_chunks(service, asks, shape, body.stream_options, prompt_tokens))
     return StreamReply(source, lines=wants_lines(request), done=DONE)
 
 
@@ -192,9 +203,11 @@ async def _chunks(
     service: Service,
     asks: Sequence[Ask],
     shape: responses.Chat | responses.Completion,
-    usage: bool,
+    options: StreamOptions | None,
     prompt_tokens: int,
 ) -> AsyncGenerator[Document, None]:
+    usage = bool(options and options.include_usage)
+    continuous = bool(options and options.continuous_usage_stats)
     generated = [0] * sum(ask.n for ask in asks)
     cached = 0
     async with aclosing(pieces(service, asks, shape.id)) as stream:
@@ -202,7 +215,8 @@ async def _chunks(
             generated[piece.index] = piece.generated
             cached += piece.cached
             for chunk in shape.chunks(piece):
-                yield chunk | {"usage": None} if usage else chunk
+                counts = shape.usage(prompt_tokens, sum(generated), cached) if continuous else None
+                yield chunk | {"usage": counts} if usage else chunk
     if usage:
         yield shape.usage_chunk(prompt_tokens, sum(generated), cached)
 

@@ -12,6 +12,7 @@ from llama_hub.inference.engine import SamplingParams
 from llama_hub.inference.service.problems import Problem, invalid
 from llama_hub.inference.service.schemas import (
     MAX_STOPS,
+    ChatBody,
     ChatMessage,
     ResponseFormat,
     Sampling,
@@ -21,6 +22,7 @@ from llama_hub.inference.service.state import Service
 
 INLINE = 4096  # characters up to which text is tokenised on the event loop
 INLINE_TURNS = 64  # the same for a conversation
+LIKELIEST = 1e-9  # a share that the likeliest token alone has
 ANY_OBJECT = {"type": "object"}
 
 
@@ -131,8 +133,13 @@ def _text(content: str | list[TextPart]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-async def encode_conversation(service: Service, turns: Sequence[Message]) -> tuple[int, ...]:
-    """Token ids of a conversation in the model's own chat format; 400 for a base model."""
+async def encode_conversation(
+    service: Service, turns: Sequence[Message], *, continued: bool = False
+) -> tuple[int, ...]:
+    """Token ids of a conversation in the model's own chat format; 400 for a base model.
+
+    ``continued``: the last message, the assistant's, is the beginning of the answer.
+    """
     if not service.served.chat:
         raise invalid(
             f"{service.served.name} is a base model, which continues texts and was not trained to "
@@ -142,9 +149,37 @@ async def encode_conversation(service: Service, turns: Sequence[Message]) -> tup
         )
     length = sum(len(turn.content) for turn in turns)
     _check_length(service, length, "messages")
+    strict = service.settings.strict
     if service.chat.is_quick and length <= INLINE and len(turns) <= INLINE_TURNS:
-        return tuple(service.chat.encode(turns))
-    return tuple(await service.tokenizing(service.chat.encode, turns))
+        return tuple(service.chat.encode(turns, strict=strict, continued=continued))
+    return tuple(
+        await service.tokenizing(
+            lambda: service.chat.encode(turns, strict=strict, continued=continued)
+        )
+    )
+
+
+def is_continued(body: ChatBody) -> bool:
+    """Whether the last message is to be continued: where it is the assistant's, unless the body
+    says otherwise; 400 for wishes that contradict each other or the messages."""
+    assistant = body.messages[-1].role == "assistant"
+    wanted = body.continue_final_message
+    if wanted and not assistant:
+        raise invalid(
+            "continue_final_message needs a last message from 'assistant'", "continue_final_message"
+        )
+    if wanted and body.add_generation_prompt:
+        raise invalid(
+            "continue_final_message and add_generation_prompt exclude each other",
+            "add_generation_prompt",
+        )
+    if body.add_generation_prompt is False and not assistant:
+        raise invalid(
+            "without add_generation_prompt the last message must be from 'assistant', whose "
+            "beginning is continued",
+            "add_generation_prompt",
+        )
+    return assistant and wanted is not False and not body.add_generation_prompt
 
 
 def check_prompt(service: Service, prompt: Sequence[int]) -> None:
@@ -160,24 +195,34 @@ def check_prompt(service: Service, prompt: Sequence[int]) -> None:
         )
 
 
-def room(service: Service, prompt: Sequence[int], wanted: int | None, default: int | None) -> int:
-    """How many tokens may be made after ``prompt``; 400 with the counts if ``wanted`` is too many.
+def room(
+    service: Service,
+    prompt: Sequence[int],
+    wanted: int | None,
+    default: int | None,
+    *,
+    strict: bool = True,
+) -> int:
+    """How many tokens may be made after ``prompt``.
 
-    ``default`` None means all that fit; unlike ``wanted`` a default gives way to a long prompt.
+    ``wanted`` -1 and a ``default`` of None mean all that fit; a default gives way to a long prompt.
+    So does ``wanted`` unless ``strict``: then it is a 400 with the counts.
     """
     check_prompt(service, prompt)
     context = service.engine.info.context
     left = context - len(prompt)
+    if wanted == -1:
+        return left
     if wanted is None:
         return left if default is None else min(default, left)
-    if wanted > left:
+    if wanted > left and strict:
         raise invalid(
             f"the prompt has {len(prompt)} tokens and {wanted} more are asked for; together "
             f"{len(prompt) + wanted}, and the context holds {context}",
             "max_tokens",
             "context_length_exceeded",
         )
-    return wanted
+    return min(wanted, left)
 
 
 async def sampling_params(
@@ -194,10 +239,11 @@ async def sampling_params(
             "presence_penalty",
             "repetition_penalty",
             "temperature",
-            "top_p",
         )
         if getattr(body, name) is not None
     }
+    if body.top_p is not None:
+        given["top_p"] = body.top_p or LIKELIEST
     return SamplingParams(
         **given,
         top_k=max(0, body.top_k or 0),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llama_hub.inference.engine import TokenLogprob
-from llama_hub.inference.service.generation import Answer
+from llama_hub.inference.service.generation import Answer, Ask
 from llama_hub.inference.service.state import Service
 from llama_hub.inference.service.streaming import Document
 from llama_hub.inference.service.text_stream import Piece
@@ -35,6 +35,17 @@ class _Call(ABC):
         self.service = service
         self.id = call_id
         self.created = int(time.time())
+        self.limit: int | None = None  # of tokens, where fewer fit than were asked for
+
+    def clamp(self, wanted: int | None, asks: Sequence[Ask]) -> None:
+        """Note where one of ``asks`` has less room than ``wanted``, so that usage reports it."""
+        least = min(ask.sampling.max_tokens for ask in asks)
+        self.limit = least if wanted is not None and wanted > least else None
+
+    def usage(self, prompt_tokens: int, generated: int, cached: int) -> Document:
+        """Token counts, with ``max_tokens`` where it had to be lowered."""
+        counts = usage(prompt_tokens, generated, cached)
+        return counts if self.limit is None else counts | {"max_tokens": self.limit}
 
     def envelope(self, kind: str, choices: Sequence[Document]) -> Document:
         """A document of ``kind`` around ``choices``."""
@@ -49,7 +60,7 @@ class _Call(ABC):
 
     def usage_chunk(self, prompt_tokens: int, generated: int, cached: int) -> Document:
         """The last chunk of a stream that was asked for usage."""
-        counts = usage(prompt_tokens, generated, cached)
+        counts = self.usage(prompt_tokens, generated, cached)
         return self.envelope(self.object_chunk, []) | {"usage": counts}
 
     def whole(self, answers: Sequence[Answer], prompt_tokens: int) -> Document:
@@ -57,7 +68,7 @@ class _Call(ABC):
         generated = sum(answer.generated for answer in answers)
         cached = sum(answer.cached for answer in answers)
         choices = [self.choice(index, answer) for index, answer in enumerate(answers)]
-        counts = usage(prompt_tokens, generated, cached)
+        counts = self.usage(prompt_tokens, generated, cached)
         return self.envelope(self.object_whole, choices) | {"usage": counts}
 
     @abstractmethod

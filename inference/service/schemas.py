@@ -1,8 +1,8 @@
 """The bodies that clients send, as pydantic models; also the source of the OpenAPI document.
 
-Strict: a string is no number, an unknown field is an error rather than a wish
-silently dropped. Fields that cannot change the answer (``user``, ``metadata`` …)
-are taken and ignored; fields that would (``tools`` …) are refused in words.
+Strict in types: a string is no number. What is unknown, neutral or not to be had is judged by
+one rule (``tolerance``): fields that cannot change the answer (``user``, ``metadata`` …) are taken
+and ignored, fields that would are refused in words.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
 
 from llama_hub.inference.service.problems import Problem, invalid
+from llama_hub.inference.service.tolerance import asks_for_nothing, unmet_wish
 
 MAX_N = 128  # answers to one prompt
 MAX_LOGPROBS = 20  # alternatives per token
@@ -30,6 +35,8 @@ MAX_BIASES = 1024  # tokens with a bias of their own, which is applied at every 
 MAX_TOKENS = 1 << 17  # to be made text
 MAX_SHOWN = 100  # characters of a field's name in an error
 INT64 = 2**63
+TEXT_PARTS = ["text", "input_text", "output_text"]  # the latter two as /v1/responses has them
+_WHOLE, _PARTS = "«text»", "«parts»"  # forms of a content, left out of an error's path
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -37,21 +44,39 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=-INT64, lt=INT64)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 ModelName = Annotated[str, Field(max_length=256)]
-Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
-_NO_TOOLS = ("tools", "tool_choice", "tool_calls", "functions", "function_call")
 
 
-def _nothing(value: Any) -> Any:
+def _nothing(value: Any, info: ValidationInfo) -> Any:
     """Let through what asks for nothing."""
-    if value is None or value is False or value in ([], "none"):
+    if asks_for_nothing(info.field_name or "", value):
         return value
     raise PydanticCustomError("refused", "refused")
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise PydanticCustomError("zero", "Input should be at least 1, or -1 for all that fit")
+    return value
+
+
+MaxTokens = Annotated[
+    int,
+    Field(ge=-1),
+    AfterValidator(_not_zero),
+    WithJsonSchema(
+        {"type": "integer", "minimum": -1, "not": {"const": 0}, "description": "-1: all that fit."}
+    ),
+]
+Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
+_NO_TOOLS = ("tools", "tool_choice", "tool_calls", "functions", "function_call")
 
 
 Refused = Annotated[
     Any,
     AfterValidator(_nothing),
-    WithJsonSchema({"enum": [None, False, [], "none"], "description": "Not available here."}),
+    WithJsonSchema(
+        {"description": "Not available here; a value that asks for nothing is accepted."}
+    ),
 ]
 
 _STOP_SCHEMA = {
@@ -86,13 +111,14 @@ Prompt = Annotated[Any, WithJsonSchema(_PROMPT_SCHEMA)]
 class Body(BaseModel):
     """What all bodies have in common."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, frozen=True)
 
 
 class StreamOptions(Body):
     """``stream_options``."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None  # with include_usage: the counts in each chunk
     include_obfuscation: Ignored = None
 
 
@@ -135,7 +161,7 @@ class Sampling(Body):
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Probability | None = None  # 0: the likeliest token only
     metadata: Ignored = None
     prompt_cache_key: Ignored = None
     prompt_cache_retention: Ignored = None
@@ -153,23 +179,49 @@ class CompletionBody(Sampling):
     best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None  # -1: all that fit
     parse_special: bool | None = None  # names of special tokens in a text are tokens; default yes
     suffix: Refused = None
+
+
+def _text_only(value: Any) -> Any:
+    if value in TEXT_PARTS:
+        return value
+    raise PydanticCustomError(
+        "unsupported_part",
+        "Llama 2 reads text only; parts of type {shown} are not supported",
+        {"shown": repr(str(value)[:MAX_SHOWN])},
+    )
 
 
 class TextPart(Body):
     """One part of a message's content."""
 
-    type: Literal["text"]
+    type: Annotated[
+        Any, BeforeValidator(_text_only), WithJsonSchema({"type": "string", "enum": TEXT_PARTS})
+    ]
     text: str
+
+
+def _content_form(value: Any) -> str:
+    return _PARTS if isinstance(value, list) else _WHOLE
+
+
+# Each form has its own errors: those of a part name the part, not the other form.
+Content = Annotated[
+    Annotated[str, Tag(_WHOLE)]
+    | Annotated[
+        Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)], Tag(_PARTS)
+    ],
+    Discriminator(_content_form),
+]
 
 
 class ChatMessage(Body):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)]
+    content: Content
     name: Ignored = None
     refusal: Ignored = None
     annotations: Ignored = None
@@ -189,8 +241,10 @@ class ChatBody(Sampling):
 
     messages: Messages
     logprobs: bool | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: MaxTokens | None = None
+    max_tokens: MaxTokens | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None  # default: if the last message is an assistant's
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     parallel_tool_calls: Ignored = None
     audio: Refused = None
@@ -275,11 +329,20 @@ class GenerateBody(Body):
     options: Ignored = None
 
 
+def _input_form(value: Any) -> str:
+    if not isinstance(value, list):
+        return _WHOLE
+    return _PARTS if not value or isinstance(value[0], str) else "«messages»"
+
+
 class InputData(Body):
     """``input_data`` of a body to ``/score``."""
 
     input_string: Annotated[
-        Messages | Annotated[list[str], Field(min_length=1, fail_fast=True)] | str,
+        Annotated[Messages, Tag("«messages»")]
+        | Annotated[Annotated[list[str], Field(min_length=1, fail_fast=True)], Tag(_PARTS)]
+        | Annotated[str, Tag(_WHOLE)],
+        Discriminator(_input_form),
         Field(description="A conversation, texts or a text."),
     ]
     parameters: GenerateParameters | None = None
@@ -297,9 +360,13 @@ B = TypeVar("B", bound=Body)
 def read(kind: type[B], document: dict[str, Any]) -> B:
     """``document`` as a ``kind``; a 400 problem that names the first wrong field otherwise."""
     try:
-        return kind.model_validate(document)
+        body = kind.model_validate(document)
     except ValidationError as error:
         raise _problem(error) from None
+    wish = unmet_wish(body)
+    if wish is not None:
+        raise _refusal(wish)
+    return body
 
 
 def _refusal(where: str) -> Problem:
@@ -310,11 +377,12 @@ def _refusal(where: str) -> Problem:
 
 def _problem(error: ValidationError) -> Problem:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part)[:MAX_SHOWN] for part in first["loc"])
+    path = [str(part)[:MAX_SHOWN] for part in first["loc"]]
+    where = ".".join(part for part in path if not part.startswith("«"))
     if first["type"] == "refused":
         return _refusal(where)
-    if first["type"] == "extra_forbidden":
-        return invalid(f"unrecognized field {where!r}", where, "unknown_parameter")
+    if first["type"] == "unsupported_part":
+        return invalid(f"{where}: {first['msg']}", where, "unsupported_content")
     if first["type"] == "missing":
         return invalid(f"the field {where!r} is missing", where, "missing_required_parameter")
     return invalid(f"{where}: {first['msg']}", where, "invalid_value")

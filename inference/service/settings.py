@@ -28,6 +28,7 @@ class ServiceSettings:
     api_key: str | None = field(default=None, repr=False)  # None: open to whoever reaches the port
     check_host: bool = True  # without a key: answer only who calls this machine by a loopback name
     check_model: bool = False  # refuse requests that name another model
+    strict: bool = False  # refuse an order of messages or a max_tokens that could be mended
     cors_origins: tuple[str, ...] = ()  # foreign pages that may call; "*" for all
     max_body_bytes: int = 6 << 20
     max_prompt_tokens: int | None = None  # None: the context is the only limit

