@@ -6,9 +6,10 @@ blocks that are right, so that the transfer engine fetches the others and checks
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import damaged_blocks
 from llama_hub.hub.manifest import FileEntry, Manifest
 from llama_hub.hub.relative_path import regular_file
+from llama_hub.hub.sources.agreement import OWN
 from llama_hub.hub.sources.base import FetchPlan, Source
 from llama_hub.hub.transfer.fetch import JOURNALS
 from llama_hub.hub.transfer.fetch_all import fetch_all
@@ -26,6 +28,7 @@ from llama_hub.hub.transfer.remote_file import RemoteFile
 from llama_hub.hub.verify import FileCheck, Verification
 from llama_hub.licenses import gate as gates
 from llama_hub.licenses import terms
+from llama_hub.licenses.ledger import text_digests
 from llama_hub.progress import NO_PROGRESS, Progress
 
 
@@ -82,17 +85,39 @@ def _put_in_place(mended: Path, folder: Path, entry: FileEntry) -> None:
 
 
 def _rewrite_own(found: Verification) -> list[FileCheck]:
-    """Write NOTICE again, which no source has; returns the other damaged files."""
-    others = [check for check in found.damaged if check.path != "NOTICE"]
-    if len(others) < len(found.damaged):
-        text = gates.notice_text(terms.load(found.manifest.license))
-        write_atomic(found.path / "NOTICE", text.encode())
+    """Write what needs no source: NOTICE, and the texts of the receipt; the other damaged files."""
+    others = []
+    for check in found.damaged:
+        if check.path == "NOTICE":
+            data: bytes | None = gates.notice_text(terms.load(found.manifest.license)).encode()
+        else:
+            data = _accepted_text(found.manifest, check.path)
+        if data is None:
+            others.append(check)
+        else:
+            write_atomic(found.path / check.path, data)
     return others
+
+
+def _accepted_text(manifest: Manifest, name: str) -> bytes | None:
+    """The file as it was accepted: where the model did not hand it out, no source has it."""
+    if name not in ("LICENSE", "USE_POLICY.md"):
+        return None
+    wanted, ledger = manifest.file(name).sha256, gates.Gate().ledger
+    with suppress(IntegrityError):  # a text that is missing or altered may be at the source
+        for receipt in ledger.receipts():
+            for digest in text_digests(receipt) if receipt.id == manifest.receipt else ():
+                data = ledger.text(digest).encode()
+                if hashlib.sha256(data).hexdigest() == wanted:
+                    return data
+    return None
 
 
 def _plan(plan: FetchPlan, entries: Sequence[FileEntry], manifest: Manifest) -> FetchPlan:
     """Only these files, and each exactly as the manifest has it."""
     at_source = {file.path: file for file in plan.files}
+    if "LICENSE" in at_source:
+        at_source.setdefault(OWN, replace(at_source["LICENSE"], path=OWN))
     files = []
     for entry in entries:
         if entry.path not in at_source:

@@ -135,6 +135,25 @@ def test_the_accepted_agreement_goes_along(monkeypatch: pytest.MonkeyPatch) -> N
     assert outcome.json["receipt"] == Gate().require("llama-2-community").id
 
 
+def test_the_agreement_and_the_models_own_licence_are_mended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one comes from the receipt, the other from the repository, where it is LICENSE."""
+    text = "The agreement of Llama 2, in some wording.\n"
+    statement = Acceptance("Ada", "ada@example.org", "", True, True, normalised_sha256(text))
+    Gate().accept(load("llama-2-community"), Texts(text), lambda *_: statement)
+    with FakeHub(NAME, files(LLAMA_2), gated=False) as hub:
+        assert download(monkeypatch, hub).code == 0
+        stored = Store().find(LOCAL)
+        own = (stored.path / "LICENSE.model").read_bytes()
+        (stored.path / "LICENSE").write_text("Everything is allowed.\n")
+        (stored.path / "LICENSE.model").unlink()
+        mended = run("verify", LOCAL, "--repair", "--json")
+        assert mended.code == 0, mended.stderr
+    assert (stored.path / "LICENSE").read_text() == text
+    assert (stored.path / "LICENSE.model").read_bytes() == own
+
+
 CONFIG = json.loads(models.hf_files()["config.json"])
 
 
