@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llama_hub.errors import UsageError
 from llama_hub.progress import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
@@ -59,14 +60,16 @@ def download(
     token: str | None = None,
     revision: str | None = None,
     license: str | None = None,
+    name: str | None = None,
     accept: Acceptance | None = None,
     catalog: Path | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Downloaded:
     """Download ``model`` into the store, verified; an interrupted run goes on.
 
-    ``model``: a catalogue id, or a repository on the Hugging Face Hub as ``ORG/NAME[@REV]``, whose
-    ``license`` (an id) has to be given where it cannot be told.
+    ``model``: a catalogue id, or a repository on the Hugging Face Hub as ``ORG/NAME[@REV]`` (one
+    GGUF file of it: ``ORG/NAME:Q4_K_M``), whose ``license`` (an id) has to be given where it cannot
+    be told; ``name``: what it is to be called in the store, if not ``org--name``.
 
     ``url``: Meta's signed URL, or a mirror's base. ``token``: of Hugging Face. ``accept``: what
     the licensee states, where the licence has no receipt yet; without it and without a receipt
@@ -84,10 +87,12 @@ def download(
     asked = SourceRequest(source=source, format=format, url=url, token=token, revision=revision)
     named = parse(model)
     if named is None:
+        if license or name:
+            raise UsageError(f"license and name are for repositories, not for {model!r}")
         entry = known.get(model)
         chosen, fmt = choose(entry, asked)
     else:
-        entry, chosen, fmt = find(Request(named, asked, license), known)
+        entry, chosen, fmt = find(Request(named, asked, license, name), known)
     with closing(chosen):
         stated = None if accept is None else lambda _license, _texts: accept
         return run(Job(entry, chosen, fmt, accept=stated, progress=progress))

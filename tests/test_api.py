@@ -15,6 +15,9 @@ from llama_hub import api, errors
 
 pytest.importorskip("torch")
 
+from tests.support import models
+from tests.support.fake_hub import FakeHub
+
 MODEL = "llama-demo-chat"
 
 
@@ -72,6 +75,19 @@ def _mirror(folder: Path) -> Path:
     """A mirror that has the licence and nothing else, which is all that is read before the gate."""
     (folder / "LICENSE").write_text("a licence", encoding="utf-8")
     return folder
+
+
+def test_a_repository_may_have_a_name_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with FakeHub("acme/tuned", models.hf_files(size=32_000), gated=False) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        done = llama_hub.download("acme/tuned", license="other-open", name="ours")
+    assert done.manifest.model == "ours"
+    with pytest.raises(errors.UsageError, match="for repositories"):
+        llama_hub.download(MODEL, name="ours")
 
 
 def test_convert_writes_a_folder_or_the_store(tmp_path: Path) -> None:
