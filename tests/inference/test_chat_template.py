@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from llama_hub.errors import UsageError
 from llama_hub.hub.chat_template import CHAT_TEMPLATE
@@ -18,6 +17,7 @@ from llama_hub.inference.chat_format import Message, encode_chat
 from llama_hub.inference.chat_template import ChatPrompts
 from llama_hub.inference.tokenizer import Tokenizer, tokenizer_of
 from tests.support.derivatives import CHATML, DERIVATIVES, build
+from tests.support.lazy import transformers
 
 TEMPLATED = [
     name
@@ -50,7 +50,7 @@ def plain(messages: list[Message]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_are_those_of_transformers(name: str, folders: Any) -> None:
-    judge = AutoTokenizer.from_pretrained(folders(name))
+    judge = transformers.AutoTokenizer.from_pretrained(folders(name))
     chat = ChatPrompts(tokenizer_of(folders(name)))
     try:
         for dialogue in DIALOGUES:

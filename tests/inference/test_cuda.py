@@ -38,6 +38,7 @@ from llama_hub.inference.weights import Loader, Target, TensorFiles, heads_of
 from tests.inference.conftest import Serving
 from tests.support.hf_models import Shape, ask, judged_greedy, prompt, save
 from tests.support.recording import PlacedOperations, Rerun, replay_on_cpu
+from tests.support.tiers import family
 
 Model = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -580,12 +581,7 @@ SMALL = Shape(dim=64, layers=1, heads=4, kv_heads=2, ffn=96, seed=5, spread=0.06
 
 @pytest.mark.parametrize(
     ("dtype", "bits"),
-    [
-        ("float16", 4),
-        pytest.param("float16", 8, marks=pytest.mark.exhaustive),
-        pytest.param("float16", 0, marks=pytest.mark.exhaustive),
-        pytest.param("float32", 0, marks=pytest.mark.exhaustive),
-    ],
+    family([("float32", 0), ("float16", 4), ("float16", 8), ("float16", 0)], everyday=1),
 )
 def test_steps_through_the_triton_kernels_agree(tmp_path: Path, dtype: str, bits: int) -> None:
     pytest.importorskip("triton")

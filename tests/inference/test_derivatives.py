@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
-from transformers import AutoTokenizer
 
 from llama_hub.errors import IntegrityError
 from llama_hub.hub.tokenizer.reading import folder_files, read_vocabulary, sampled_tokens
@@ -21,6 +20,7 @@ from llama_hub.inference.tokenizer import Detokenizer, tokenizer_of
 from llama_hub.inference.torch_engine import TorchEngine
 from tests.support.derivatives import DERIVATIVES, LLAMA, RELU, Derivative, build
 from tests.support.hf_models import ask
+from tests.support.lazy import transformers
 
 TEXTS = [
     "Hello world", "<s>Hello</s> world", "<s> Hello", "a<|im_start|>user\nhi<|im_end|>\n",
@@ -46,7 +46,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("name", JUDGED)
 def test_raw_prompts_parse_special_tokens_as_transformers_does(name: str, folders: Any) -> None:
-    ours, judge = tokenizer_of(folders(name)), AutoTokenizer.from_pretrained(folders(name))
+    ours, judge = (
+        tokenizer_of(folders(name)),
+        transformers.AutoTokenizer.from_pretrained(folders(name)),
+    )
     for text in TEXTS:
         assert ours.encode_special(text) == judge.encode(text, add_special_tokens=False), text
 
@@ -69,7 +72,7 @@ def test_plain_text_has_no_special_token(name: str, folders: Any) -> None:
 @pytest.mark.parametrize("name", JUDGED)
 def test_any_id_streams_to_text_and_nothing_crashes(name: str, folders: Any) -> None:
     ours = tokenizer_of(folders(name))
-    judge = AutoTokenizer.from_pretrained(folders(name))
+    judge = transformers.AutoTokenizer.from_pretrained(folders(name))
     assert ours.vocab_size == DERIVATIVES[name].rows
     for token in range(ours.vocab_size):
         assert ours.piece(token)
@@ -98,7 +101,7 @@ def test_flags_of_added_tokens_mean_what_they_mean_in_transformers(
 ) -> None:
     settings = {**LLAMA, "legacy": legacy, "added_tokens_decoder": {"1280": flags}}
     folder = build(tmp_path / "m", Derivative(rows=1281, settings=settings))
-    ours, judge = tokenizer_of(folder), AutoTokenizer.from_pretrained(folder)
+    ours, judge = tokenizer_of(folder), transformers.AutoTokenizer.from_pretrained(folder)
     for text in ("x <mask> y", "a[PAD]  b", "今天天气很好", "a cat, concat cat_ cat", "cat"):
         assert ours.encode_special(text) == judge.encode(text, add_special_tokens=False), text
 

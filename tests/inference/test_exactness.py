@@ -153,10 +153,17 @@ def test_a_context_at_its_very_end(model: Model, path: str, serving: Serving) ->
     assert list(asyncio.run(run())) == judged_greedy(model(), tokens, 6)
 
 
-def test_perplexity_in_bfloat16_equals_transformers(tmp_path: Path, path: str) -> None:
-    """On a text that the demo model finds likely: its own, sampled."""
-    folder = demo_folder(tmp_path, "llama-demo").path
-    text = _sampled(folder, 700)
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """The demo model, and a text that it finds likely: its own."""
+    folder = demo_folder(tmp_path_factory.mktemp("demo"), "llama-demo").path
+    return folder, _sampled(folder, 700)
+
+
+def test_perplexity_in_bfloat16_equals_transformers(
+    sampled: tuple[Path, list[int]], path: str
+) -> None:
+    folder, text = sampled
     ours, theirs = (
         _perplexity(text, logits)
         for logits in (

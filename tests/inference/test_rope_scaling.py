@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.hub.checkpoints import open_checkpoint
@@ -18,6 +16,7 @@ from llama_hub.hub.conversion.convert import convert
 from llama_hub.hub.rope_scaling import parse
 from llama_hub.inference.rope import inverse_frequencies
 from tests.support.hf_models import CONTEXT, judged_logits, our_logits, prompt, save
+from tests.support.lazy import Lazy, transformers
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA3 = {
@@ -59,13 +58,14 @@ def scaled(folder: Path, scaling: dict[str, Any], *, old: bool = False) -> Path:
 def test_frequencies_equal_transformers(name: str, head_dim: int) -> None:
     scaling = {"rope_theta": 10000.0} | SCALINGS[name]
     scaling["rope_type"] = scaling.pop("type", None) or scaling["rope_type"]
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         hidden_size=head_dim * 2,
         num_attention_heads=2,
         max_position_embeddings=CONTEXT,
         rope_parameters=dict(scaling),
     )
-    theirs, factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, torch.device("cpu"))
+    initial = Lazy("transformers.modeling_rope_utils").ROPE_INIT_FUNCTIONS
+    theirs, factor = initial[scaling["rope_type"]](config, torch.device("cpu"))
     ours = parse(SCALINGS[name], CONTEXT)
     assert ours is not None
     assert torch.equal(inverse_frequencies(head_dim, 10000.0, ours), theirs)
@@ -156,7 +156,7 @@ def test_vllm_reads_the_same_folder(tmp_path: Path) -> None:
     folder = scaled(tmp_path / "model", YARN)
     convert(folder, tmp_path / "copy", to="gguf", license="other-open")
     convert(tmp_path / "copy", tmp_path / "hf", to="hf")
-    read = LlamaForCausalLM.from_pretrained(tmp_path / "hf").config.rope_parameters
+    read = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "hf").config.rope_parameters
     assert read["rope_type"] == "yarn"
     assert read["factor"] == 4.0
     shutil.rmtree(tmp_path / "copy")

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from sentencepiece import sentencepiece_model_pb2
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import llama_hub.hub
+from tests.support.lazy import transformers
 
 DEMO = Path(llama_hub.hub.__file__).parent / "sources/demo/tokenizer.model"
 PIECES = 1280
@@ -134,12 +134,12 @@ def build(folder: Path, shape: Derivative, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 64, "num_attention_heads": 4, **shape.config}
     plain = {key: value for key, value in sizes.items() if key not in ("rope_scaling",)}
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         **{"intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 256}
         | plain,
         vocab_size=shape.rows, initializer_range=0.1, tie_word_embeddings=False,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     written = json.loads((folder / "config.json").read_text()) | shape.config
     for key in shape.without:
@@ -151,7 +151,7 @@ def build(folder: Path, shape: Derivative, seed: int = 0) -> Path:
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / name).write_text(text)
     if shape.json_only:
-        AutoTokenizer.from_pretrained(folder).save_pretrained(folder / "saved")
+        transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder / "saved")
         shutil.copy(folder / "saved" / "tokenizer.json", folder)
         shutil.rmtree(folder / "saved")
         (folder / "tokenizer.model").unlink()

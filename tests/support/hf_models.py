@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_hub.inference.batch import Piece
 from llama_hub.inference.config import PAGE, EngineOptions
@@ -22,6 +21,7 @@ from llama_hub.inference.engine import (
     TokenLogprob,
 )
 from llama_hub.inference.loading import load_shard, make_plan
+from tests.support.lazy import transformers
 from tests.support.make_checkpoint import tokenizer
 
 VOCABULARY = 288  # of the tokenizer that lies beside the weights
@@ -50,7 +50,7 @@ ODD = Shape(dim=72, heads=6, kv_heads=3, ffn=189, seed=2)  # nothing is a multip
 def save(folder: Path, shape: Shape = PLAIN, dtype: torch.dtype = torch.float32) -> Path:
     """Write a random model of ``shape`` with its tokenizer; returns ``folder``."""
     torch.manual_seed(shape.seed)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         hidden_size=shape.dim,
         intermediate_size=shape.ffn,
         num_hidden_layers=shape.layers,
@@ -63,7 +63,7 @@ def save(folder: Path, shape: Shape = PLAIN, dtype: torch.dtype = torch.float32)
         tie_word_embeddings=False,
         torch_dtype=str(dtype).removeprefix("torch."),
     )
-    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    transformers.LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(tokenizer())
     return folder
 
@@ -71,7 +71,7 @@ def save(folder: Path, shape: Shape = PLAIN, dtype: torch.dtype = torch.float32)
 @cache
 def judge(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The folder in transformers, computing in ``dtype``."""
-    return LlamaForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
 @torch.inference_mode()

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("azure.ai.ml", reason="needs the extra azure")
+from tests.support.installed import needs
+
+needs("azure.ai.ml", "azure")
 
 from llama_hub.backends.azure.backend import AzureBackend  # noqa: E402
 from llama_hub.deploy.backend import Artifact, Context, Step, Target  # noqa: E402

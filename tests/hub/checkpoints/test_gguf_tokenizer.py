@@ -11,7 +11,6 @@ from typing import Any
 import gguf
 import pytest
 import sentencepiece
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import llama_hub.hub
 from llama_hub.errors import IntegrityError
@@ -22,6 +21,7 @@ from llama_hub.hub.conversion.sentencepiece_model import CONTROL, USER_DEFINED
 from llama_hub.hub.tokenizer.reading import folder_files, read_vocabulary
 from llama_hub.hub.tokenizer.vocabulary import ModelVocabulary
 from tests.support import gguf_files
+from tests.support.lazy import transformers
 from tests.support.make_checkpoint import tokenizer
 
 DEMO = Path(llama_hub.hub.__file__).parent / "sources/demo/tokenizer.model"
@@ -44,12 +44,12 @@ TEMPLATE = (
 def fine_tune(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ChatML fine-tune as people publish them: padded rows, two end tokens, no BOS."""
     folder = tmp_path_factory.mktemp("in") / "acme-chat"
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
         num_key_value_heads=2, vocab_size=1288, max_position_embeddings=256, rms_norm_eps=1e-6,
         eos_token_id=[1280, 2], rope_parameters={"rope_type": "default", "rope_theta": 5e5},
     )  # fmt: skip
-    LlamaForCausalLM(config).half().save_pretrained(folder)
+    transformers.LlamaForCausalLM(config).half().save_pretrained(folder)
     shutil.copy(DEMO, folder)
     added = {
         1280: {"content": "<|im_end|>", "special": True},
@@ -96,8 +96,8 @@ def test_nothing_of_a_fine_tune_is_lost_on_the_way_back(fine_tune: Path, way_bac
 
 
 def test_transformers_cuts_texts_and_chats_alike(fine_tune: Path, way_back: Path) -> None:
-    before = AutoTokenizer.from_pretrained(fine_tune)
-    after = AutoTokenizer.from_pretrained(way_back)
+    before = transformers.AutoTokenizer.from_pretrained(fine_tune)
+    after = transformers.AutoTokenizer.from_pretrained(way_back)
     # A text that begins with a space loses it where transformers reads a bare tokenizer.model.
     plain = [text for text in TEXTS if not text.startswith(" ")]
     for text in (*plain, "<|im_start|>user\nhi<|im_end|>"):
@@ -112,8 +112,8 @@ def test_transformers_reads_the_tokenizer_of_the_file_itself(
     fine_tune: Path, tmp_path: Path
 ) -> None:
     convert(fine_tune, tmp_path / "m.gguf", to="gguf", license=LICENSE)
-    before = AutoTokenizer.from_pretrained(fine_tune)
-    after = AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
+    before = transformers.AutoTokenizer.from_pretrained(fine_tune)
+    after = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
     for text in (*TEXTS, "<|im_start|>user\nhi<|im_end|>"):
         assert after(text)["input_ids"] == before(text)["input_ids"], text
     assert (after.eos_token, after.pad_token) == ("<|im_end|>", "<pad>")

@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_hub.errors import (
     DiskFullError,
@@ -37,6 +36,7 @@ from llama_hub.hub.conversion.convert import convert, served
 from llama_hub.hub.manifest import Manifest
 from llama_hub.hub.store import Store
 from llama_hub.hub.verify import verify
+from tests.support.lazy import transformers
 from tests.support.make_checkpoint import (
     GROUPED,
     TINY,
@@ -71,7 +71,7 @@ def to(source: Path, destination: Path, fmt: Any, **options: Any) -> Manifest:
     return made
 
 
-def greedy(model: LlamaForCausalLM, tokens: list[int], count: int) -> list[int]:
+def greedy(model: Any, tokens: list[int], count: int) -> list[int]:
     out = model.generate(
         torch.tensor([tokens]), max_new_tokens=count, do_sample=False, eos_token_id=None
     )
@@ -84,7 +84,7 @@ def test_transformers_computes_what_meta_s_formulation_computes(tmp_path: Path, 
     recipe = RECIPES[name]
     source = make_checkpoint(tmp_path / "in", recipe)
     to(source, tmp_path / "out", "hf", max_shard_size=100_000)
-    model = LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     tokens = torch.randint(3, 288, (40,), generator=torch.Generator().manual_seed(1)).tolist()
     expected = meta_logits(source, tokens)
     with torch.inference_mode():
@@ -277,7 +277,7 @@ def test_transformers_tokenizes_dialogues_as_meta_does(tmp_path: Path) -> None:
     import sentencepiece
 
     to(make_checkpoint(tmp_path / "acme-chat", TINY), tmp_path / "out", "hf")
-    tokenizer_ = AutoTokenizer.from_pretrained(tmp_path / "out")
+    tokenizer_ = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "out/tokenizer.model"))
     found = tokenizer_.apply_chat_template(
         [
@@ -563,7 +563,7 @@ def test_hugging_face_folders_as_others_write_them(tmp_path: Path) -> None:
     """transformers' own save, in safetensors; and the older .bin with inv_freq in it."""
     source = make_checkpoint(tmp_path / "in", GROUPED)
     made = to(source, tmp_path / "hf", "hf")
-    model = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.bfloat16)
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "saved")
     assert to(tmp_path / "saved", tmp_path / "a", "meta").tensors == made.tensors
     state = dict(model.state_dict())

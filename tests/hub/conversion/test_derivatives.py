@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from gguf import GGUFReader
-from transformers import AutoTokenizer
 
 from llama_hub.errors import IntegrityError
 from llama_hub.hub.conversion import convert
 from llama_hub.hub.tokenizer.reading import folder_files, read_vocabulary
 from llama_hub.hub.tokenizer.vocabulary import ModelVocabulary
 from tests.support.derivatives import DERIVATIVES, RELU, build
+from tests.support.lazy import transformers
 
 SOME = ("chatml", "nous-hermes-padded", "chatml-json-only")
 UNSAYABLE = {("together-32k", "meta"), ("yarn", "meta")}  # params.json has no word for scaling
@@ -66,7 +66,7 @@ def test_nothing_is_lost_on_the_way_or_on_the_way_back(
     assert read(back, rows) == read(source, rows)
     if name == "llama-1-decapoda":  # whose empty names transformers 5 cannot load
         return
-    before, after = (AutoTokenizer.from_pretrained(each) for each in (source, back))
+    before, after = (transformers.AutoTokenizer.from_pretrained(each) for each in (source, back))
     for text in ("Hello <s>x</s> world", "<|im_start|>a<|im_end|>\n", "[PAD] é🦙"):
         assert after.encode(text) == before.encode(text)
     assert (there / "tokenizer.model").exists() or to == "hf"

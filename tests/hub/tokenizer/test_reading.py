@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 import llama_hub.hub
 from llama_hub.errors import IntegrityError, NotFoundError
 from llama_hub.hub.tokenizer.reading import folder_files, read_vocabulary
 from llama_hub.hub.tokenizer.vocabulary import ModelVocabulary, split_added
+from tests.support.lazy import transformers
 
 DEMO = Path(llama_hub.hub.__file__).parent / "sources/demo/tokenizer.model"
 PIECES = 1280
@@ -65,7 +65,7 @@ def test_each_spelling_of_added_tokens_is_read_as_transformers_reads_it(
 ) -> None:
     path = folder(tmp_path, SPELLINGS[spelling])
     found = read(path)
-    judge = AutoTokenizer.from_pretrained(path)
+    judge = transformers.AutoTokenizer.from_pretrained(path)
     assert {token: each.text for token, each in found.added.items()} == {
         token: each.content for token, each in judge.added_tokens_decoder.items()
     }
@@ -75,7 +75,7 @@ def test_each_spelling_of_added_tokens_is_read_as_transformers_reads_it(
 
 def test_tokenizer_json_alone_tells_pieces_and_added_tokens(tmp_path: Path) -> None:
     first = folder(tmp_path / "a", SPELLINGS["added_tokens_decoder"])
-    AutoTokenizer.from_pretrained(first).save_pretrained(tmp_path / "b")
+    transformers.AutoTokenizer.from_pretrained(first).save_pretrained(tmp_path / "b")
     found, known = read(folder(tmp_path / "b", {}, model=False)), read(first)
     assert [piece.text for piece in found.pieces] == [piece.text for piece in known.pieces]
     assert [piece.type for piece in found.pieces] == [piece.type for piece in known.pieces]

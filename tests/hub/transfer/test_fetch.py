@@ -20,7 +20,7 @@ from llama_hub.hub.transfer.journal import BLOCK, Journal
 from llama_hub.hub.transfer.retry import Policy, TransferError
 from tests.support.http_server import Server
 from tests.support.models import MIB, noise
-from tests.support.tiers import family
+from tests.support.tiers import examples, family
 from tests.support.transfers import DATA, DIGESTS, NAME, SIZE, Target
 
 
@@ -263,13 +263,14 @@ def _start(folder: Path, url: str, connections: int) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.sized
 @pytest.mark.parametrize("connections", [1, 4])
 def test_sigkill_at_random_offsets_costs_at_most_one_block_each(
     tmp_path: Path, server: Server, connections: int
 ) -> None:
-    """Sixteen times: stall every connection somewhere, kill, go on, count what came twice."""
+    """Again and again: stall every connection somewhere, kill, go on, count what came twice."""
     chance = random.Random(connections)
-    for number in range(16):
+    for number in range(examples(4, 16)):
         target = Target(tmp_path / str(number), server.url)
         server.sent = 0
         offset = chance.randrange(1, (SIZE if connections == 1 else BLOCK) - 1)

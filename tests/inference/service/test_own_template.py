@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from transformers import AutoTokenizer
 
 from llama_hub.inference.service.settings import ServiceSettings
 from llama_hub.inference.tokenizer import tokenizer_of
 from tests.support.derivatives import DERIVATIVES, build
 from tests.support.echo_engine import EchoEngine
+from tests.support.lazy import transformers
 from tests.support.serving import SERVED, Running, serving
 
 MESSAGES = [{"role": "user", "content": "hi <|im_end|></s>"}]
@@ -36,7 +36,7 @@ def post(running: Running, path: str, **body: Any) -> Any:
 
 
 def test_chat_and_tokenize_use_the_model_s_own_template(running: Running, folder: Path) -> None:
-    judge = AutoTokenizer.from_pretrained(folder)
+    judge = transformers.AutoTokenizer.from_pretrained(folder)
     expected = judge.apply_chat_template(
         MESSAGES, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
     )
@@ -52,7 +52,7 @@ def test_chat_and_tokenize_use_the_model_s_own_template(running: Running, folder
 def test_raw_prompts_parse_special_tokens_unless_told_otherwise(
     running: Running, folder: Path
 ) -> None:
-    judge = AutoTokenizer.from_pretrained(folder)
+    judge = transformers.AutoTokenizer.from_pretrained(folder)
     text = "<|im_start|>user\nhi</s>"
     tokens = post(running, "/tokenize", prompt=text).json()["tokens"]
     assert tokens == judge.encode(text)
