@@ -1,1 +1,1 @@
-"""Where a deployment runs; each backend is imported at first use."""
+"""Backends: the places where a deployment runs, each imported at first use."""

@@ -1,4 +1,4 @@
-"""From a spec or a name to its deployer, and from all backends to one list."""
+"""The lookup of a deployer by spec or name, and one list of the deployments of all backends."""
 
 from __future__ import annotations
 

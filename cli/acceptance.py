@@ -1,4 +1,4 @@
-"""How a person or a script accepts a licence: questions on a terminal, or flags.
+"""The acceptance of a licence by a person or a script: questions on a terminal, or flags.
 
 Each question has a flag. A flag that is given is not asked for; what is
 neither given nor can be asked is named by the gate's error.

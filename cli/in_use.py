@@ -1,4 +1,4 @@
-"""Whether a model of the store is deployed, so that nobody takes it away by accident."""
+"""The check that a model of the store is not deployed, so that nobody removes it by accident."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show a long text to the person at the terminal, page by page.
+"""A pager: a long text for the person at the terminal, page by page.
 
 The text comes from a stranger, so control characters, which could rewrite the
 screen, are replaced. stdout stays free for the command's answer.

@@ -1,4 +1,4 @@
-"""What a deployment is: spec, sizing, plan, apply, journal, attestation.
+"""Deployments: spec, sizing, plan, apply, journal, attestation.
 
 ``llama_hub.deploy(spec)`` is the function of the public API (``llama_hub.api.deploy``).
 """

@@ -1,4 +1,4 @@
-"""From a model's name to the folder that is served: found, verified to be licensed, or made."""
+"""The artifact of a deployment: the folder that is served, found, judged by licence, or made."""
 
 from __future__ import annotations
 

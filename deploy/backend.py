@@ -1,4 +1,4 @@
-"""What a place to run must be able to do, and the data that passes through it.
+"""The protocol of a backend, and the data that passes through it.
 
 A backend is small: it says what it can (``check``, ``offers``), what is there
 (``observe``, ``list``), what it would do (``plan``: pure, no writes), and does

@@ -1,4 +1,4 @@
-"""What the conformance scenario is made with: expectations, faults, comparisons."""
+"""Tools of the conformance scenario: expectations, faults, comparisons."""
 
 from __future__ import annotations
 

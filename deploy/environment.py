@@ -1,4 +1,4 @@
-"""What a container of our service is told: one way from a target to ``LLAMA_HUB_*`` variables.
+"""The environment of a container of our service: from a target to ``LLAMA_HUB_*`` variables.
 
 ``llama-hub serve`` reads each of them as the option of the same name, so that every backend's
 containers serve with the context, batch, devices and type that the plan was sized for.

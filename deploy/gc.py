@@ -1,4 +1,4 @@
-"""What is left over: half-made deployments, resources that nothing uses, expired lifetimes.
+"""Garbage: half-made deployments, resources that nothing uses, expired lifetimes.
 
 Found by reading; removed only by ``remove``, with the same journal as any other
 deletion. What belongs to a deployment that works is never among it.

@@ -1,4 +1,4 @@
-"""What was intended and what came of it: one append-only file per deployment.
+"""The journal of a deployment: what was intended and what came of it, in one append-only file.
 
 Each line is a JSON document, flushed to the disk before the next thing happens.
 A run is ``begin``, then for each step ``intent`` and ``outcome`` (or

@@ -1,4 +1,4 @@
-"""Where a deployment is: resolved when it is planned, written into its journal, held against later.
+"""The place of a deployment: resolved by the plan, written into the journal, held against later.
 
 A place is the arguments of a backend's constructor that its ``location`` names: account, region,
 subscription, workspace, namespace. Which of them only say how one gets in there (a profile, a role

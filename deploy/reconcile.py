@@ -1,4 +1,4 @@
-"""What we set against what is there: what holds, what differs, and which step that makes.
+"""Comparison of what we set with what is there: what holds, what differs, which step that makes.
 
 Only what we set is compared. A field that the service adds, respells or leaves out because it is
 empty is never a difference: one that no update can remove would make every plan a change.

@@ -1,4 +1,4 @@
-"""Which revision came before, and where a spec wants to be: the small facts of a rollout."""
+"""Small facts of a rollout: which revision came before, and where a spec wants to be."""
 
 from __future__ import annotations
 

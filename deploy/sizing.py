@@ -1,4 +1,4 @@
-"""Which machine is enough for a replica; how much memory it needs says ``inference.memory``."""
+"""The choice of a machine for a replica; how much memory it needs says ``inference.memory``."""
 
 from __future__ import annotations
 

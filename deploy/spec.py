@@ -1,4 +1,4 @@
-"""What a user wants to run: one language for every backend.
+"""The spec of a deployment: one language for every backend.
 
 A ``DeploymentSpec`` comes from Python, from flags, or from a YAML file::
 

@@ -1,4 +1,4 @@
-"""What is said of a deployment in every cloud: before it has an endpoint, and what it has cost."""
+"""The status of a deployment in every cloud: before it has an endpoint, and what it has cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which deployments serve a model of the store, as far as this machine has written it down.
+"""Uses of a model of the store by deployments, as far as this machine has written them down.
 
 Asked before a model is removed: by the journals, so that no cloud has to answer.
 """

@@ -1,1 +1,1 @@
-"""Where models come from and what they are: catalogue, sources, transfer, store, formats."""
+"""Models, and where they come from: catalogue, sources, transfer, store, formats."""

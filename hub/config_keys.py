@@ -1,4 +1,4 @@
-"""What each key of a model's description means here: modelled, harmless, or refused.
+"""The keys of a model's description: modelled, harmless, or refused.
 
 A fine-tune's ``config.json`` or ``params.json`` may hold a key that changes what the model
 computes. One that is not known is refused by name and value: converted in silence it would be

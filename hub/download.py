@@ -1,4 +1,4 @@
-"""Download a model: licence, plan, room on the disk, transfer, manifest, final name.
+"""The download of a model: licence, plan, room on the disk, transfer, manifest, final name.
 
 The order is the promise: the licence is accepted before the first weight byte, every digest is
 right before the manifest is written, and the folder has no final name before that.

@@ -1,4 +1,4 @@
-"""Take over a folder that other tools downloaded: check it, describe it, copy nothing if possible.
+"""The import of a folder that other tools downloaded: checked, described, not copied if possible.
 
 Understood are the folder of Meta's ``download.sh`` (tokenizer and licence one level up), a folder
 of ``hf download --local-dir``, and a repository or snapshot in Hugging Face's cache.

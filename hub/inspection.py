@@ -1,4 +1,4 @@
-"""What cannot be served is said before its weights are fetched or linked, not when it is served.
+"""Inspection before weights are fetched or linked: what cannot be served is said there.
 
 Everything small is in the plan already; of safetensors only the headers are read. All that is
 wrong is one error, so that nobody mends one thing a run.

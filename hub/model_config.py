@@ -1,4 +1,4 @@
-"""What a model folder says of itself: ``config.json`` (Hugging Face) and ``params.json`` (Meta).
+"""The configuration of a model folder: ``config.json`` (Hugging Face), ``params.json`` (Meta).
 
 Each key that llama-hub models is a field here, with its type and bounds; ``Config`` and ``Params``
 are the only places that read these files. ``config_keys`` says which other keys are harmless; a key

@@ -1,4 +1,4 @@
-"""Takes secrets out of text: signed URLs, tokens, passwords in URLs.
+"""Redaction of secrets in text: signed URLs, tokens, passwords in URLs.
 
 Everything that came from outside (an exception of a library, an answer of a server) goes through
 ``redact`` before it can reach a message, a log, a manifest or the ledger.

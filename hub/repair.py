@@ -1,4 +1,4 @@
-"""Mends a model folder: fetches only the damaged blocks, from the source that the manifest names.
+"""The repair of a model folder: only damaged blocks are fetched, from the manifest's source.
 
 A damaged file loses its final name first. It becomes a partial download whose journal lists the
 blocks that are right, so that the transfer engine fetches the others and checks the whole.

@@ -1,4 +1,4 @@
-"""What a compliance officer is handed: which models are here, which bytes, under whose acceptance.
+"""The bill of materials for a compliance officer: models, bytes, and under whose acceptance.
 
 Three forms of the same facts: plain JSON, an in-toto statement (v1) whose
 subjects are the model files, and a CycloneDX (1.6) bill of materials with one

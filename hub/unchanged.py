@@ -1,4 +1,4 @@
-"""Whether a folder still has the bytes that were verified, without reading them again.
+"""The check that a folder still has the bytes that were verified, without reading them again.
 
 What the file system says of each file (inode, size, time of change) is noted when the folder was
 verified. As long as it says the same, nothing was written into a file; where it says something

@@ -1,4 +1,4 @@
-"""Is a model folder still what its manifest says? Offline, on all cores, block by block."""
+"""Verification of a model folder against its manifest: offline, on all cores, block by block."""
 
 from __future__ import annotations
 

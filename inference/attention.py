@@ -12,6 +12,10 @@ from llama_hub.inference.kv_cache import KVCache
 
 def attend(query: Tensor, cache: KVCache, layer: int, batch: Batch) -> Tensor:
     """``query`` ``[T, heads, head_dim]`` → the same shape; each sequence by itself."""
+    kv_heads, width = cache.data.shape[3:]
+    assert query.shape[0] == len(batch.tokens)
+    assert query.shape[1] % kv_heads == 0
+    assert query.shape[2] == width
     out = torch.empty_like(query)
     for span in batch.spans:
         rows = slice(span.row, span.row + span.count)

@@ -1,4 +1,4 @@
-"""What one step of the model computes: some tokens of some sequences, laid end to end."""
+"""The batch of one step of the model: some tokens of some sequences, laid end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations to tokens by the model's own chat template.
+"""The model's own chat template: from conversations to tokens.
 
 What a template writes is parsed for special tokens; what people wrote is not: names of special
 tokens in messages are marked before rendering and stay text, as transformers'

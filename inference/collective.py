@@ -1,4 +1,4 @@
-"""What the processes of a tensor-parallel model say to each other within a step."""
+"""Collective operations of a tensor-parallel model's processes within a step."""
 
 from __future__ import annotations
 

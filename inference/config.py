@@ -1,4 +1,4 @@
-"""What a user may choose about an engine, checked once."""
+"""Options of an engine that a user may choose, checked once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device and which type of numbers an engine computes with."""
+"""The choice of the device and of the type of numbers that an engine computes with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the numbers are: weights, cache and the computation of one process."""
+"""The executor: weights, cache and the computation of one process."""
 
 from __future__ import annotations
 

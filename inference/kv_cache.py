@@ -144,6 +144,7 @@ class KVCache:
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store ``keys`` and ``values`` ``[T, kv_heads, head_dim]`` at ``slots`` ``[T]``."""
+        assert keys.shape == values.shape == (len(slots), *self.data.shape[3:])
         self.data[layer, 0].index_copy_(0, slots, keys.to(self.data.dtype))
         self.data[layer, 1].index_copy_(0, slots, values.to(self.data.dtype))
 
@@ -152,6 +153,7 @@ class KVCache:
 
         A view where the pages are neighbours, else a copy.
         """
+        assert 0 < length <= len(pages) * PAGE
         first, count = pages[0], -(-length // PAGE)
         if list(pages[:count]) == list(range(first, first + count)):
             span = self.data[layer, :, first * PAGE : first * PAGE + length]

@@ -1,4 +1,4 @@
-"""From a folder and options to a model that is loaded, warm and ready."""
+"""The loading of a model, from a folder and options to one that is warm and ready."""
 
 from __future__ import annotations
 

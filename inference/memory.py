@@ -1,4 +1,4 @@
-"""How much memory a model needs: the one arithmetic of serving and of planning deployments.
+"""The memory that a model needs: one arithmetic for serving and for planning deployments.
 
 =============  =================================================================
 weights        parameters x bytes of the type; quantised: projections at 8 or 4 bits

@@ -111,6 +111,9 @@ class NativeLlama:
     def _attend(
         self, layer: int, qkv: Tensor, batch: Batch, spans: _Spans, cache: PagedCache
     ) -> Tensor:
+        assert qkv.shape == (len(batch.tokens), sum(self.heads.split))
+        assert batch.positions.shape == batch.slots.shape == batch.tokens.shape
+        assert cache.data.shape[3::2] == (self.heads.keys, self.heads.width)
         keys, values = cache.pointers(layer)
         sizes = (self.heads.queries, self.heads.keys, self.heads.width, self._threads)
         self._kernels.lh_rope_store(

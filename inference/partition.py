@@ -1,4 +1,4 @@
-"""Which part of every matrix a process holds under tensor parallelism.
+"""The partition of every matrix over the processes under tensor parallelism.
 
 Query heads, feed-forward rows and vocabulary rows are dealt out in order; key
 and value heads follow the queries that read them, repeated where two processes

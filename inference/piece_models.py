@@ -1,4 +1,4 @@
-"""How the text between two added tokens becomes pieces: SentencePiece, or ``tokenizers``."""
+"""Models that cut the text between two added tokens: SentencePiece, or ``tokenizers``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine refuses before it takes a request."""
+"""Checks of a request that every engine makes before it takes one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From logits to the next token.
+"""Sampling: from logits to the next token.
 
 Order: logit bias, penalties, grammar mask, held-back stop tokens, temperature,
 top-k, top-p, min-p, draw. All rows are computed together by row-wise operations,

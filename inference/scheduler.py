@@ -1,4 +1,4 @@
-"""Which tokens of which sequences the next step computes.
+"""The scheduler: which tokens of which sequences the next step computes.
 
 One rule for prompts and answers: a sequence has ``tokens``, of which
 ``computed`` are in the cache; each step gives every running sequence some of

@@ -1,4 +1,4 @@
-"""How much a JSON schema may ask for, judged before anything is compiled.
+"""Limits of a JSON schema, judged before anything is compiled.
 
 llguidance bounds nearly everything itself; what it does not bound (the automaton of a
 ``multipleOf``, the recursion over nested schemas, forced texts that are tokenised at each step)

@@ -1,4 +1,4 @@
-"""Finds added tokens in a text, as the ``tokenizers`` library does: leftmost, then longest."""
+"""Added tokens found in a text as the ``tokenizers`` library does: leftmost, then longest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Renders chat templates in a process of its own: a template is a stranger's program.
+"""A process that renders chat templates: a template is a stranger's program.
 
 Jinja's sandbox keeps it from everything but its inputs; nothing there bounds the time or memory
 that it takes, so the process has a limit of both, and dies of them alone. The environment is the

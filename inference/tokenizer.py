@@ -1,4 +1,4 @@
-"""Text to token ids and back: SentencePiece where the model has it, else ``tokenizers``.
+"""The tokenizer, both ways: SentencePiece where the model has it, else ``tokenizers``.
 
 ``encode`` never makes a special token: ``encode("</s>")`` gives the pieces of those four
 characters, never id 2. ``encode_special`` parses them, as raw prompts want it. Decoding a growing

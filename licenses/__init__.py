@@ -1,1 +1,1 @@
-"""What may be done with a model: terms as data, the gate, the acceptance ledger."""
+"""Licences: terms as data, the gate, the acceptance ledger."""

@@ -1,4 +1,4 @@
-"""What makes two copies of a licence text the same text.
+"""The wording of a licence, and what makes two copies of it the same text.
 
 The same agreement is handed out with different line ends, indentation and
 wrapping; none of that changes what is agreed. So texts are compared, hashed and

@@ -1,4 +1,4 @@
-"""Where llama-hub keeps its things: ``LLAMA_HUB_HOME``, else ``~/.llama-hub``.
+"""The home of llama-hub's things: ``LLAMA_HUB_HOME``, else ``~/.llama-hub``.
 
 ====================  =======================================================
 ``models/``           one folder per model and format, complete and verified

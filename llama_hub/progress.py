@@ -1,4 +1,4 @@
-"""How long work tells what it is doing, without knowing who listens.
+"""Progress of long work, told without knowing who listens.
 
 The library calls a ``Progress``; the command line draws it, a script may pass
 its own, and ``NO_PROGRESS`` ignores everything. Amounts are bytes unless the

@@ -1,4 +1,4 @@
-"""When a server says that it may be asked again: every header in which servers say so."""
+"""Retry-After: every header in which a server says when it may be asked again."""
 
 from __future__ import annotations
 

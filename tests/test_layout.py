@@ -210,3 +210,18 @@ def test_an_error_that_is_not_named_is_found() -> None:
     named = silent.replace("Looks.", "``NotFoundError`` if it is not there.")
     assert unnamed_errors(ast.parse(named).body) == []
     assert unnamed_errors(ast.parse(silent.replace("look", "_look")).body) == []
+
+
+NO_NOUNS = {"What", "How", "Whether", "Which", "From", "Where", "When", "Is", "Who", "For", "To"}
+
+
+def test_a_module_says_at_once_which_thing_it_is() -> None:
+    """Its docstring starts with a noun; ``Mends`` and ``Reads`` tell of somebody else's deed."""
+    wrong = {
+        name: first
+        for name, path in modules().items()
+        if (first := (ast.get_docstring(parsed(path)) or "none").split()[0]) in NO_NOUNS
+        or re.fullmatch(r"(Read|Mend|Take|Find|Render|Show|Make|Write)s?", first)
+        or first == "none"
+    }
+    assert wrong == {}

@@ -1,4 +1,4 @@
-"""What Azure ML is asked for, as data: names, ids, tags and the bodies of every PUT.
+"""Bodies, names, ids and tags: all that Azure ML is asked for, as data.
 
 Nothing here calls anything. Bodies have the form in which the SDK sends them, so
 that a plan shows what will go over the wire; the tests hold both together.

@@ -1,4 +1,4 @@
-"""What a workspace holds of ours, read again each time: the cloud is the truth.
+"""The inventory of a workspace: what it holds of ours, read anew each time; the cloud is the truth.
 
 Documents are kept as the service returns them, with ``createdAt`` lifted to the
 top; tags are in our own spelling.

@@ -1,4 +1,4 @@
-"""What the caller and the endpoint's identity must be allowed, and whether they are.
+"""Permissions that the caller and the endpoint's identity need, and whether they have them.
 
 The lists are what this backend calls, with the reason for each; the tests compare them with the
 calls of a whole life of a deployment. ``export`` writes them as custom roles, ``doctor`` and the

@@ -1,4 +1,4 @@
-"""How one step of a plan is done, so that doing it again after a crash is harmless.
+"""The runner of one step of a plan: doing it again after a crash is harmless.
 
 Before a write, what is there is read: an operation that somebody (a run that was
 cut off) started is waited for, and what is as wanted is not sent again.

@@ -1,4 +1,4 @@
-"""For Azure ML's stock inference server: llama-hub's service behind ``init`` and ``run``.
+"""The ``score.py`` of Azure ML's stock inference server: our service behind ``init`` and ``run``.
 
 Copied as it is into a deployment's code folder, with the package ``llama_hub`` beside it; it needs
 nothing but the standard library and, in the interpreter that ``LLAMA_HUB_PYTHON`` names (else this

@@ -1,4 +1,4 @@
-"""What reads can judge before anything is made: an upload of hours must not end in a refusal.
+"""Validation by reads, before anything is made: an upload of hours must not end in a refusal.
 
 A read that is itself denied judges nothing; the service then has the last word.
 """

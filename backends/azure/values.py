@@ -1,4 +1,4 @@
-"""How the service spells what we asked for: durations, letters of ids, keys of its own."""
+"""Values as the service spells them: durations, letters of ids, keys of its own."""
 
 from __future__ import annotations
 

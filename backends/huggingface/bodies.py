@@ -1,4 +1,4 @@
-"""What llama-hub has on Hugging Face, and the exact bodies that are sent for it.
+"""Bodies that are sent to Hugging Face, and the names of what llama-hub has there.
 
 ===============  =============================================================
 ``repository``   private model repository ``NAMESPACE/llama-hub-NAME-DIGEST``:

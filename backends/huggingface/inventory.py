@@ -1,4 +1,4 @@
-"""What one namespace of Hugging Face holds of ours, as last read."""
+"""The inventory of one namespace of Hugging Face: what it holds of ours, as last read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reads can judge before anything is made: namespace, token, place, privacy."""
+"""Validation by reads, before anything is made: namespace, token, place, privacy."""
 
 from __future__ import annotations
 

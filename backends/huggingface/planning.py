@@ -1,4 +1,4 @@
-"""From what is wanted and what is there to steps; pure."""
+"""The steps that lead from what is there to what is wanted; pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each planned step is done, and done again after a crash."""
+"""The runner of one planned step: doing it again after a crash is harmless."""
 
 from __future__ import annotations
 

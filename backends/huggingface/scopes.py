@@ -1,4 +1,4 @@
-"""What a token must be allowed to do, by the calls that are made with it.
+"""Scopes that a token needs, by the calls that are made with it.
 
 ``NEEDED`` is the document: a test holds it against the calls that the suite records. Names of the
 scopes are those of the Hub's own ``whoami``; a token of role ``write`` has them all.

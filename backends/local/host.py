@@ -1,4 +1,4 @@
-"""What this machine has: memory."""
+"""The host: how much memory this machine has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a local deployment should look like, and the steps that lead there. Pure."""
+"""The desired state of a local deployment, and the steps that lead there. Pure."""
 
 from __future__ import annotations
 

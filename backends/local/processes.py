@@ -1,4 +1,4 @@
-"""Who a process is: its number *and* the moment it started, in the boot it started in.
+"""The identity of a process: its number *and* the moment it started, in the boot it started in.
 
 A number that was given out again is so never mistaken for the process it once named.
 """

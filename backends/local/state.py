@@ -1,4 +1,4 @@
-"""What a local deployment is on the disk: what is wanted, what runs, and what was said.
+"""The state of a local deployment on the disk: what is wanted, what runs, and what was said.
 
 =======================  ======================================================
 ``desired.json``         written by the backend: address, revisions, which one serves

@@ -1,4 +1,4 @@
-"""How the supervisor keeps the files of its deployment: none of them can stop it."""
+"""The state files as the supervisor keeps them: none of them can stop it."""
 
 from __future__ import annotations
 

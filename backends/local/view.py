@@ -1,4 +1,4 @@
-"""What a local deployment is at the moment, from what is wanted and what the supervisor says."""
+"""A view of a local deployment: what is wanted, and what the supervisor says of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the account holds of our deployments: only reads, all pages, found by name and tag."""
+"""The inventory of an account: our deployments, by reads alone, found by name and tag."""
 
 from __future__ import annotations
 

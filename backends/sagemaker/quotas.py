@@ -1,4 +1,4 @@
-"""What the account may have and what it costs: quotas and today's prices, both only read."""
+"""Quotas of the account and today's prices, both only read."""
 
 from __future__ import annotations
 

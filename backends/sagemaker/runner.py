@@ -1,4 +1,4 @@
-"""How one step is done, and done again after a crash: what is there already is not made twice."""
+"""The runner of one step, also after a crash: what is there already is not made twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Application Auto Scaling is told: range, target to aim at, waking from zero. Pure."""
+"""Bodies for Application Auto Scaling: range, target to aim at, waking from zero. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion will write, fixed before the first byte: files, sizes, offsets, encodings.
+"""The blueprint of a conversion, fixed before the first byte: files, sizes, offsets, encodings.
 
 Each tensor is written by portions of rows; a portion encodes a block of rows into one array per
 place, and a place is a run of rows of fixed width in one file. Whatever does not depend on the

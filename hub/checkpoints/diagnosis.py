@@ -1,4 +1,4 @@
-"""What people have instead of a model's files, recognised and named with the way out of it."""
+"""A diagnosis of what people have instead of a model's files, with the way out of it."""
 
 from __future__ import annotations
 

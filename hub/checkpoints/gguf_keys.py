@@ -1,4 +1,4 @@
-"""What the keys of a GGUF file say of the function, both ways: RoPE scaling, and what is refused.
+"""Keys of a GGUF file that change the function, both ways: RoPE scaling, and what is refused.
 
 Sources: ggml's ``docs/gguf.md``, the names in gguf-py, and llama.cpp's ``rope_yarn``. Keys of the
 prefix ``llama.`` describe what is computed: each is modelled, fixed to Llama 2's value, or refused.

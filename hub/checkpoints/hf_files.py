@@ -1,4 +1,4 @@
-"""Which files of a Hugging Face folder are its weights, told by their names and the index."""
+"""The weight files of a Hugging Face folder, told by their names and the index."""
 
 from __future__ import annotations
 

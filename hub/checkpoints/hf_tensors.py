@@ -1,4 +1,4 @@
-"""Which tensors a Hugging Face folder must hold, by its config.json; needs no numpy.
+"""The tensors that a Hugging Face folder must hold, by its config.json; needs no numpy.
 
 The reader asks it of a folder, the download of headers that were read before any weights.
 """

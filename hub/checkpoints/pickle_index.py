@@ -1,4 +1,4 @@
-"""Where the tensors lie in a ``.pth`` file, found without executing its pickle.
+"""The index of the tensors in a ``.pth`` file, found without executing its pickle.
 
 A ``.pth`` is a zip whose members are stored uncompressed: ``NAME/data.pkl`` describes the tensors
 (see ``pickle_machine``), ``NAME/data/KEY`` holds the bytes of one storage, of which a tensor is a

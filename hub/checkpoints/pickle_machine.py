@@ -1,4 +1,4 @@
-"""Reads the pickle of a checkpoint without executing it.
+"""A machine that reads the pickle of a checkpoint without executing it.
 
 The opcodes are read one by one and acted out on plain tuples: a *global* becomes a name, and the
 only calls that are understood are those that rebuild a tensor or a dictionary. Anything else is

@@ -1,4 +1,4 @@
-"""What goes with the weights: licence, policy, notice, model card, tokenizer, configuration.
+"""Companions of the weights: licence, policy, notice, model card, tokenizer, configuration.
 
 Every output carries them, whatever its format. What the source has is taken over; what only the
 other format needs is made here.

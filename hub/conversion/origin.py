@@ -1,4 +1,4 @@
-"""What is known of a conversion's source besides its tensors, and where the output may go."""
+"""The origin of a conversion: what is known of it besides its tensors, and where output may go."""
 
 from __future__ import annotations
 

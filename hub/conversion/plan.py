@@ -1,4 +1,4 @@
-"""From a source and a wish to a blueprint: which format, which dtype, which files."""
+"""The plan of a conversion, from source and request: which format, which dtype, which files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a SentencePiece ``tokenizer.model`` without SentencePiece.
+"""A reader of SentencePiece's ``tokenizer.model`` that does not need SentencePiece.
 
 The file is a protobuf message ``ModelProto`` (google/sentencepiece, ``sentencepiece_model.proto``):
 field 1 repeats the pieces (1 text, 2 score, 3 type), field 2 is the trainer's settings (3 model

@@ -1,4 +1,4 @@
-"""What a source is: it names a model's texts and files; the transfer engine fetches them."""
+"""The protocol of a source: it names a model's texts and files, which the engine fetches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a folder's or repository's small files say of a model that no catalogue lists."""
+"""Evidence in the small files of a folder or repository, of a model that no catalogue lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model card says of a model: the YAML at the head of a repository's README.md.
+"""The model card: the YAML at the head of a repository's README.md, and what it says.
 
 The card is written by whoever published the model. It is read for hints as to whose model this is
 and under which licence; nothing in it opens a gate (see ``licensing``).

@@ -1,4 +1,4 @@
-"""Which source is meant, from what the command line says or from what a manifest recorded."""
+"""The choice of a source, from what the command line says or what a manifest recorded."""
 
 from __future__ import annotations
 

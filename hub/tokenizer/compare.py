@@ -1,4 +1,4 @@
-"""Whether ``tokenizer.model`` and ``tokenizer.json`` cut texts into the same tokens.
+"""A comparison: do ``tokenizer.model`` and ``tokenizer.json`` cut texts into the same tokens?
 
 Nothing proves it for every text. What is known to differ is looked for first (equal scores, pieces
 that users defined, other normalisers); then both cut the same texts: fixed ones of many scripts,

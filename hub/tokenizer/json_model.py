@@ -1,4 +1,4 @@
-"""What ``tokenizer.json`` (the ``tokenizers`` library's own file) says of pieces and prefixes."""
+"""The file ``tokenizer.json`` (of the ``tokenizers`` library): its pieces and prefixes."""
 
 from __future__ import annotations
 

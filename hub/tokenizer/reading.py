@@ -1,4 +1,4 @@
-"""From a folder's files to one ``ModelVocabulary``; what contradicts itself is refused by name."""
+"""Reading a folder's files into one ``ModelVocabulary``; contradictions are refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the small files beside the weights say of tokens: each file's own shape, strictly read.
+"""The small files beside the weights that speak of tokens: each file's own shape, strictly read.
 
 ``tokenizer_config.json``, ``special_tokens_map.json``, ``generation_config.json`` and
 ``config.json`` hold many keys of other programs; only those that speak of tokens are read here.

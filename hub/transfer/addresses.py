@@ -1,4 +1,4 @@
-"""How near an address is to this machine, so that nobody far away can send us to what is near.
+"""Nearness of addresses, so that nobody far away can send us to what is near this machine.
 
 A redirect is an order of another host. It may lead to an address as far away as that host or
 farther: never from the internet into a private network, to this machine, or to the link-local

@@ -1,4 +1,4 @@
-"""Which bytes of one file are there already: the state that receivers and hashers share."""
+"""The blocks of one file that are there already: state that receivers and hashers share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes on behind the receivers: hashing the file as it grows, and flushing it.
+"""Hashers: threads behind the receivers that hash the file as it grows, and flush it.
 
 The leading hasher (SHA-256) also checks the blocks that an earlier run left. Other algorithms
 follow it in threads of their own, so that two digests cost the time of the slower one.

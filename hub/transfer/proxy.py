@@ -1,4 +1,4 @@
-"""What the environment says about the network: proxies and certificates, as other tools read it."""
+"""Proxies and certificates that the environment states, read as other tools read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where bytes of one remote file can be read from, one range at a time.
+"""A remote file: where its bytes can be read from, one range at a time.
 
 The transfer engine knows only these two protocols; HTTP and S3 have modules of
 their own, local folders and bytes in memory are here.

@@ -1,4 +1,4 @@
-"""From loaded weights to a forward function whose cache fills what a GPU has left.
+"""The loading of a CUDA executor: a forward function and a cache of the size that is left.
 
 How much a step needs beside weights and cache depends on kernels, libraries and the
 driver. So the largest step is computed and all graphs are recorded with a small cache

@@ -1,4 +1,4 @@
-"""What a step is made of, in torch's own operations and in Triton kernels.
+"""Operations that a step is made of: torch's own, and Triton kernels.
 
 ``TorchOperations`` works everywhere and is the measure; ``TritonOperations`` needs a few
 launches where torch needs dozens.
@@ -107,6 +107,8 @@ class TorchOperations:
         values: Tensor,
     ) -> Tensor:
         kv_heads, width = keys.shape[1:]
+        assert keys.shape == values.shape
+        assert positions.shape == slots.shape == (len(qkv),)
         split = qkv.view(len(qkv), -1, width)
         heads = split.shape[1] - 2 * kv_heads
         angles = (cos.index_select(0, positions), sin.index_select(0, positions))

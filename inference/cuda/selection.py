@@ -1,4 +1,4 @@
-"""Which operations a device can do: Triton's kernels where they are there, else torch's."""
+"""The selection of operations for a device: Triton's kernels where they are there, else torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands between the products of a decoder layer: norms, rotary positions, activation."""
+"""Kernels between the products of a decoder layer: norms, rotary positions, activation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What launching needs besides the kernels."""
+"""Parts that launching needs besides the kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call: the API key, which web pages, and by which name of this machine.
+"""Authentication: the API key, which web pages may call, and by which name of this machine.
 
 Health routes and the static page are open; everything else needs the key where
 one is set. A page of another origin may not call unless CORS allows it, so that

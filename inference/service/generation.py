@@ -1,4 +1,4 @@
-"""From prompts to text: what every route does between reading a body and writing an answer.
+"""Generation from prompts to text: all that lies between reading a body and writing an answer.
 
 A route makes ``Ask``s; ``pieces`` runs their sequences on the engine and yields
 text as it becomes certain: incomplete UTF-8 and what may be the beginning of a

@@ -1,4 +1,4 @@
-"""What the service tells of itself: metrics, the weights it serves, its version, its models."""
+"""The service's word of itself: metrics, the weights it serves, its version, its models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many sequences are let in."""
+"""The limit of sequences that are let in."""
 
 from __future__ import annotations
 

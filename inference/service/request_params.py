@@ -1,4 +1,4 @@
-"""From a client's body to what the engine is asked: prompts, sampling, room in the context."""
+"""Parameters of a request, read from its body: prompts, sampling, room in the context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be served: the folder, its manifest, its licence, checked before anything loads."""
+"""The served model: the folder, its manifest, its licence, checked before anything loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an application to a listening process that ends in good order.
+"""The server: a listening process around an application, which ends in good order.
 
 It listens before the engine has loaded: platforms look for the port at once and
 for readiness later. SIGTERM and Ctrl-C let nothing new in, wait for the answers

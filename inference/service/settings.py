@@ -1,4 +1,4 @@
-"""What the service is told at its start: which model it serves, and its limits."""
+"""Settings of the service at its start: which model it serves, and its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all routes share: the engine and its state, the tokenizer, the limits, the numbers."""
+"""State that all routes share: the engine and its state, the tokenizer, the limits, the numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cloud gives a container, read from its own conventions.
+"""A container's conventions: what each cloud gives it, in the cloud's own variables and paths.
 
 =============  ==========================================  =============================
 SageMaker      ``docker run IMAGE serve``                  weights in ``/opt/ml/model``
