@@ -33,16 +33,18 @@ class Frequencies:
 def check(found: Frequencies, architecture: Architecture) -> None:
     """``IntegrityError`` unless the frequencies are those of the configuration.
 
-    The buffer is the unscaled one or that of linear scaling; frequencies of other kinds of scaling
-    are not compared.
+    The buffer is the unscaled one (dynamic scaling stretches it later) or that of linear scaling;
+    frequencies of the other kinds are not compared.
     """
     scaling = architecture.rope_scaling
-    if scaling is not None and scaling.kind != "linear":
+    if scaling is not None and scaling.kind not in ("linear", "dynamic"):
         return
     half = architecture.head_dim // 2
     exponents = np.arange(half, dtype=np.float64) / half
     plain = 1.0 / np.float64(architecture.rope_theta) ** exponents
-    wanted = [plain] if scaling is None else [plain, plain / scaling.factor]
+    wanted = [plain]
+    if scaling is not None and scaling.kind == "linear":
+        wanted.append(plain / scaling.factor)
     values = _values(found, half)
     if values is None or not any(
         np.allclose(values, one, rtol=_RELATIVE, atol=_ABSOLUTE) for one in wanted
@@ -50,7 +52,7 @@ def check(found: Frequencies, architecture: Architecture) -> None:
         raise IntegrityError(
             f"{found.path} holds {found.name} with other frequencies than its configuration gives "
             f"(rope_theta {architecture.rope_theta:g}, "
-            f"scaling {f'linear by {scaling.factor:g}' if scaling else 'none'}): it would become "
+            f"scaling {f'{scaling.kind} by {scaling.factor:g}' if scaling else 'none'}): it would become "
             "another model",
             hint="state rope_theta and rope_scaling of the model in its config.json, or take the "
             "configuration from the same place as the weights",

@@ -148,18 +148,27 @@ def test_other_folders_are_named_too(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("stretch", "scaling"), [(1.0, None), (8.0, None), (8.0, 8.0), (1.0, 8.0)])
+@pytest.mark.parametrize(
+    ("stretch", "scaling", "right"),
+    [
+        (1.0, None, True),
+        (8.0, None, False),
+        (8.0, {"type": "linear", "factor": 8.0}, True),
+        (1.0, {"type": "linear", "factor": 8.0}, True),
+        (1.0, {"type": "dynamic", "factor": 8.0}, True),
+        (8.0, {"type": "dynamic", "factor": 8.0}, False),
+    ],
+)
 def test_frequencies_that_the_configuration_does_not_give_are_refused(
-    copy: Path, dtype: torch.dtype, stretch: float, scaling: float | None
+    copy: Path, dtype: torch.dtype, stretch: float, scaling: dict[str, object] | None, right: bool
 ) -> None:
     tensors = load_file(copy / "model.safetensors")
     plain = 1.0 / 10000.0 ** (torch.arange(0, 16, 2).float() / 16)
     name = "model.layers.1.self_attn.rotary_emb.inv_freq"
     tensors[name] = (plain / stretch).to(dtype)
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    rope = {"type": "linear", "factor": scaling} if scaling else None
-    edit_config(copy, rope_scaling=rope, rope_parameters=None)
-    if stretch == 1.0 or scaling:
+    edit_config(copy, rope_scaling=scaling, rope_parameters=None)
+    if right:
         with open_checkpoint(copy):
             pass
     else:
