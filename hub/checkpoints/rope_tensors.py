@@ -49,11 +49,11 @@ def check(found: Frequencies, architecture: Architecture) -> None:
     if values is None or not any(
         np.allclose(values, one, rtol=_RELATIVE, atol=_ABSOLUTE) for one in wanted
     ):
+        stated = f"{scaling.kind} by {scaling.factor:g}" if scaling else "none"
         raise IntegrityError(
             f"{found.path} holds {found.name} with other frequencies than its configuration gives "
-            f"(rope_theta {architecture.rope_theta:g}, "
-            f"scaling {f'{scaling.kind} by {scaling.factor:g}' if scaling else 'none'}): it would become "
-            "another model",
+            f"(rope_theta {architecture.rope_theta:g}, scaling {stated}): it would become another "
+            "model",
             hint="state rope_theta and rope_scaling of the model in its config.json, or take the "
             "configuration from the same place as the weights",
         )
