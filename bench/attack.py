@@ -321,7 +321,7 @@ def deployed(python: str, model: str) -> Iterator[tuple[int, Callable[[], bool]]
     try:
         yield int(url.rsplit(":", 1)[1]), lambda: logged().count("is ready") == 1
     finally:
-        hub("delete", NAME, "--backend", "local")
+        hub("delete", NAME, "--backend", "local", "--yes")
 
 
 @contextmanager

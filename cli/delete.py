@@ -45,7 +45,7 @@ def delete(
     if plan:
         planned.show(out, made)
     gone = planned.carry_out(
-        out, deployer, made, question=f"remove {name}?", yes=yes, unasked=True, timeout=timeout
+        out, deployer, made, question=f"remove {name}?", yes=yes, timeout=timeout
     )
     document = {
         "name": name,

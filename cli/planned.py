@@ -33,34 +33,29 @@ def carry_out(
     *,
     question: str,
     yes: bool,
-    unasked: bool | None = None,
     **options: Any,
 ) -> Deployed:
     """Show the plan, have it confirmed, do it; ``UsageError`` where the answer is no.
 
-    ``question``, ``yes`` and ``unasked``: see ``agreed``; ``options``: of ``ApplyOptions``.
+    ``question`` and ``yes``: see ``agreed``; ``options``: of ``ApplyOptions``.
     """
     from llama_hub.cli import plan_view
 
     acts = bool(plan.changes or question)
-    if acts and not agreed(out, plan_view.text(plan), question, yes=yes, unasked=unasked):
+    if acts and not agreed(out, plan_view.text(plan), question, yes=yes):
         raise UsageError("nothing was changed")
     with applying(out, **options) as how:
         return deployer.apply(plan, how)
 
 
-def agreed(
-    out: Output, preview: str, question: str, *, yes: bool, unasked: bool | None = None
-) -> bool:
+def agreed(out: Output, preview: str, question: str, *, yes: bool) -> bool:
     """Show ``preview`` and ask ``question``, if there is one and ``--yes`` does not answer it.
 
-    ``unasked``: the answer without a terminal; ``None``: a terminal or ``--yes`` is needed.
+    ``UsageError`` without a terminal and without ``--yes``: nothing is destroyed unasked.
     """
     out.status(preview)
     if yes or not question:
         return True
-    if unasked is not None and not out.interactive:
-        return unasked
     return out.confirm(question, flag="--yes")
 
 

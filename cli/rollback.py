@@ -38,6 +38,6 @@ def rollback(
     if plan:
         planned.show(out, made)
     back = planned.carry_out(
-        out, deployer, made, question=f"roll {name} back?", yes=yes, unasked=True, timeout=timeout
+        out, deployer, made, question=f"roll {name} back?", yes=yes, timeout=timeout
     )
     out.result(document(made, back), f"{name} is back at revision {back.generation}: {back.status}")

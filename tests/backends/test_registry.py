@@ -129,5 +129,5 @@ def test_a_plugin_is_used_from_the_command_line(installed: Path, home: Path) -> 
     # The journal knows where it is, although nothing is configured.
     assert fly("status", "x")["drift"] == []  # type: ignore[index]
     assert [one["name"] for one in fly("ps")["deployments"]] == ["x"]  # type: ignore[index]
-    assert fly("delete", "x")["status"] == "absent"  # type: ignore[index]
+    assert fly("delete", "x", "--yes")["status"] == "absent"  # type: ignore[index]
     assert list((home / "fly").iterdir()) == []

@@ -98,9 +98,9 @@ def test_twice_then_delete_as_a_new_user_would() -> None:
     assert first["receipt"].startswith("r-")
     second = done("deploy", "memory", "llama-demo", "--name", "x", "--context", "256", "--yes")
     assert {step["action"] for step in second["plan"]} == {"noop"}
-    gone = done("delete", "x")
+    gone = done("delete", "x", "--yes")
     assert gone["status"] == "absent"
-    again = run("delete", "x", "--json")
+    again = run("delete", "x", "--json", "--yes")
     assert (again.code, again.json["error"]["code"]) == (6, 6)
     assert done("ps")["deployments"] == []
 
@@ -191,10 +191,15 @@ def test_the_life_of_a_deployment() -> None:
     assert proof["expected"] == proof["served"]
     assert deploy("--yes", "--set", "environment.A=2").code == 0
     assert run("rollback", "x", "--plan").code == 9
-    back = done("rollback", "x")
+    refused = run("rollback", "x", "--json")
+    assert refused.code == 2  # nobody can be asked here
+    assert "--yes" in refused.json["error"]["hint"]
+    back = done("rollback", "x", "--yes")
     assert back["generation"] == done("status", "x")["generation"]
     assert run("delete", "x", "--plan").code == 9
-    done("delete", "x")
+    assert run("delete", "x").code == 2
+    assert run("status", "x").code == 0
+    done("delete", "x", "--yes")
     assert done("gc")["leftovers"] == []
 
 
@@ -256,7 +261,7 @@ def test_what_can_no_longer_be_asked_is_forgotten(monkeypatch: pytest.MonkeyPatc
 
     assert deploy("--yes").code == 0
     monkeypatch.setattr(memory.MemoryBackend, "observe", refuse)
-    assert run("delete", "x").code == 4
+    assert run("delete", "x", "--yes").code == 4
     assert run("delete", "x", "--forget").code == 2  # asked for, and nobody answers
     gone = done("delete", "x", "--forget", "--yes")
     assert (gone["status"], gone["deleted"]) == ("forgotten", [])
@@ -273,7 +278,7 @@ def test_one_name_in_two_backends_asks_which(local_command: None) -> None:
     assert outcome.code == 2
     assert "--backend" in outcome.stderr
     assert done("status", "x", "--backend", "memory")["backend"] == "memory"
-    done("delete", "x", "--backend", "local")
+    done("delete", "x", "--backend", "local", "--yes")
     assert done("status", "x")["backend"] == "memory"
 
 
@@ -288,7 +293,7 @@ def local_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     for path in (home / "deployments" / "local").glob("*/service"):
         folder = Folder(path)
         state = folder.state()
-        run("delete", path.parent.name, "--backend", "local")
+        run("delete", path.parent.name, "--backend", "local", "--yes")
         assert state is None or identity(state.pid) != state.identity
 
 
@@ -299,7 +304,7 @@ def test_local_from_the_command_line(local_command: None) -> None:
     assert done(*words)["changes"] == 0
     assert done("attest", "x")["ok"]
     assert run("invoke", "x", "?").stdout.strip() == "one"
-    assert done("delete", "x")["deleted"][-1] == "service/x"
+    assert done("delete", "x", "--yes")["deleted"][-1] == "service/x"
 
 
 def test_ps_shows_the_others_when_one_backend_fails(

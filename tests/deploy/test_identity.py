@@ -374,5 +374,5 @@ def test_a_failed_deployment_that_was_kept_keeps_its_model(
     assert run(*words, "--on-failure", "keep", "--json").code == 8
     monkeypatch.delenv("LLAMA_HUB_MEMORY_FAIL")
     assert run("remove", "llama-demo", "--yes", "--json").code == 2
-    assert run("delete", "x", "--json").code == 0
+    assert run("delete", "x", "--json", "--yes").code == 0
     assert run("remove", "llama-demo", "--yes", "--json").code == 0

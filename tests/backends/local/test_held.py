@@ -43,7 +43,7 @@ def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield make_folder(home / "models" / MODEL / "hf", "first")
     for path in (home / "deployments" / "local").glob("*/service"):
         state = Folder(path).state()
-        run("delete", path.parent.name, "--backend", "local")
+        run("delete", path.parent.name, "--backend", "local", "--yes")
         assert state is None or identity(state.pid) != state.identity
 
 
@@ -127,7 +127,7 @@ def test_update_and_rollback_have_each_their_own_bytes(store: Path, home: Path) 
     assert deploy().code == 0
     assert served()["content"] == "second"
     republish(store, "third")
-    back = run("rollback", "x", "--json")
+    back = run("rollback", "x", "--json", "--yes")
     assert back.code == 0, back.stderr
     assert served()["content"] == "first"
     assert restarted()["content"] == "first"
@@ -136,7 +136,7 @@ def test_update_and_rollback_have_each_their_own_bytes(store: Path, home: Path) 
     republish(store, "fourth")
     assert deploy().code == 0
     assert len(list(models.iterdir())) == 2  # the present one and the one before
-    assert run("delete", "x", "--json").code == 0
+    assert run("delete", "x", "--json", "--yes").code == 0
     assert not models.exists()
     assert (store / "model.safetensors").read_text() == "fourth"
 
