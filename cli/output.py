@@ -91,9 +91,7 @@ class Output:
     def ask(self, question: str, *, flag: str, secret: bool = False) -> str:
         """A person's answer; without a terminal a ``UsageError`` that names ``flag``."""
         if not self.interactive:
-            raise UsageError(
-                f"an answer is needed: {question}", hint=f"give {flag}, or run it in a terminal"
-            )
+            raise UsageError(f"an answer is needed: {question}", hint=f"give {flag}")
         if secret:
             import getpass
 
