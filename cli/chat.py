@@ -13,7 +13,8 @@ from llama_hub.cli.chat_clients import InvokedSpeaker, LocalSpeaker, RemoteSpeak
 from llama_hub.cli.conversation import Conversation, Prompt
 from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
 from llama_hub.cli.output import Output, output
-from llama_hub.cli.serve import AsChat, Context, Device, Dtype, Quantize, make_engine
+from llama_hub.cli.serve import make_engine
+from llama_hub.cli.serve_options import AsChat, Context, Device, Dtype, Quantize
 from llama_hub.errors import LlamaHubError, NotFoundError, UsageError
 
 if TYPE_CHECKING:

@@ -6,13 +6,44 @@ import logging
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
 from llama_hub.cli.output import Output, output
 from llama_hub.cli.printable import PrintableFormatter
+from llama_hub.cli.serve_options import (
+    DEFAULT_PORT,
+    EVERYWHERE,
+    LOOPBACK,
+    MAX_SERVED_NAME,
+    ApiKey,
+    AsChat,
+    CheckModel,
+    Context,
+    CorsOrigin,
+    Device,
+    DrainTimeout,
+    Dtype,
+    EngineName,
+    GpuMemoryUtilization,
+    Host,
+    LogPrompts,
+    MaxBatch,
+    MaxPrompt,
+    MaxQueue,
+    Model,
+    NoApiKey,
+    ParseSpecial,
+    PlanOnly,
+    Port,
+    Quantize,
+    RequestTimeout,
+    ServedName,
+    Strict,
+    TensorParallel,
+)
 from llama_hub.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,193 +53,6 @@ if TYPE_CHECKING:
     from llama_hub.inference.service.served_model import Servable
 
 app = typer.Typer(add_completion=False)
-
-DEFAULT_PORT = 8000
-LOOPBACK = "127.0.0.1"
-MAX_SERVED_NAME = 256  # characters
-EVERYWHERE = "0.0.0.0"
-
-Model = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[MODEL|PATH]",
-        help="Catalogue id or folder. In a cloud's container: what the platform mounted.",
-    ),
-]
-Host = Annotated[
-    str | None,
-    typer.Option(
-        help="Address to listen on.",
-        show_default=LOOPBACK,
-        envvar="LLAMA_HUB_HOST",
-        show_envvar=False,
-    ),
-]
-Port = Annotated[
-    int | None,
-    typer.Option(
-        help="Port; 0 takes a free one.",
-        show_default=str(DEFAULT_PORT),
-        min=0,
-        max=65535,
-        envvar="LLAMA_HUB_PORT",
-        show_envvar=False,
-    ),
-]
-EngineName = Annotated[
-    Literal["torch", "vllm"],
-    typer.Option(
-        "--engine", help="Inference engine.", envvar="LLAMA_HUB_ENGINE", show_envvar=False
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(help="auto, cpu, cuda or cuda:N.", envvar="LLAMA_HUB_DEVICE", show_envvar=False),
-]
-Dtype = Annotated[
-    Literal["auto", "bfloat16", "float16", "float32"],
-    typer.Option(
-        help="Type of the weights; auto is the folder's.",
-        case_sensitive=False,
-        envvar="LLAMA_HUB_DTYPE",
-        show_envvar=False,
-    ),
-]
-Quantize = Annotated[
-    Literal["int8", "int4"] | None,
-    typer.Option(
-        help="Quantise the weights while loading.",
-        case_sensitive=False,
-        envvar="LLAMA_HUB_QUANTIZE",
-        show_envvar=False,
-    ),
-]
-Context = Annotated[
-    int | None,
-    typer.Option(
-        help="Tokens of prompt and answer together.",
-        show_default="the model's",
-        min=1,
-        envvar="LLAMA_HUB_CONTEXT",
-        show_envvar=False,
-    ),
-]
-MaxBatch = Annotated[
-    int,
-    typer.Option(
-        help="Sequences that decode together.",
-        min=1,
-        envvar="LLAMA_HUB_MAX_BATCH",
-        show_envvar=False,
-    ),
-]
-TensorParallel = Annotated[
-    int,
-    typer.Option(
-        help="Devices that share each layer.",
-        min=1,
-        envvar="LLAMA_HUB_TENSOR_PARALLEL",
-        show_envvar=False,
-    ),
-]
-GpuMemoryUtilization = Annotated[
-    float,
-    typer.Option(
-        help="Share of each GPU's memory that this service may take, 0 to 1.",
-        min=0.01,
-        max=1.0,
-        envvar="LLAMA_HUB_GPU_MEMORY_UTILIZATION",
-        show_envvar=False,
-    ),
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KEY|@FILE|-",
-        help="Key that callers must send; also in LLAMA_HUB_API_KEY.",
-        show_default="none on loopback, else a new one, printed once",
-    ),
-]
-NoApiKey = Annotated[
-    bool, typer.Option("--no-api-key", help="Open to whoever reaches the port. Think twice.")
-]
-MaxQueue = Annotated[
-    int,
-    typer.Option(
-        help="Sequences that may wait; beyond: 429.",
-        min=1,
-        envvar="LLAMA_HUB_MAX_QUEUE",
-        show_envvar=False,
-    ),
-]
-MaxPrompt = Annotated[
-    int | None,
-    typer.Option(
-        help="Tokens a prompt may have.",
-        show_default="what the context holds",
-        min=1,
-        envvar="LLAMA_HUB_MAX_PROMPT",
-        show_envvar=False,
-    ),
-]
-RequestTimeout = Annotated[
-    float,
-    typer.Option(
-        help="Seconds an answer may take.",
-        min=0.1,
-        envvar="LLAMA_HUB_REQUEST_TIMEOUT",
-        show_envvar=False,
-    ),
-]
-DrainTimeout = Annotated[
-    float,
-    typer.Option(
-        help="Seconds that answers under way get after SIGTERM.",
-        min=0,
-        envvar="LLAMA_HUB_DRAIN_TIMEOUT",
-        show_envvar=False,
-    ),
-]
-CorsOrigin = Annotated[
-    list[str] | None,
-    typer.Option(help="Origin of web pages that may call; repeat it, '*' for all."),
-]
-CheckModel = Annotated[
-    bool, typer.Option("--check-model", help="Refuse requests that name another model.")
-]
-Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict",
-        help="Refuse an order of messages or a max_tokens that could be mended.",
-        envvar="LLAMA_HUB_STRICT",
-        show_envvar=False,
-    ),
-]
-ServedName = Annotated[
-    str | None,
-    typer.Option(
-        help="Name of the model in the API.", envvar="LLAMA_HUB_SERVED_NAME", show_envvar=False
-    ),
-]
-LogPrompts = Annotated[
-    bool, typer.Option("--log-prompts", help="Write prompts into the log; never done otherwise.")
-]
-ParseSpecial = Annotated[
-    bool,
-    typer.Option(
-        "--parse-special/--no-parse-special",
-        help="In raw prompts the names of special tokens (</s>) are those tokens.",
-        envvar="LLAMA_HUB_PARSE_SPECIAL",
-        show_envvar=False,
-    ),
-]
-AsChat = Annotated[
-    bool, typer.Option("--chat", help="Chat with a base model too, in Llama 2's format.")
-]
-PlanOnly = Annotated[
-    bool, typer.Option("--plan", help="Print the memory that would be needed, and stop.")
-]
 
 
 @app.command()

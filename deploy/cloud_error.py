@@ -81,3 +81,17 @@ def first_line(text: str) -> str:
         if line.strip():
             return re.sub(r"^\(\w+\)\s*", "", line.strip())
     return ""
+
+
+class Explained:
+    """A context in which an SDK's exceptions become ours; ``translation`` is the backend's."""
+
+    def __init__(self, translation: Callable[[Exception, str], BaseException], what: str) -> None:
+        self._translation, self._what = translation, what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, LlamaHubError | OSError):
+            raise self._translation(error, self._what) from error

@@ -21,6 +21,7 @@ from typing import Any
 
 from llama_hub.child_environment import child_environment
 from llama_hub.errors import UsageError
+from llama_hub.inference import child_process
 from llama_hub.inference.chat_format import SYSTEM, Message, encode_chat, normalised
 from llama_hub.inference.special_tokens import Span
 from llama_hub.inference.template_process import CPU_SECONDS
@@ -110,14 +111,8 @@ class TemplateProcess:
 
     def _end(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
+        if process is not None:
+            child_process.kill(process)
 
 
 def _read_line(process: subprocess.Popen[bytes]) -> bytes:

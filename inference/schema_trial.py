@@ -22,11 +22,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llama_hub.child_environment import child_environment
+from llama_hub.inference import child_process
 from llama_hub.inference.schema_limits import SchemaError, costliest, parse
 
 CPU_SECONDS = 1.0  # of a core, for one schema
@@ -114,14 +114,8 @@ class Trial:
     def close(self) -> None:
         """End the process and take back what it held."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with suppress(OSError):  # what was not written is of no interest any more
-                if pipe is not None:
-                    pipe.close()
+        if process is not None:
+            child_process.kill(process)
 
 
 def _read_line(process: subprocess.Popen[bytes], timeout: float) -> bytes:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.backends.azure.client import translated, transport
+from llama_hub.deploy.cloud_error import Explained
 from llama_hub.deploy.upload import Tell, damaged, part_size, send_model, send_parts
-from llama_hub.errors import LlamaHubError, MissingExtraError, UsageError
+from llama_hub.errors import MissingExtraError, UsageError
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest
 from llama_hub.progress import NO_PROGRESS, Progress
 
@@ -241,15 +242,6 @@ def _stored(blob: Any, prefix: str) -> BlobInfo:
     )
 
 
-class _explained:
+def _explained(what: str) -> Explained:
     """The SDK's exceptions as ours."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, LlamaHubError | OSError):
-            raise translated(error, self._what) from error
+    return Explained(translated, what)

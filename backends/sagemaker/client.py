@@ -16,11 +16,10 @@ from typing import Any
 
 from llama_hub._version import __version__
 from llama_hub.backends.sagemaker.errors import LOGIN, explain
-from llama_hub.deploy.cloud_error import ErrorResponse
+from llama_hub.deploy.cloud_error import ErrorResponse, Explained
 from llama_hub.deploy.waiting import persist
 from llama_hub.errors import (
     AccessError,
-    LlamaHubError,
     MissingExtraError,
     NotFoundError,
     PlatformUnreachableError,
@@ -203,18 +202,9 @@ _TOKENS = {  # operation → how a page is asked for, where the answer names it
 }
 
 
-class translated:
+def translated(what: str) -> Explained:
     """botocore's exceptions as ours."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, LlamaHubError | OSError):
-            raise translation(error, self._what) from error
+    return Explained(translation, what)
 
 
 def translation(error: Exception, what: str) -> Exception:

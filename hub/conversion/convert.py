@@ -18,6 +18,7 @@ from llama_hub.hub import gguf_file, manifest
 from llama_hub.hub.checkpoints import gguf_types
 from llama_hub.hub.conversion import run as conversion_run
 from llama_hub.hub.conversion.origin import check_destination, origin_of, recorded
+from llama_hub.hub.conversion.partial_folder import exclusive
 from llama_hub.hub.conversion.plan import MAX_SHARD_SIZE, ConversionRequest
 from llama_hub.hub.conversion.run import Conversion, Task
 from llama_hub.hub.manifest import MANIFEST_NAME, Format
@@ -87,7 +88,7 @@ def convert(
         return conversion_run.preview(task, destination)
     task.gate.require(origin.license)
     partial = destination.parent / f".{destination.name}.partial"
-    with conversion_run.exclusive(partial):
+    with exclusive(partial):
         check_destination(source, destination)  # another run may just have made it
         made = conversion_run.run(task, partial)
         check_destination(source, destination)
@@ -175,7 +176,7 @@ def into_store(
         if not store.owns(original.path) and recorded(original.path):
             _check_foreign(original, progress)
         partial = store.work_folder(model, place, "conversion")
-        with conversion_run.exclusive(partial, own=True):
+        with exclusive(partial, own=True):
             made = conversion_run.run(task, partial)
             stored = store.publish(model, place, partial)
     return replace(made, path=stored.path)

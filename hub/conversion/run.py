@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_hub import __version__
-from llama_hub.errors import DiskFullError, IntegrityError, UsageError
+from llama_hub.errors import DiskFullError, IntegrityError
 from llama_hub.files import delete, fsync_folder, write_atomic
 from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import gguf_types, open_checkpoint
@@ -24,7 +21,7 @@ from llama_hub.hub.conversion import plan as conversion_plan
 from llama_hub.hub.conversion.companions import Subject
 from llama_hub.hub.conversion.origin import Origin, recorded
 from llama_hub.hub.conversion.plan import ConversionRequest
-from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, TensorEntry
+from llama_hub.hub.manifest import FileEntry, Manifest, TensorEntry
 from llama_hub.licenses import terms
 from llama_hub.licenses.gate import Gate
 from llama_hub.licenses.ledger import Receipt
@@ -157,75 +154,6 @@ def _opened(task: Task) -> Checkpoint:
         dequantize=wanted.dequantize,
         packed=wanted.keeps_blocks,
     )
-
-
-@contextmanager
-def exclusive(partial: Path, *, own: bool = False) -> Iterator[None]:
-    """Keep other processes out of ``partial``; the lock goes when the process does.
-
-    A folder in which nothing was begun is removed again. What is there already must be an
-    unfinished conversion, unless the place is llama-hub's ``own``: all else in it will be deleted.
-    ``UsageError`` if it is not.
-    """
-    descriptor = _locked_folder(partial)
-    try:
-        if not own and not _is_conversion(partial):
-            raise UsageError(
-                f"{partial}, where the output is put together, is there and not llama-hub's",
-                hint="rename that, or give another destination",
-            )
-        yield
-    finally:
-        os.close(descriptor)
-        with suppress(OSError):
-            partial.rmdir()
-
-
-_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
-
-
-def _locked_folder(partial: Path) -> int:
-    """An open descriptor of the folder, which holds its lock."""
-    while True:
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except FileNotFoundError:  # another process has just given it its final name
-            continue
-        except OSError as error:
-            if error.errno not in _NO_FOLDER:
-                raise
-            raise UsageError(
-                f"{partial}, where the output is put together, cannot be a folder: "
-                f"{error.strerror}",
-                hint="give another destination, or rename what is there",
-            ) from error
-        if _lock(descriptor, partial):
-            return descriptor
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, partial: Path) -> bool:
-    """Take the lock; ``False`` if the folder meanwhile has another name."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), partial.lstat())
-    except FileNotFoundError:
-        return False
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UsageError(
-            f"another conversion is writing {partial}", hint="wait for it, or give another folder"
-        ) from error
-
-
-def _is_conversion(partial: Path) -> bool:
-    """Whether all that is there was put there by a conversion."""
-    from llama_hub.hub.checkpoints.work_journal import NAME
-
-    names = {path.name for path in partial.iterdir()}
-    begun = {name for name in names if name.startswith(f".{NAME}.")}  # a journal being written
-    return not names - begun or bool(names & {NAME, MANIFEST_NAME})
 
 
 def _accepted(gate: Gate, receipt: Receipt) -> dict[str, str]:

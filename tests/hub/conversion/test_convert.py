@@ -33,6 +33,7 @@ from llama_hub.hub import manifest
 from llama_hub.hub.checkpoints.fingerprint import tensor_entries
 from llama_hub.hub.conversion import run as conversion_run
 from llama_hub.hub.conversion.convert import convert, served
+from llama_hub.hub.conversion.partial_folder import exclusive
 from llama_hub.hub.manifest import Manifest
 from llama_hub.hub.store import Store
 from llama_hub.hub.verify import verify
@@ -699,7 +700,7 @@ def test_another_conversion_into_the_same_place_starts_over(tmp_path: Path) -> N
 def test_two_conversions_into_one_place_do_not_meet(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "in", TINY)
     with (
-        conversion_run.exclusive(tmp_path / ".out.partial"),
+        exclusive(tmp_path / ".out.partial"),
         pytest.raises(UsageError, match="another conversion"),
     ):
         to(source, tmp_path / "out", "hf")

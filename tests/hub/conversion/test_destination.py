@@ -12,7 +12,7 @@ import pytest
 
 from llama_hub.errors import IntegrityError, NotFoundError, UsageError
 from llama_hub.hub.conversion.convert import convert
-from llama_hub.hub.conversion.run import exclusive
+from llama_hub.hub.conversion.partial_folder import exclusive
 from llama_hub.hub.manifest import read
 from llama_hub.hub.store import Store
 from llama_hub.hub.verify import verify

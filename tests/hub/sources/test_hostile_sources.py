@@ -16,19 +16,13 @@ from llama_hub.hub.transfer.bounded_aws import bounded
 from llama_hub.hub.transfer.remote_file import Transient
 from llama_hub.hub.transfer.retry import Policy
 from tests.support.command import run
+from tests.support.hostile_client import no_proxies  # noqa: F401 - a fixture
 from tests.support.raw_server import PATIENCE, Peer, drip, flood, raw
 
 MIB = 1 << 20
 QUICK = Policy(
     connections=1, attempts=3, backoff=0.001, longest_wait=0.01, ramp=0, stall_seconds=PATIENCE
 )
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from llama_hub.hub.sources.web import HttpTree
 from llama_hub.hub.transfer.http import Client, StatusError
 from llama_hub.hub.transfer.remote_file import Transient, read_all
 from llama_hub.hub.transfer.retry import Policy, TransferError
+from tests.support.hostile_client import no_proxies, read  # noqa: F401 - a fixture
 from tests.support.raw_server import OK, PATIENCE, Answer, Peer, drip, flood, raw
 from tests.support.transfers import DATA, SIZE, Target
 
@@ -26,28 +27,10 @@ QUICK = Policy(
 )
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @pytest.fixture
 def client() -> Iterator[Client]:
     with closing(Client(timeout=PATIENCE)) as made:
         yield made
-
-
-def _read(client: Client, url: str, start: int = 0) -> bytes:
-    body = client.open(url, start, None)
-    data, view = b"", memoryview(bytearray(1 << 16))
-    try:
-        while count := body.readinto(view):
-            data += bytes(view[:count])
-    finally:
-        body.close()
-    return data
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -69,7 +52,7 @@ WITHOUT_END: dict[str, Answer] = {
 @pytest.mark.parametrize("fault", WITHOUT_END)
 def test_what_has_no_end_is_left(client: Client, fault: str) -> None:
     with raw(WITHOUT_END[fault]) as server, pytest.raises(Transient):
-        _read(client, f"{server.url}/file")
+        read(client, f"{server.url}/file")
 
 
 def test_a_handshake_that_drips_is_left(client: Client) -> None:
@@ -78,7 +61,7 @@ def test_a_handshake_that_drips_is_left(client: Client) -> None:
         raw(drip(b"", b"\x16\x03\x03\x00\x50" + bytes(75)), reads_head=False) as server,
         pytest.raises(Transient, match="nothing came|time"),
     ):
-        _read(client, server.url.replace("http:", "https:"))
+        read(client, server.url.replace("http:", "https:"))
 
 
 def test_a_proxy_that_never_ends_its_answer_is_left(
@@ -88,7 +71,7 @@ def test_a_proxy_that_never_ends_its_answer_is_left(
     with raw(flood(head, b"A: b\r\n", 2 * MIB, b"\r\n")) as server:
         monkeypatch.setenv("https_proxy", server.url)
         with pytest.raises(Transient, match="more than such an answer"):
-            _read(client, "https://mirror.example/file")
+            read(client, "https://mirror.example/file")
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
@@ -100,7 +83,7 @@ def test_an_error_text_is_read_as_far_as_it_is_shown(
     head = b"HTTP/1.1 %d No\r\n%s\r\n\r\n" % (status, framing)
     with raw(flood(head, piece, 64 * MIB)) as server:
         with pytest.raises((StatusError, Transient)) as caught:
-            _read(client, f"{server.url}/file")
+            read(client, f"{server.url}/file")
         assert server.sent < 32 * MIB
     assert len(str(caught.value)) < 200
 
@@ -108,7 +91,7 @@ def test_an_error_text_is_read_as_far_as_it_is_shown(
 def test_an_error_text_that_drips_is_not_waited_for(client: Client) -> None:
     head = b"HTTP/1.1 403 No\r\nContent-Length: 40\r\n\r\n"
     with raw(drip(head, b"y" * 40)) as server, pytest.raises(StatusError) as caught:
-        _read(client, f"{server.url}/file")
+        read(client, f"{server.url}/file")
     assert caught.value.status == 403
     assert "y" * 40 not in caught.value.text
 
@@ -117,7 +100,7 @@ def test_an_error_text_that_drips_is_not_waited_for(client: Client) -> None:
 def test_the_text_of_416_is_not_read(client: Client, length: bytes) -> None:
     head = b"HTTP/1.1 416 No\r\nContent-Range: bytes */5\r\n%s\r\n\r\n" % length
     with raw(flood(head, b"x" * 4096, 64 * MIB)) as server:
-        assert _read(client, f"{server.url}/file", 5) == b""
+        assert read(client, f"{server.url}/file", 5) == b""
         assert server.sent < 32 * MIB
     assert client._kept == {}
 
@@ -145,7 +128,7 @@ def test_a_size_that_no_file_has_is_refused(tmp_path: Path, header: str, number:
 def test_a_length_that_is_none_is_not_taken_for_no_length(client: Client, headers: str) -> None:
     with raw(f"HTTP/1.1 200 OK\r\n{headers}\r\n\r\nok".encode()) as server:
         with pytest.raises(Transient, match="length that is none"):
-            _read(client, f"{server.url}/file")
+            read(client, f"{server.url}/file")
 
 
 @pytest.mark.parametrize("framing", ["", "Transfer-Encoding: chunked\r\n"])

@@ -13,32 +13,15 @@ from llama_hub.hub.transfer import proxy as connections
 from llama_hub.hub.transfer.addresses import Zone, literal, zone_of, zone_of_name
 from llama_hub.hub.transfer.http import Client
 from llama_hub.hub.transfer.remote_file import Transient
+from tests.support.hostile_client import no_proxies, read  # noqa: F401 - a fixture
 from tests.support.http_server import Server
 from tests.support.raw_server import PATIENCE, raw
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
 def client() -> Iterator[Client]:
     with closing(Client(timeout=PATIENCE)) as made:
         yield made
-
-
-def _read(client: Client, url: str, start: int = 0) -> bytes:
-    body = client.open(url, start, None)
-    data, view = b"", memoryview(bytearray(1 << 16))
-    try:
-        while count := body.readinto(view):
-            data += bytes(view[:count])
-    finally:
-        body.close()
-    return data
 
 
 @pytest.mark.parametrize(
@@ -49,7 +32,7 @@ def _read(client: Client, url: str, start: int = 0) -> bytes:
 def test_a_redirect_to_no_address_is_refused(client: Client, location: str) -> None:
     with raw(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\n\r\n".encode()) as server:
         with pytest.raises((AccessError, Transient)) as caught:
-            _read(client, f"{server.url}/file")
+            read(client, f"{server.url}/file")
     assert "\x1b" not in repr(str(caught.value)) or location.isprintable()
 
 
@@ -61,7 +44,7 @@ def test_no_redirect_leads_to_a_link_local_address(client: Client, location: str
     with Server({}) as server:
         server.fault("file", "status", status=302, headers={"Location": location})
         with pytest.raises(AccessError, match="link-local"):
-            _read(client, f"{server.url}/file")
+            read(client, f"{server.url}/file")
 
 
 NEAR = [
@@ -84,7 +67,7 @@ def test_no_redirect_leads_from_a_public_host_to_what_is_near(
         )
         monkeypatch.setenv("http_proxy", proxy.url)
         with pytest.raises((AccessError, Transient)) as caught:
-            _read(client, "http://mirror.example/file")
+            read(client, "http://mirror.example/file")
         assert [seen.path for seen in proxy.seen] == ["/file"]
     assert host.isascii() is False or isinstance(caught.value, AccessError)
 
@@ -107,18 +90,18 @@ def test_a_host_past_the_proxy_is_judged_by_the_address_that_it_resolves_to(
         where = f"http://rebound.example:{port}/secret"
         proxy.fault("file", "status", status=302, headers={"Location": where})
         with pytest.raises(AccessError, match="loopback"):
-            _read(client, "http://mirror.example/file")
-        assert _read(client, where) == b"secret"  # a person's own choice
+            read(client, "http://mirror.example/file")
+        assert read(client, where) == b"secret"  # a person's own choice
         proxy.fault("file", "status", status=302, headers={"Location": where})
         with pytest.raises(AccessError, match="loopback"):  # nor over the kept connection
-            _read(client, "http://mirror.example/file")
+            read(client, "http://mirror.example/file")
 
 
 def test_a_private_host_may_send_on_to_the_internet_and_to_its_like() -> None:
     assert zone_of_name("cdn.example") <= zone_of_name("10.1.2.3")
     with Server({"file": b"data"}) as server, closing(Client(timeout=5)) as client:
         server.fault("a", "status", status=302, headers={"Location": f"{server.url}/file"})
-        assert _read(client, f"{server.url}/a") == b"data"
+        assert read(client, f"{server.url}/a") == b"data"
 
 
 @pytest.mark.parametrize(
