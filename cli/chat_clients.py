@@ -101,14 +101,14 @@ class LocalSpeaker:
         return self._runner.run(self._say(turns, style, show))
 
     async def _say(self, turns: Sequence[Turn], style: Style, show: Callable[[str], None]) -> Reply:
+        from llama_hub.inference.service.base_schemas import read
         from llama_hub.inference.service.generation import Answer, pieces
         from llama_hub.inference.service.openai import chat_ask
-        from llama_hub.inference.service.request_params import conversation
-        from llama_hub.inference.service.schemas import ChatBody, read
+        from llama_hub.inference.service.schemas import ChatBody
 
         given = {key: value for key, value in asdict(style).items() if value is not None}
         body = read(ChatBody, given | {"messages": [asdict(turn) for turn in turns]})
-        ask = await chat_ask(self._service, body, conversation(body.messages))
+        ask = await chat_ask(self._service, body, None, "chat")
         answer = Answer()
         async with aclosing(pieces(self._service, [ask], "chat")) as stream:
             async for piece in stream:

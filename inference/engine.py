@@ -11,6 +11,9 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+# A key of a grammar's schema: true allows, besides what the schema says, a text that does not
+# begin with "[". An engine that cannot bound an answer so leaves it free.
+OR_TEXT = "x-or-text"
 FinishReason = Literal["stop", "length", "abort"]
 
 

@@ -10,11 +10,13 @@ import time
 from typing import Any
 
 from llama_hub.errors import MissingExtraError
+from llama_hub.inference.engine import OR_TEXT
 from llama_hub.inference.schema_limits import Node, Path, SchemaError, parse, subschemas
 from llama_hub.inference.tokenizer import Tokenizer
 
 # A first space is allowed: the chat format's answers begin with one, which decoding drops.
 WRAPPER = 'start: SPACE? body\nSPACE: " "\nbody: %json '
+OR_TEXT_WRAPPER = 'start: SPACE? (body | TEXT)?\nSPACE: " "\nTEXT: /[^ \\[](.|\\n)*/\nbody: %json '
 # Compact, else a weak model fills its answer with white space.
 COMPACT = {"x-guidance": {"whitespace_flexible": False}}
 LIMITS = {
@@ -48,7 +50,9 @@ class SchemaCompiler:
 
     def _matcher(self, document: Any) -> Any:
         whole = COMPACT | document if isinstance(document, dict) else document
-        grammar = self._library.LLMatcher.grammar_from_lark(WRAPPER + json.dumps(whole))
+        free = isinstance(whole, dict) and whole.pop(OR_TEXT, False) is True
+        wrapper = OR_TEXT_WRAPPER if free else WRAPPER
+        grammar = self._library.LLMatcher.grammar_from_lark(wrapper + json.dumps(whole))
         return self._library.LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
 
     def locate(self, document: Any, until: float) -> Path:

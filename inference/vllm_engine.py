@@ -7,6 +7,7 @@ else its ``AsyncEngineArgs`` take (``pipeline_parallel_size``, ``nnodes``,
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llama_hub.hub.tokenizer.reading import sampled_tokens
 from llama_hub.inference import requests
 from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.engine import (
+    OR_TEXT,
     Delta,
     EngineInfo,
     EngineStats,
@@ -183,6 +185,11 @@ def engine_arguments(folder: Path, options: EngineOptions) -> dict[str, Any]:
     }
 
 
+def _is_optional(grammar: str) -> bool:
+    schema = json.loads(grammar)
+    return isinstance(schema, dict) and schema.get(OR_TEXT) is True
+
+
 def sampling_arguments(
     params: SamplingParams,
     ends: frozenset[int] = frozenset(),
@@ -216,7 +223,7 @@ def sampling_arguments(
     }
     if named is not None:
         arguments["allowed_token_ids"] = named
-    if params.grammar is not None:
+    if params.grammar is not None and not _is_optional(params.grammar):
         arguments["structured_outputs"] = library.StructuredOutputsParams(json=params.grammar)
     return arguments
 

@@ -15,15 +15,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llama_hub.inference.chat_format import Message
 from llama_hub.inference.engine import SamplingParams
 from llama_hub.inference.service import responses
+from llama_hub.inference.service.base_schemas import read
 from llama_hub.inference.service.generation import Ask, answers, pieces
 from llama_hub.inference.service.problems import Problem, invalid
 from llama_hub.inference.service.request_params import (
     check_model,
     checked_tokens,
-    conversation,
     encode,
     encode_conversation,
     is_continued,
@@ -39,7 +38,6 @@ from llama_hub.inference.service.schemas import (
     Sampling,
     StreamOptions,
     TokenizeBody,
-    read,
 )
 from llama_hub.inference.service.state import Service
 from llama_hub.inference.service.streaming import (
@@ -48,6 +46,13 @@ from llama_hub.inference.service.streaming import (
     document_response,
     started,
     wants_lines,
+)
+from llama_hub.inference.service.tools import (
+    Toolbox,
+    conversation,
+    grammar,
+    instructed,
+    toolbox,
 )
 
 DONE = b"data: [DONE]\n\n"
@@ -61,16 +66,17 @@ async def chat(service: Service, request: Request, document: Document) -> Respon
     _check_common(service, body)
     service.admission.check(body.n or 1)
     call_id = f"chatcmpl-{uuid.uuid4().hex}"
-    turns = conversation(body.messages)
-    await service.judge_input("\n".join(turn.content for turn in turns), call_id)
-    ask = await chat_ask(service, body, turns)
-    shape = responses.Chat(service, call_id, logprobs=bool(body.logprobs))
+    box = toolbox(body.tools, body.tool_choice, body.parallel_tool_calls)
+    ask = await chat_ask(service, body, box, call_id)
+    shape = responses.Chat(service, call_id, logprobs=bool(body.logprobs), box=box)
     shape.clamp(body.max_completion_tokens or body.max_tokens, [ask])
     return await _reply(service, request, body, [ask], shape)
 
 
-async def chat_ask(service: Service, body: ChatBody, turns: Sequence[Message]) -> Ask:
-    """What a chat body asks of the engine; ``turns``: its messages. 400 for what cannot be."""
+async def chat_ask(service: Service, body: ChatBody, box: Toolbox | None, call_id: str) -> Ask:
+    """What a chat body asks of the engine; ``box``: its tools. 400 for what cannot be."""
+    turns = instructed(conversation(body.messages), box)
+    await service.judge_input("\n".join(turn.content for turn in turns), call_id)
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
     continued = is_continued(body)
@@ -79,6 +85,9 @@ async def chat_ask(service: Service, body: ChatBody, turns: Sequence[Message]) -
     most = room(service, prompt, wanted, None, strict=service.settings.strict)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = await sampling_params(service, body, logprobs=logprobs)
+    if box is not None:
+        bound = await service.tokenizing(grammar, box, sampling.grammar)
+        sampling = dataclasses.replace(sampling, grammar=bound)
     n = body.n or 1
     return Ask(
         prompt,

@@ -84,7 +84,8 @@ def as_problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, SchemaError):
-        return invalid(error.message, "response_format", "invalid_json_schema")
+        param = "tools" if error.where.startswith("$defs.tool") else "response_format"
+        return invalid(error.message, param, "invalid_json_schema")
     if isinstance(error, UsageError):
         return invalid(error.message)
     if isinstance(error, DeviceMemoryError):

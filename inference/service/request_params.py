@@ -8,15 +8,13 @@ from typing import Any
 
 from llama_hub.inference import schema_limits
 from llama_hub.inference.chat_format import Message
-from llama_hub.inference.engine import SamplingParams
+from llama_hub.inference.engine import OR_TEXT, SamplingParams
+from llama_hub.inference.service.base_schemas import MAX_STOPS
 from llama_hub.inference.service.problems import Problem, invalid
 from llama_hub.inference.service.schemas import (
-    MAX_STOPS,
     ChatBody,
-    ChatMessage,
     ResponseFormat,
     Sampling,
-    TextPart,
 )
 from llama_hub.inference.service.state import Service
 
@@ -120,17 +118,6 @@ def checked_tokens(
         if not 0 <= token < size:
             raise invalid(f"token id {token} is outside the vocabulary of {size}", param)
     return tuple(tokens)
-
-
-def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The turns in the engine room's own terms; ``developer`` is a newer name of ``system``."""
-    return [
-        Message("system" if m.role == "developer" else m.role, _text(m.content)) for m in messages
-    ]
-
-
-def _text(content: str | list[TextPart]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 async def encode_conversation(
@@ -284,7 +271,7 @@ async def schema_text(service: Service, schema: dict[str, Any]) -> str:
     """``schema`` as JSON text; a ``SchemaError`` that names the part which asks for too much."""
 
     def judged() -> str:
-        text = json.dumps(schema)
+        text = json.dumps({key: value for key, value in schema.items() if key != OR_TEXT})
         schema_limits.parse(text)
         return text
 

@@ -12,6 +12,14 @@ from llama_hub.inference.service.generation import Answer, Ask
 from llama_hub.inference.service.state import Service
 from llama_hub.inference.service.streaming import Document
 from llama_hub.inference.service.text_stream import Piece
+from llama_hub.inference.service.tool_calls import (
+    Call,
+    CallDelta,
+    CallStream,
+    new_id,
+    read_calls,
+)
+from llama_hub.inference.service.tools import Toolbox
 from llama_hub.inference.tokenizer import Detokenizer
 
 
@@ -86,29 +94,55 @@ class Chat(_Call):
     object_whole = "chat.completion"
     object_chunk = "chat.completion.chunk"
 
-    def __init__(self, service: Service, call_id: str, *, logprobs: bool) -> None:
+    def __init__(
+        self, service: Service, call_id: str, *, logprobs: bool, box: Toolbox | None = None
+    ) -> None:
+        """``box``: the tools that the answer may call."""
         super().__init__(service, call_id)
         self._logprobs = logprobs
+        self._box = box
         self._opened: set[int] = set()
+        self._streams: dict[int, CallStream] = {}
 
     def choice(self, index: int, answer: Answer) -> Document:
         """One whole choice."""
+        text, calls = (answer.text, []) if self._box is None else self._read(answer.text)
+        message: Document = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": message,
             "logprobs": self._content(answer.tokens),
-            "finish_reason": answer.finish,
+            "finish_reason": self._reason(answer.finish, called=bool(calls)),
         }
 
+    def _read(self, text: str) -> tuple[str, list[Call]]:
+        return read_calls(text, self._box.names if self._box else ())
+
+    def _reason(self, finish: str | None, *, called: bool) -> str | None:
+        """OpenAI's: a call that was chosen by name ends as a text does."""
+        free = self._box is not None and self._box.mode != "named"
+        return "tool_calls" if called and free and finish == "stop" else finish
+
     def chunks(self, piece: Piece) -> Iterator[Document]:
-        """The role first, then content, then the reason of the end."""
+        """The role first, then content or calls, then the reason of the end."""
         if piece.index not in self._opened:
             self._opened.add(piece.index)
             yield self._chunk(piece.index, {"role": "assistant", "content": ""})
-        if piece.text or piece.tokens:
-            yield self._chunk(piece.index, {"content": piece.text}, self._content(piece.tokens))
+        text = piece.text
+        deltas: list[CallDelta] = []
+        stream = None
+        if self._box is not None:
+            stream = self._streams.setdefault(piece.index, CallStream(self._box.names))
+            text, deltas = stream.push(piece.text, last=piece.finish is not None)
+        if text or piece.tokens:
+            yield self._chunk(piece.index, {"content": text}, self._content(piece.tokens))
+        for delta in deltas:
+            yield self._chunk(piece.index, {"tool_calls": [_call_delta(delta)]})
         if piece.finish:
-            yield self._chunk(piece.index, {}, finish=piece.finish)
+            reason = self._reason(piece.finish, called=stream is not None and stream.called)
+            yield self._chunk(piece.index, {}, finish=reason)
 
     def _chunk(
         self, index: int, delta: Document, logprobs: Document | None = None, finish: Any = None
@@ -129,6 +163,18 @@ class Chat(_Call):
         raw = self.service.token_bytes(token)
         text = raw.decode(errors="replace")
         return {"token": text, "logprob": finite(logprob), "bytes": list(raw)}
+
+
+def _call(call: Call) -> Document:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _call_delta(delta: CallDelta) -> Document:
+    if delta.name is None:
+        return {"index": delta.index, "function": {"arguments": delta.arguments}}
+    function = {"name": delta.name, "arguments": delta.arguments}
+    return {"index": delta.index, "id": new_id(), "type": "function", "function": function}
 
 
 class Completion(_Call):

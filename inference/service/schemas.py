@@ -1,83 +1,36 @@
-"""The bodies that clients send, as pydantic models; also the source of the OpenAPI document.
-
-Strict in types: a string is no number. What is unknown, neutral or not to be had is judged by
-one rule (``tolerance``): fields that cannot change the answer (``user``, ``metadata`` …) are taken
-and ignored, fields that would are refused in words.
-"""
+"""The bodies that clients send, as pydantic models; also the source of the OpenAPI document."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-)
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from llama_hub.inference.service.problems import Problem, invalid
-from llama_hub.inference.service.tolerance import asks_for_nothing, unmet_wish
-
-MAX_N = 128  # answers to one prompt
-MAX_LOGPROBS = 20  # alternatives per token
-MAX_STOPS = 16  # stop strings
-MAX_MESSAGES = 4096  # of one conversation
-MAX_PARTS = 1024  # of one message
-MAX_BIASES = 1024  # tokens with a bias of their own, which is applied at every step
-MAX_TOKENS = 1 << 17  # to be made text
-MAX_SHOWN = 100  # characters of a field's name in an error
-INT64 = 2**63
-TEXT_PARTS = ["text", "input_text", "output_text"]  # the latter two as /v1/responses has them
-_WHOLE, _PARTS = "«text»", "«parts»"  # forms of a content, left out of an error's path
-
-Token = Annotated[int, Field(ge=0, lt=2**31)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Seed = Annotated[int, Field(ge=-INT64, lt=INT64)]
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
-ModelName = Annotated[str, Field(max_length=256)]
-
-
-def _nothing(value: Any, info: ValidationInfo) -> Any:
-    """Let through what asks for nothing."""
-    if asks_for_nothing(info.field_name or "", value):
-        return value
-    raise PydanticCustomError("refused", "refused")
-
-
-def _not_zero(value: int) -> int:
-    if value == 0:
-        raise PydanticCustomError("zero", "Input should be at least 1, or -1 for all that fit")
-    return value
-
-
-MaxTokens = Annotated[
-    int,
-    Field(ge=-1),
-    AfterValidator(_not_zero),
-    WithJsonSchema(
-        {"type": "integer", "minimum": -1, "not": {"const": 0}, "description": "-1: all that fit."}
-    ),
-]
-Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
-_NO_TOOLS = ("tools", "tool_choice", "tool_calls", "functions", "function_call")
-
-
-Refused = Annotated[
-    Any,
-    AfterValidator(_nothing),
-    WithJsonSchema(
-        {"description": "Not available here; a value that asks for nothing is accepted."}
-    ),
-]
+from llama_hub.inference.service.base_schemas import (
+    MAX_BIASES,
+    MAX_LOGPROBS,
+    MAX_MESSAGES,
+    MAX_N,
+    MAX_PARTS,
+    MAX_SHOWN,
+    MAX_STOPS,
+    MAX_TOKENS,
+    PARTS,
+    TEXT_PARTS,
+    WHOLE,
+    Body,
+    Ignored,
+    MaxTokens,
+    ModelName,
+    Penalty,
+    Probability,
+    Refused,
+    Seed,
+    StopString,
+    Token,
+)
+from llama_hub.inference.service.tool_schemas import MAX_ID, Choice, ToolCalls, Tools
 
 _STOP_SCHEMA = {
     "anyOf": [
@@ -106,12 +59,6 @@ _PROMPT_SCHEMA = {
 }
 Stop = Annotated[Any, WithJsonSchema(_STOP_SCHEMA)]
 Prompt = Annotated[Any, WithJsonSchema(_PROMPT_SCHEMA)]
-
-
-class Body(BaseModel):
-    """What all bodies have in common."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, frozen=True)
 
 
 class StreamOptions(Body):
@@ -204,15 +151,13 @@ class TextPart(Body):
 
 
 def _content_form(value: Any) -> str:
-    return _PARTS if isinstance(value, list) else _WHOLE
+    return PARTS if isinstance(value, list) else WHOLE
 
 
 # Each form has its own errors: those of a part name the part, not the other form.
 Content = Annotated[
-    Annotated[str, Tag(_WHOLE)]
-    | Annotated[
-        Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)], Tag(_PARTS)
-    ],
+    Annotated[str, Tag(WHOLE)]
+    | Annotated[Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)], Tag(PARTS)],
     Discriminator(_content_form),
 ]
 
@@ -220,14 +165,23 @@ Content = Annotated[
 class ChatMessage(Body):
     """One turn."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None  # may be left out beside tool_calls
+    tool_calls: ToolCalls | None = None
+    tool_call_id: Annotated[str, Field(max_length=MAX_ID)] | None = None
     name: Ignored = None
     refusal: Ignored = None
     annotations: Ignored = None
     audio: Refused = None
     function_call: Refused = None
-    tool_calls: Refused = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ChatMessage:
+        if self.content is None and not self.tool_calls:
+            raise PydanticCustomError("no_content", "the field 'content' is missing")
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("calls", "only a message from 'assistant' has tool_calls")
+        return self
 
 
 # One wrong message is enough: a hundred thousand are not all reported.
@@ -246,15 +200,15 @@ class ChatBody(Sampling):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None  # default: if the last message is an assistant's
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    parallel_tool_calls: Ignored = None
+    parallel_tool_calls: bool | None = None
     audio: Refused = None
     function_call: Refused = None
     functions: Refused = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     prediction: Refused = None
     reasoning_effort: Refused = None
-    tool_choice: Refused = None
-    tools: Refused = None
+    tool_choice: Choice = None
+    tools: Tools | None = None
     verbosity: Refused = None
     web_search_options: Refused = None
 
@@ -331,8 +285,8 @@ class GenerateBody(Body):
 
 def _input_form(value: Any) -> str:
     if not isinstance(value, list):
-        return _WHOLE
-    return _PARTS if not value or isinstance(value[0], str) else "«messages»"
+        return WHOLE
+    return PARTS if not value or isinstance(value[0], str) else "«messages»"
 
 
 class InputData(Body):
@@ -340,8 +294,8 @@ class InputData(Body):
 
     input_string: Annotated[
         Annotated[Messages, Tag("«messages»")]
-        | Annotated[Annotated[list[str], Field(min_length=1, fail_fast=True)], Tag(_PARTS)]
-        | Annotated[str, Tag(_WHOLE)],
+        | Annotated[Annotated[list[str], Field(min_length=1, fail_fast=True)], Tag(PARTS)]
+        | Annotated[str, Tag(WHOLE)],
         Discriminator(_input_form),
         Field(description="A conversation, texts or a text."),
     ]
@@ -352,37 +306,3 @@ class ScoreBody(Body):
     """``POST /score`` in the form of Azure's own Llama 2 deployments."""
 
     input_data: InputData
-
-
-B = TypeVar("B", bound=Body)
-
-
-def read(kind: type[B], document: dict[str, Any]) -> B:
-    """``document`` as a ``kind``; a 400 problem that names the first wrong field otherwise."""
-    try:
-        body = kind.model_validate(document)
-    except ValidationError as error:
-        raise _problem(error) from None
-    wish = unmet_wish(body)
-    if wish is not None:
-        raise _refusal(wish)
-    return body
-
-
-def _refusal(where: str) -> Problem:
-    name = where.rsplit(".", 1)[-1]
-    reason = "Llama 2 has no tool calling" if name in _NO_TOOLS else f"{name} is not available here"
-    return invalid(f"{reason}; leave {where!r} out", where, "unsupported_parameter")
-
-
-def _problem(error: ValidationError) -> Problem:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    path = [str(part)[:MAX_SHOWN] for part in first["loc"]]
-    where = ".".join(part for part in path if not part.startswith("«"))
-    if first["type"] == "refused":
-        return _refusal(where)
-    if first["type"] == "unsupported_part":
-        return invalid(f"{where}: {first['msg']}", where, "unsupported_content")
-    if first["type"] == "missing":
-        return invalid(f"the field {where!r} is missing", where, "missing_required_parameter")
-    return invalid(f"{where}: {first['msg']}", where, "invalid_value")

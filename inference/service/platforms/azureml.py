@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llama_hub.inference.service.auth import sees_details
+from llama_hub.inference.service.base_schemas import read
 from llama_hub.inference.service.generation import Ask, answers
 from llama_hub.inference.service.platforms.huggingface import (
     DEFAULT_MAX_TOKENS,
@@ -20,10 +21,11 @@ from llama_hub.inference.service.platforms.huggingface import (
     asks_of,
     sampling_of,
 )
-from llama_hub.inference.service.request_params import conversation, encode_conversation, room
-from llama_hub.inference.service.schemas import ChatMessage, GenerateParameters, ScoreBody, read
+from llama_hub.inference.service.request_params import encode_conversation, room
+from llama_hub.inference.service.schemas import ChatMessage, GenerateParameters, ScoreBody
 from llama_hub.inference.service.state import Service
 from llama_hub.inference.service.streaming import Document
+from llama_hub.inference.service.tools import conversation
 
 
 async def live(service: Service, request: Request, document: Document) -> Response:

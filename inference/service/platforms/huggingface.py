@@ -16,11 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llama_hub.inference.engine import SamplingParams, TokenLogprob
+from llama_hub.inference.service.base_schemas import read
 from llama_hub.inference.service.generation import Answer, Ask, answers, pieces
 from llama_hub.inference.service.problems import invalid
 from llama_hub.inference.service.request_params import check_model, encode, room, schema_text
 from llama_hub.inference.service.responses import finite
-from llama_hub.inference.service.schemas import GenerateBody, GenerateParameters, read
+from llama_hub.inference.service.schemas import GenerateBody, GenerateParameters
 from llama_hub.inference.service.state import Service
 from llama_hub.inference.service.streaming import (
     Document,

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import NotFoundError, OpenAI
 
 from llama_hub.inference.service.settings import ServiceSettings
 from tests.support.serving import Running, demo_tokenizer, serving
@@ -70,14 +70,6 @@ def test_chat_logprobs(openai_client: OpenAI) -> None:
     assert [len(token.top_logprobs) for token in logprobs.content] == [2] * 4
     joined = b"".join(bytes(token.bytes or ()) for token in logprobs.content).decode()
     assert joined.removeprefix(" ") == answer.choices[0].message.content
-
-
-def test_tools_are_refused_in_words(openai_client: OpenAI) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    with pytest.raises(BadRequestError, match="no tool calling") as caught:
-        openai_client.chat.completions.create(model="any", messages=USER, tools=[tool])  # type: ignore[list-item]
-    assert caught.value.param == "tools"
-    assert caught.value.code == "unsupported_parameter"
 
 
 def test_no_tools_are_no_problem(client: httpx.Client) -> None:
@@ -276,11 +268,11 @@ def test_message_parts_and_developer_role(client: httpx.Client, running: Running
     [
         ([], "messages"),
         ([{"role": "system", "content": "hi"}], "user"),
-        ([{"role": "tool", "content": "hi"}], "role"),
+        ([{"role": "function", "content": "hi"}], "role"),
         ([{"role": "user", "content": "[INST] hi"}], "tag"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "content"),
         ([{"role": "user"}], "content"),
-        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "no tool calling"),
+        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "tool_calls"),
         ("hi", "messages"),
     ],
 )

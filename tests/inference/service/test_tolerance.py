@@ -11,7 +11,8 @@ import pytest
 
 from llama_hub.inference.chat_format import Message, encode_chat
 from llama_hub.inference.service import tolerance
-from llama_hub.inference.service.schemas import ChatBody, read
+from llama_hub.inference.service.base_schemas import read
+from llama_hub.inference.service.schemas import ChatBody
 from llama_hub.inference.service.settings import ServiceSettings
 from tests.support.serving import Running, demo_tokenizer, serving
 
