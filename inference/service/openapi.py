@@ -33,6 +33,13 @@ _FLAT_ERROR = {
     "properties": {"error": {"type": "string"}, "error_type": {"type": "string"}},
 }
 
+_TEXT_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
+ERRORS = {"openai": "Error", "huggingface": "FlatError", "ollama": "TextError"}
+
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """OpenAPI 3.1 of those of ``routes`` that have a summary."""
@@ -49,12 +56,13 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "info": {
             "title": "llama-hub",
             "version": __version__,
-            "description": "One model behind the APIs of OpenAI, SageMaker, Azure ML and "
-            "Hugging Face.",
+            "description": "One model behind the APIs of OpenAI, SageMaker, Azure ML, Hugging "
+            "Face and Ollama.",
         },
         "paths": paths,
         "components": {
-            "schemas": definitions["$defs"] | {"Error": _ERROR, "FlatError": _FLAT_ERROR},
+            "schemas": definitions["$defs"]
+            | {"Error": _ERROR, "FlatError": _FLAT_ERROR, "TextError": _TEXT_ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
@@ -74,7 +82,7 @@ def _operation(route: Route) -> dict[str, Any]:
 def _with_body(route: Route) -> dict[str, Any]:
     references = [_reference(body.__name__) for body in route.bodies]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
-    error = "FlatError" if route.shape == "huggingface" else "Error"
+    error = ERRORS[route.shape]
     return {
         "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
         "responses": {

@@ -1,7 +1,7 @@
-"""Errors as clients see them: one type inside, two shapes outside.
+"""Errors as clients see them: one type inside, three shapes outside.
 
 OpenAI's shape is ``{"error": {"message", "type", "param", "code"}}``, that of
-Hugging Face's text-generation servers ``{"error", "error_type"}``.
+Hugging Face's text-generation servers ``{"error", "error_type"}``, that of Ollama ``{"error"}``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from llama_hub.errors import DeviceMemoryError, NotEnoughError, UsageError
 from llama_hub.inference.schema_limits import SchemaError
 
-Shape = Literal["openai", "huggingface"]
+Shape = Literal["openai", "huggingface", "ollama"]
 _log = logging.getLogger(__name__)
 
 _HUGGING_FACE_STATUS = {400: 422}
@@ -104,6 +104,8 @@ def _without_text(error: Exception) -> Exception:
 
 def body_of(problem: Problem, shape: Shape) -> dict[str, Any]:
     """The JSON document of an error response."""
+    if shape == "ollama":
+        return {"error": problem.message}
     if shape == "huggingface":
         kind = _HUGGING_FACE_TYPE.get(status_of(problem, shape), "invalid_request")
         return {"error": problem.message, "error_type": kind}

@@ -9,8 +9,13 @@ from starlette.responses import Response
 
 from llama_hub.inference.service import info, openai, openapi
 from llama_hub.inference.service.dispatch import by_field, by_path
+from llama_hub.inference.service.ollama_schemas import (
+    OllamaChatBody,
+    OllamaGenerateBody,
+    OllamaShowBody,
+)
 from llama_hub.inference.service.pages import about, page
-from llama_hub.inference.service.platforms import azureml, huggingface, sagemaker
+from llama_hub.inference.service.platforms import azureml, huggingface, ollama, sagemaker
 from llama_hub.inference.service.route import Route
 from llama_hub.inference.service.schemas import (
     ChatBody,
@@ -88,6 +93,23 @@ ROUTES: tuple[Route, ...] = (
         "Continue a text, streamed (Hugging Face).",
         (GenerateBody,), shape="huggingface", needs_model=True,
     ),
+    Route(
+        "POST", "/api/chat", ollama.chat, "Answer a conversation (Ollama).",
+        (OllamaChatBody,), shape="ollama", needs_model=True,
+    ),
+    Route(
+        "POST", "/api/generate", ollama.generate, "Continue a prompt (Ollama).",
+        (OllamaGenerateBody,), shape="ollama", needs_model=True,
+    ),
+    Route(
+        "POST", "/api/show", ollama.show, "What the model is (Ollama).",
+        (OllamaShowBody,), shape="ollama", needs_model=True,
+    ),
+    Route(
+        "GET", "/api/tags", ollama.tags, "The model that is served (Ollama).",
+        shape="ollama", needs_model=True,
+    ),
+    Route("GET", "/api/version", ollama.version, "This server's version (Ollama)."),
     Route(
         "GET", "/", page("index.html", "text/html"), "The chat page.",
         answers="text/html", open=True,

@@ -79,7 +79,8 @@ def problem_response(problem: Problem, shape: Shape) -> Response:
 class StreamReply(Response):
     """A stream of documents; the source is closed at its end or when the client leaves.
 
-    ``done`` is written after the last document. An error on the way becomes a last document.
+    ``done`` is written after the last document; ``media_type`` is that of lines. An error on the
+    way becomes a last document.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class StreamReply(Response):
         shape: Shape = "openai",
         lines: bool = False,
         done: bytes = b"",
+        media_type: str = "application/jsonlines",
     ) -> None:
         self._source = source
         self._shape = shape
@@ -96,7 +98,7 @@ class StreamReply(Response):
         self._done = b"" if lines else done
         self.status_code = 200
         self.background = None
-        kind = "application/jsonlines" if lines else "text/event-stream"
+        kind = media_type if lines else "text/event-stream"
         self.init_headers(
             {
                 "content-type": f"{kind}; charset=utf-8",

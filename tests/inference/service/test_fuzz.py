@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.support.serving import serving
 
 PATHS = ["/v1/chat/completions", "/v1/completions", "/invocations", "/score", "/", "/generate",
-         "/generate_stream", "/tokenize", "/detokenize"]  # fmt: skip
+         "/generate_stream", "/tokenize", "/detokenize", "/api/chat", "/api/generate",
+         "/api/show"]  # fmt: skip
 FIELDS = ["messages", "prompt", "inputs", "input_data", "parameters", "temperature", "top_p", "n",
           "max_tokens", "stop", "logprobs", "stream", "stream_options", "response_format", "seed",
           "logit_bias", "best_of", "echo", "tokens", "role", "content", "max_new_tokens", "type",
@@ -44,6 +45,8 @@ VALID: list[dict[str, Any]] = [
     {"inputs": "one", "parameters": {"max_new_tokens": 2}},
     {"input_data": {"input_string": ["one"], "parameters": {"max_new_tokens": 2}}},
     {"tokens": [5, 6]},
+    {"model": "m", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2}},
+    {"model": "m", "prompt": "one", "options": {"num_predict": 2}},
 ]
 
 
