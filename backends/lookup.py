@@ -91,15 +91,15 @@ def every(
     only: str | None = None, where: Mapping[str, Any] = NOWHERE
 ) -> tuple[list[Deployed], list[dict[str, Any]]]:
     """Every deployment, and what could not be asked: see ``unasked``."""
-    found: dict[tuple[str, str, str | None], Deployed] = {}
+    deployments: dict[tuple[str, str, str | None], Deployed] = {}
     errors: list[dict[str, Any]] = []
     for spot in places(only, where):
         try:
             for one in registry.at(spot.backend, spot.location).list():
-                found[one.backend, one.name, one.url] = one
+                deployments[one.backend, one.name, one.url] = one
         except Exception as error:  # the others are shown all the same
             errors.append(unasked(spot, error))
-    return list(found.values()), distinct(errors)
+    return list(deployments.values()), distinct(errors)
 
 
 def unasked(spot: Place, error: Exception) -> dict[str, Any]:
@@ -127,12 +127,12 @@ def distinct(errors: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def places(only: str | None = None, where: Mapping[str, Any] = NOWHERE) -> list[Place]:
     """Where to look: where journals say we deployed to, and each backend as it is set up here."""
-    found = _journalled(only, where)
+    locations = _journalled(only, where)
     for name, backend in registry.every(only, where):
         here = _here(backend, where)
-        if not any(one.backend == name and _same(backend, one.location, here) for one in found):
-            found.append(Place(name, here))
-    return found
+        if not any(one.backend == name and _same(backend, one.location, here) for one in locations):
+            locations.append(Place(name, here))
+    return locations
 
 
 def _journalled(only: str | None, where: Mapping[str, Any]) -> list[Place]:
@@ -152,10 +152,12 @@ def _journalled(only: str | None, where: Mapping[str, Any]) -> list[Place]:
 
 def _contradicts(name: str, recorded: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
     try:
-        found = registry.backend_class(name)
+        backend = registry.backend_class(name)
     except LlamaHubError:  # asking it tells what is wrong
         return False
-    return not set(where) <= set(found.location) or bool(place.differing(found, recorded, where))
+    return not set(where) <= set(backend.location) or bool(
+        place.differing(backend, recorded, where)
+    )
 
 
 def _here(backend: Backend | Exception, where: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -182,23 +184,23 @@ def _journals(name: str, backend: str | None) -> list[Journal]:
 
 def _asked(name: str, only: str | None, where: Mapping[str, Any]) -> list[Location]:
     """The backends that have ``name``; the error of one that could not be asked if none has."""
-    found: list[Location] = []
+    locations: list[Location] = []
     failed: list[tuple[str, Exception]] = []
     for known, backend in registry.every(only, where):
         try:
             if isinstance(backend, Exception):
                 raise backend
             backend.status(name)
-            found.append((known, where))
+            locations.append((known, where))
         except NotFoundError:
             continue
         except LlamaHubError as error:
             failed.append((known, error))
-    if failed and not found:
+    if failed and not locations:
         raise _unknown(name, *failed[0])
-    if not found:
+    if not locations:
         raise not_found(name, only or "any backend that is set up here")
-    return found
+    return locations
 
 
 def _unknown(name: str, backend: str, error: Exception) -> Exception:
@@ -214,5 +216,5 @@ def _unknown(name: str, backend: str, error: Exception) -> Exception:
 def _deployer(
     name: str, location: Mapping[str, Any], artifacts: Artifacts = artifact.find
 ) -> Deployer:
-    made = registry.at(name, location)
-    return Deployer(made, location=location, artifacts=artifacts)
+    instance = registry.at(name, location)
+    return Deployer(instance, location=location, artifacts=artifacts)

@@ -41,10 +41,10 @@ def origin(name: str) -> str:
     """``built in``, or the distribution (and its version) that brings the backend."""
     if name in BUILT_IN:
         return "built in"
-    found = _plugins().get(name)
-    if found is None or found.dist is None:
+    plugin = _plugins().get(name)
+    if plugin is None or plugin.dist is None:
         return "unknown"
-    return f"{found.dist.name} {found.dist.version}"
+    return f"{plugin.dist.name} {plugin.dist.version}"
 
 
 def backend_class(name: str) -> type[Any]:
@@ -71,10 +71,10 @@ def get(name: str, **settings: Any) -> Backend:
     """The backend ``name``, made with ``settings`` over those of ``config.toml``."""
     from llama_hub.deploy import config
 
-    found = backend_class(name)
-    stated = config.backend_settings(name, found.location)
-    _check_settings(found, name, stated)
-    return _make(found, name, stated | settings)
+    backend = backend_class(name)
+    stated = config.backend_settings(name, backend.location)
+    _check_settings(backend, name, stated)
+    return _make(backend, name, stated | settings)
 
 
 def at(name: str, location: Mapping[str, Any]) -> Backend:
@@ -82,12 +82,12 @@ def at(name: str, location: Mapping[str, Any]) -> Backend:
 
     ``UsageError`` if the backend has no such place.
     """
-    found = backend_class(name)
-    unknown = [key for key in location if key not in found.location]
+    backend = backend_class(name)
+    unknown = [key for key in location if key not in backend.location]
     if unknown or not all(isinstance(value, str | None) for value in location.values()):
         raise UsageError(
             f"the backend {name!r} has no such place: {dict(location)}",
-            hint=f"a place has {', '.join(found.location) or 'no keys'}, each a text",
+            hint=f"a place has {', '.join(backend.location) or 'no keys'}, each a text",
         )
     return get(name, **location)
 
@@ -129,11 +129,11 @@ def every(
     """
     from llama_hub.deploy import config
 
-    known = names()
-    if only and only not in known:
+    listed = names()
+    if only and only not in listed:
         raise _unknown(only)
-    config.require_known("backends", config.read().backends, known)
-    for name in [only] if only else known:
+    config.require_known("backends", config.read().backends, listed)
+    for name in [only] if only else listed:
         try:
             if where and not only and not set(where) <= set(backend_class(name).location):
                 continue
@@ -149,13 +149,13 @@ def every(
 
 def _make(found: type[Any], name: str, settings: dict[str, Any]) -> Backend:
     try:
-        made: Backend = found(**settings)
+        instance: Backend = found(**settings)
     except TypeError as error:
         raise UsageError(
             f"the backend {name!r} does not take these settings: {error}",
             hint=f"see [backends.{name}] in config.toml",
         ) from error
-    return made
+    return instance
 
 
 def _checked(name: str, found: Any) -> type[Any]:
@@ -168,17 +168,17 @@ def _plugins() -> dict[str, EntryPoint]:
     """Entry points by name; the first installed wins, ours always do."""
     from importlib.metadata import entry_points
 
-    found: dict[str, EntryPoint] = {}
+    plugins: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        found.setdefault(point.name, point)
-    return found
+        plugins.setdefault(point.name, point)
+    return plugins
 
 
 def _unknown(name: str) -> NotFoundError:
-    known = names()
-    near = difflib.get_close_matches(name, known, n=1)
+    listed = names()
+    near = difflib.get_close_matches(name, listed, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     return NotFoundError(
-        f"there is no backend {name!r}; there are {', '.join(known)}",
+        f"there is no backend {name!r}; there are {', '.join(listed)}",
         hint=f"{guess}llama-hub backends",
     )

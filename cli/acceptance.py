@@ -134,13 +134,13 @@ class _Person:
 
     def _wording(self, license: License, texts: Texts) -> str | None:
         """The digest of the text that was read, where the person has vouched for it."""
-        found = normalised_sha256(texts.license)
-        if self.flags.text_sha256 or found in license.known_licenses:
-            return self.flags.text_sha256 or found
-        question = f"llama-hub does not know this wording ({found[:12]}…). Is it the one you mean?"
+        digest = normalised_sha256(texts.license)
+        if self.flags.text_sha256 or digest in license.known_licenses:
+            return self.flags.text_sha256 or digest
+        question = f"llama-hub does not know this wording ({digest[:12]}…). Is it the one you mean?"
         if not self.out.confirm(question, flag="--text-sha256"):
             _refuse(f"this wording of {license.id} was not accepted")
-        return found
+        return digest
 
     def _organization(self, license: License) -> str:
         if self.flags.organization:

@@ -28,9 +28,11 @@ def attest(
     from llama_hub.deploy.attest import attest as collect
 
     out = output(json, quiet)
-    found = collect(find(name, backend, where(region, at)), name, artifact.find)
-    rows = [("ok" if one.ok else "FAILED", one.what, one.evidence) for one in found.checks]
-    verdict = "proven" if found.ok else "NOT proven"
-    out.result(found.to_json(), f"{columns(rows)}\n{name} serves {found.expected}: {verdict}")
-    if not found.ok:
+    attestation = collect(find(name, backend, where(region, at)), name, artifact.find)
+    rows = [("ok" if one.ok else "FAILED", one.what, one.evidence) for one in attestation.checks]
+    verdict = "proven" if attestation.ok else "NOT proven"
+    out.result(
+        attestation.to_json(), f"{columns(rows)}\n{name} serves {attestation.expected}: {verdict}"
+    )
+    if not attestation.ok:
         raise typer.Exit(int(ExitCode.INTEGRITY))

@@ -66,8 +66,8 @@ def schema(
     from llama_hub.deploy.options import json_schema
 
     out = output(json, quiet)
-    found = json_schema(registry.get(name) if name else None)
-    out.result(found, json_format.dumps(found, indent=2))
+    document = json_schema(registry.get(name) if name else None)
+    out.result(document, json_format.dumps(document, indent=2))
 
 
 @app.command("test")

@@ -116,14 +116,14 @@ def _here_or_deployed(
     from llama_hub.hub.store import Store
     from llama_hub.inference.service import served_model
 
-    known = load(catalog)
-    if not is_path(target) and target not in known and Store().named(target) is None:
+    catalogue = load(catalog)
+    if not is_path(target) and target not in catalogue and Store().named(target) is None:
         deployed = _deployed(target, key)
         if deployed is not None:
             return deployed
     with out.progress() as progress:
         packed = options.quantize is None
-        what = served_model.stored(target, known, packed=packed, progress=progress)
+        what = served_model.stored(target, catalogue, packed=packed, progress=progress)
     if force:
         what = replace(what, served=replace(what.served, chat=True))
     if not what.served.chat:

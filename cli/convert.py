@@ -140,13 +140,13 @@ def convert(
     with out.progress() as progress:
         options["progress"] = progress
         if destination is None:
-            made = _into_store(source, options)
+            conversion = _into_store(source, options)
         else:
             given = {"model": name, "license": license, "chat": chat, "context": context}
-            made = _into_folder(source, destination, options | given)
+            conversion = _into_folder(source, destination, options | given)
         seconds = time.monotonic() - start
-        quality = _perplexity(source, made.path, text, progress) if text else None
-    _report(out, made, to, seconds, quality)
+        quality = _perplexity(source, conversion.path, text, progress) if text else None
+    _report(out, conversion, to, seconds, quality)
 
 
 def default_format(destination: Path | None) -> str:

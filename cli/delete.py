@@ -41,21 +41,21 @@ def delete(
     if forget:
         return _forget(out, name, backend, plan=plan, yes=yes)
     deployer = find(name, backend, where(region, at))
-    made = deployer.plan_delete(name)
+    deletion = deployer.plan_delete(name)
     if plan:
-        planned.show(out, made)
+        planned.show(out, deletion)
     gone = planned.carry_out(
-        out, deployer, made, question=f"remove {name}?", yes=yes, timeout=timeout
+        out, deployer, deletion, question=f"remove {name}?", yes=yes, timeout=timeout
     )
     document = {
         "name": name,
-        "backend": made.backend,
+        "backend": deletion.backend,
         "status": gone.status,
-        "deleted": [step.id for step in made.changes if step.action == "delete"],
-        "plan": [entry(step) for step in made.steps],
+        "deleted": [step.id for step in deletion.changes if step.action == "delete"],
+        "plan": [entry(step) for step in deletion.steps],
     }
-    stays = [f"  {one.id}: {one.note}" for one in made.changes if one.action != "delete"]
-    out.result(document, "\n".join([f"{name} was deleted from {made.backend}", *stays]))
+    stays = [f"  {one.id}: {one.note}" for one in deletion.changes if one.action != "delete"]
+    out.result(document, "\n".join([f"{name} was deleted from {deletion.backend}", *stays]))
 
 
 def _forget(out: Output, name: str, backend: str | None, *, plan: bool, yes: bool) -> None:

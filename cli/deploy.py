@@ -185,8 +185,8 @@ def _from_plan(
 
     if file or assignments or any(value is not None for value in flags.values()):
         raise UsageError("--apply takes everything from the saved plan; give no spec with it")
-    made = plan_file.read(path)
-    return deployer_at(made.backend, made.location), made
+    saved = plan_file.read(path)
+    return deployer_at(saved.backend, saved.location), saved
 
 
 def _show(out: Output, plan: Plan, save: Path | None) -> NoReturn:

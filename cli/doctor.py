@@ -44,18 +44,18 @@ def doctor(
     out = output(json, quiet)
     given = _given(backend, file, region, set_ or [])
     backend = backend or given.get("backend")
-    found = [*_machine(), *(_backend(backend, given) if backend else [])]
-    rows = [("ok" if one.ok else "FAIL", one.name, one.detail) for one in found]
-    hints = [f"  {one.name}: {one.hint}" for one in found if one.hint and not one.ok]
+    checks = [*_machine(), *(_backend(backend, given) if backend else [])]
+    rows = [("ok" if one.ok else "FAIL", one.name, one.detail) for one in checks]
+    hints = [f"  {one.name}: {one.hint}" for one in checks if one.hint and not one.ok]
     document = {
         "checks": [
             {"name": one.name, "ok": one.ok, "detail": one.detail}
             | ({"hint": one.hint} if one.hint else {})
-            for one in found
+            for one in checks
         ]
     }
     out.result(document, "\n".join([columns(rows), *hints]))
-    if not all(one.ok for one in found):
+    if not all(one.ok for one in checks):
         raise typer.Exit(int(ExitCode.UNEXPECTED))
 
 
@@ -162,17 +162,17 @@ def _gpu() -> Check:
     from llama_hub.deploy.sizing import gib
 
     cards = gpus()
-    found = [f"{one.name} ({gib(one.memory_bytes)}, {one.used:.0%} in use)" for one in cards]
+    devices = [f"{one.name} ({gib(one.memory_bytes)}, {one.used:.0%} in use)" for one in cards]
     if not cards or not _importable("torch"):
-        return Check("gpu", True, ", ".join(found) or "none; models run on the CPU")
+        return Check("gpu", True, ", ".join(devices) or "none; models run on the CPU")
     from llama_hub.inference.devices import driver_version, operations, why_no_cuda
 
     ways = operations()
     if not ways:
         hint = "install a torch build for this driver, or a newer driver"
-        return Check("gpu", False, f"{', '.join(found)}; torch sees none: {why_no_cuda()}", hint)
+        return Check("gpu", False, f"{', '.join(devices)}; torch sees none: {why_no_cuda()}", hint)
     about = f"driver {driver_version()}, steps by {' or '.join(ways)}"
-    return Check("gpu", True, f"{', '.join(found)}; {about}")
+    return Check("gpu", True, f"{', '.join(devices)}; {about}")
 
 
 def _kernels() -> Check:
@@ -234,12 +234,12 @@ def _backend(name: str, given: dict[str, Any]) -> list[Check]:
 
     backend, built = _meant(name, given)
     try:
-        found = list(backend.check())
+        checks = list(backend.check())
         if built is not None and isinstance(backend, ChecksSpec):
-            found += backend.check_for(built)
+            checks += backend.check_for(built)
     except LlamaHubError as error:
         return [Check(name, False, error.message, error.hint)]
-    return [Check(f"{name}: {one.name}", one.ok, one.detail, one.hint) for one in found]
+    return [Check(f"{name}: {one.name}", one.ok, one.detail, one.hint) for one in checks]
 
 
 def _meant(name: str, given: dict[str, Any]) -> tuple[Backend, DeploymentSpec | None]:

@@ -229,10 +229,10 @@ def _summary(done: Downloaded) -> str:
             f"  check its bytes with: llama-hub verify {manifest.model}"
         )
     pinned = sum(entry.pinned for entry in manifest.files)
-    known = f", {pinned} against digests pinned in llama-hub" if pinned else ""
+    pinning = f", {pinned} against digests pinned in llama-hub" if pinned else ""
     lines = [
         f"{manifest.model} is in the local store, verified: {done.path}",
-        f"  {size_text(manifest.bytes)} in {len(manifest.files)} files{known}; "
+        f"  {size_text(manifest.bytes)} in {len(manifest.files)} files{pinning}; "
         f"{size_text(done.received)} fetched in {duration_text(done.seconds)}",
         f"  manifest {manifest.digest}",
         f"  receipt  {done.receipt}",
@@ -267,6 +267,6 @@ def _plan_lines(files: Any, plan: FetchPlan) -> Sequence[str]:
     lines = [f"{size_text(plan.size)} in {len(files)} files; nothing was fetched"]
     for file in files:
         checked = ", ".join(file["digests"]) or "no digest"
-        known = " (pinned)" if file["pinned"] else ""
-        lines.append(f"  {file['path']:36} {size_text(file['size']):>10}  {checked}{known}")
+        pinning = " (pinned)" if file["pinned"] else ""
+        lines.append(f"  {file['path']:36} {size_text(file['size']):>10}  {checked}{pinning}")
     return lines

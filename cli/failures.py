@@ -131,8 +131,8 @@ def _network(error: Exception) -> LlamaHubError | None:
     if type(error).__name__ in ("InvalidURL", "UnsupportedProtocol"):  # httpx's
         return UsageError(f"that address cannot be used: {error}", hint="https://HOST[:PORT]")
     module = type(error).__module__.split(".")[0]
-    known = {"httpx", "httpcore", "httpx2", "httpcore2", "socket"}  # socket: no such host
-    if module in known or isinstance(error, ConnectionError | TimeoutError):
+    libraries = {"httpx", "httpcore", "httpx2", "httpcore2", "socket"}  # socket: no such host
+    if module in libraries or isinstance(error, ConnectionError | TimeoutError):
         return UnreachableError(
             f"the network failed: {type(error).__name__}: {error}",
             hint=_CONNECTION,
@@ -156,9 +156,9 @@ def as_error(error: BaseException) -> LlamaHubError:
     if isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted", hint="run the same command again to continue")
     for known in _TABLE:
-        found = known(error) if isinstance(error, Exception) else None
-        if found is not None:
-            return found
+        translated = known(error) if isinstance(error, Exception) else None
+        if translated is not None:
+            return translated
     return LlamaHubError(f"{type(error).__name__}: {error}", hint=ISSUES_PAGE)
 
 

@@ -39,26 +39,26 @@ def gc(
 ) -> None:
     """Find what is left over, and remove it with --yes; without, exit 9 if there is any."""
     out = output(json, quiet)
-    found, errors = _find(backend, where(region, at))
-    lasting = [left for _, left in found if left.reason == "kept" and not kept]
-    found = [one for one in found if one[1] not in lasting]
+    leftovers, errors = _find(backend, where(region, at))
+    lasting = [left for _, left in leftovers if left.reason == "kept" and not kept]
+    leftovers = [one for one in leftovers if one[1] not in lasting]
     tell_unasked(out, errors)
-    preview = _text(found, removed=False, unasked=bool(errors))
-    asked = bool(found) and out.interactive and not yes
+    preview = _text(leftovers, removed=False, unasked=bool(errors))
+    asked = bool(leftovers) and out.interactive and not yes
     remove = planned.agreed(out, preview, "remove all of this?", yes=False) if asked else yes
     unasked = bool(errors)
     if remove:
-        errors += _remove(out, found, timeout)
+        errors += _remove(out, leftovers, timeout)
     document = {
-        "leftovers": [left.to_json() for _, left in found],
+        "leftovers": [left.to_json() for _, left in leftovers],
         "removed": remove,
         "kept": [left.to_json() for left in lasting],
         "errors": errors,
     }
-    out.result(document, _text(found, remove, unasked) + _kept(lasting))
+    out.result(document, _text(leftovers, remove, unasked) + _kept(lasting))
     if errors:
         raise typer.Exit(errors[0]["code"])
-    if found and not remove:
+    if leftovers and not remove:
         raise typer.Exit(int(ExitCode.CHANGES_PENDING))
 
 
@@ -67,22 +67,24 @@ def _find(only: str | None, asked: Mapping[str, str]) -> tuple[Leftovers, list[d
     from llama_hub.backends import lookup
     from llama_hub.deploy.gc import find
 
-    found: Leftovers = []
+    leftovers: Leftovers = []
     errors: list[dict[str, Any]] = []
     for spot in lookup.places(only, asked):
         try:
             deployer = lookup.deployer_at(spot.backend, spot.location)
             left = find(deployer.backend, location=deployer.location)
-            found += [(deployer, one) for one in left]
+            leftovers += [(deployer, one) for one in left]
         except Exception as error:  # the others are looked at all the same
             errors.append(lookup.unasked(spot, error))
-    return _distinct(found), lookup.distinct(errors)
+    return _distinct(leftovers), lookup.distinct(errors)
 
 
-def _distinct(found: Leftovers) -> Leftovers:
+def _distinct(leftovers: Leftovers) -> Leftovers:
     """Each once, although two places of a backend may be the same one."""
-    known = {json_format.dumps(left.to_json()): (deployer, left) for deployer, left in found}
-    return list(known.values())
+    by_content = {
+        json_format.dumps(left.to_json()): (deployer, left) for deployer, left in leftovers
+    }
+    return list(by_content.values())
 
 
 def _remove(out: Output, found: Leftovers, timeout: float) -> list[dict[str, Any]]:

@@ -43,17 +43,17 @@ def write(
     from llama_hub.deploy import image as images
 
     out = output(json, quiet)
-    made = images.write(
+    written = images.write(
         folder, cpu_base=base or images.CPU_BASE, cuda_base=cuda_base or images.CUDA_BASE
     )
     document = {
         "path": str(folder),
-        "files": [{"path": path.name, "bytes": path.stat().st_size} for path in made],
+        "files": [{"path": path.name, "bytes": path.stat().st_size} for path in written],
         "port": images.PORT,
     }
     text = "\n".join(
         [
-            *(f"{path}" for path in made),
+            *(f"{path}" for path in written),
             f"docker build -t llama-hub {folder}                    (CPU)",
             f"docker build -t llama-hub -f {folder}/Dockerfile.cuda {folder}   (CUDA)",
         ]

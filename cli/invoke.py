@@ -73,12 +73,12 @@ BODY = text_kind("the request", max_bytes=8 << 20, hint="--body '{\"messages\": 
 
 def _document(given: str) -> dict[str, Any]:
     path = Path(given[1:]).expanduser() if given.startswith("@") else None
-    found = parse_json(read_bytes(path, BODY) if path else given, path or "--body", BODY)
-    if not isinstance(found, dict) or "messages" not in found:
+    document = parse_json(read_bytes(path, BODY) if path else given, path or "--body", BODY)
+    if not isinstance(document, dict) or "messages" not in document:
         raise UsageError(
             "--body must be a JSON object with messages, as OpenAI's chat API takes it"
         )
-    return found
+    return document
 
 
 def _stream(out: Output, events: Any) -> None:

@@ -47,10 +47,10 @@ OptionalName = Annotated[
 def list_(json: Json = False, quiet: Quiet = False) -> None:
     """Licences that llama-hub knows."""
     out = output(json, quiet)
-    known = terms.all_licenses()
-    rows = [(one.id, one.name, one.version_date, "yes" if one.gated else "no") for one in known]
+    licenses = terms.all_licenses()
+    rows = [(one.id, one.name, one.version_date, "yes" if one.gated else "no") for one in licenses]
     out.result(
-        {"licenses": [one.to_json() for one in known]},
+        {"licenses": [one.to_json() for one in licenses]},
         lambda: _table(("licence", "name", "version", "must be accepted"), rows),
     )
 

@@ -21,8 +21,8 @@ def models(
     if context.invoked_subcommand is not None:
         return
     out = output(json, quiet)
-    known = load(catalog)
-    out.result({"models": [_document(model) for model in known]}, lambda: _table(known))
+    catalogue = load(catalog)
+    out.result({"models": [_document(model) for model in catalogue]}, lambda: _table(catalogue))
 
 
 @app.command()

@@ -262,8 +262,8 @@ class _RichProgress:
 
     def finish(self, task: str, note: str = "") -> None:
         if task in self._tasks:
-            known = self._bars.tasks[self._tasks[task]]
-            self._bars.update(self._tasks[task], total=known.total or known.completed, note=note)
+            bar = self._bars.tasks[self._tasks[task]]
+            self._bars.update(self._tasks[task], total=bar.total or bar.completed, note=note)
 
     def say(self, message: str) -> None:
         self._bars.console.print(message)

@@ -80,10 +80,10 @@ def _memory(plan: Plan) -> str:
 def _cost(plan: Plan) -> str:
     from llama_hub.deploy.sizing import HOURS_PER_MONTH
 
-    found = plan.cost_per_hour
-    if found is None or plan.offer is None:
+    per_hour = plan.cost_per_hour
+    if per_hour is None or plan.offer is None:
         return ""
-    low, high = found
+    low, high = per_hour
     hour = f"${low:.2f}" if low == high else f"${low:.2f} to ${high:.2f}"
     month = f"${low * HOURS_PER_MONTH:,.0f}"
     if low != high:

@@ -109,14 +109,16 @@ def _verify(journey: Journey, stored: StoredModel, progress: Progress) -> None:
     from llama_hub.hub.verify import verify
 
     with journey.stage("verify") as facts:
-        found = verify(stored.path, progress=progress)
-        if not found.ok:
+        verification = verify(stored.path, progress=progress)
+        if not verification.ok:
             raise IntegrityError(
                 f"files in {stored.path} are damaged: "
-                + ", ".join(file.path for file in found.damaged),
+                + ", ".join(file.path for file in verification.damaged),
                 hint=f"llama-hub verify {MODEL} --repair",
             )
-        facts.update(bytes=stored.manifest.bytes, detail=f"{len(found.files)} files, SHA-256")
+        facts.update(
+            bytes=stored.manifest.bytes, detail=f"{len(verification.files)} files, SHA-256"
+        )
 
 
 def _convert(journey: Journey, stored: StoredModel, progress: Progress) -> StoredModel:
@@ -125,11 +127,11 @@ def _convert(journey: Journey, stored: StoredModel, progress: Progress) -> Store
 
     with journey.stage("convert") as facts:
         before = time.time()
-        made = served(Store(), MODEL, progress=progress)
-        there = (made.path / "llama-hub.json").stat().st_mtime < before
-        detail = f"{stored.manifest.format} to {made.manifest.format}, tensor by tensor"
-        facts.update(bytes=made.manifest.bytes, reused=there, detail=detail)
-    return made
+        converted = served(Store(), MODEL, progress=progress)
+        there = (converted.path / "llama-hub.json").stat().st_mtime < before
+        detail = f"{stored.manifest.format} to {converted.manifest.format}, tensor by tensor"
+        facts.update(bytes=converted.manifest.bytes, reused=there, detail=detail)
+    return converted
 
 
 def _ask(journey: Journey, prompt: str) -> tuple[str, str]:

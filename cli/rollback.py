@@ -34,10 +34,12 @@ def rollback(
 
     out = output(json, quiet)
     deployer = find(name, backend, where(region, at))
-    made = deployer.plan_rollback(name)
+    plan_back = deployer.plan_rollback(name)
     if plan:
-        planned.show(out, made)
+        planned.show(out, plan_back)
     back = planned.carry_out(
-        out, deployer, made, question=f"roll {name} back?", yes=yes, timeout=timeout
+        out, deployer, plan_back, question=f"roll {name} back?", yes=yes, timeout=timeout
     )
-    out.result(document(made, back), f"{name} is back at revision {back.generation}: {back.status}")
+    out.result(
+        document(plan_back, back), f"{name} is back at revision {back.generation}: {back.status}"
+    )

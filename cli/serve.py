@@ -163,18 +163,18 @@ def _what(
     from llama_hub.inference.service import served_model
     from llama_hub.inference.service.platforms import container
 
-    known = load(catalog)
+    catalogue = load(catalog)
     if model is not None:
         with out.progress() as progress:
-            return served_model.stored(model, known, packed=packed, progress=progress), None
-    found = container.detect()
-    if found is None:
+            return served_model.stored(model, catalogue, packed=packed, progress=progress), None
+    platform = container.detect()
+    if platform is None:
         raise UsageError(
             "which model? No platform has mounted one here",
             hint="llama-hub serve llama-demo-chat   (llama-hub list shows what is there)",
         )
-    out.status(f"{found.name or 'container'}: serving {found.folder}")
-    return served_model.mounted(found.folder, known), found
+    out.status(f"{platform.name or 'container'}: serving {platform.folder}")
+    return served_model.mounted(platform.folder, catalogue), platform
 
 
 def _door(
@@ -200,10 +200,10 @@ def _door(
 def _moderators(out: Output) -> tuple[Any, ...]:
     from llama_hub.inference.service import moderation
 
-    found = moderation.installed()
-    if found:
-        out.status(f"moderation hooks: {', '.join(found)}")
-    return tuple(found.values())
+    moderators = moderation.installed()
+    if moderators:
+        out.status(f"moderation hooks: {', '.join(moderators)}")
+    return tuple(moderators.values())
 
 
 def make_engine(name: str, folder: Path, options: EngineOptions) -> Engine:

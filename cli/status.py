@@ -36,12 +36,12 @@ def status(
 
     out = output(json, quiet)
     deployer = find(name, backend, where(region, at))
-    known = deployed_json(deployer.backend.status(name))
-    known["resources"] = [
+    entry = deployed_json(deployer.backend.status(name))
+    entry["resources"] = [
         {"resource": one.id, "state": one.state} for one in deployer.backend.observe(name).resources
     ]
-    known |= _drift(deployer, name)
-    out.result(known, _text(known))
+    entry |= _drift(deployer, name)
+    out.result(entry, _text(entry))
 
 
 def _drift(deployer: Deployer, name: str) -> dict[str, Any]:

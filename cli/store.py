@@ -61,8 +61,8 @@ def path(
     from llama_hub.hub.store import Store
 
     out = output(json, quiet)
-    found = Store().find(model, stored_format(format))
-    out.result(_model(found), str(found.path))
+    stored = Store().find(model, stored_format(format))
+    out.result(_model(stored), str(stored.path))
 
 
 @remove_app.command()
@@ -95,13 +95,13 @@ def remove(
     if model is None:
         raise UsageError("which model?", hint="llama-hub remove MODEL   or --partials")
     place = stored_format(format)
-    found = store.present(model, place)
+    entry = store.present(model, place)
     if not force:
         from llama_hub.cli.in_use import check_unused
 
-        check_unused(found)
+        check_unused(entry)
     what = f"{model} ({place})" if place else f"{model} in every format"
-    if found and not yes and not out.confirm(f"Delete {what}?", flag="--yes"):
+    if entry and not yes and not out.confirm(f"Delete {what}?", flag="--yes"):
         out.result({"models": [], "bytes": 0}, "nothing was deleted")
         return
     removed = store.remove(model, place)
@@ -153,7 +153,7 @@ def import_(
     from llama_hub.hub.importing_gguf import ImportedFile, gguf_file_at
 
     out = output(json, quiet)
-    known = load(catalog)
+    catalogue = load(catalog)
     named = Path(folder)
     folder_source: ImportedFolder | None = importing_ollama.find(folder)
     if folder_source is None:
@@ -161,7 +161,7 @@ def import_(
         file = gguf_file_at(path)
         named = file or path
         folder_source = ImportedFolder(*locate(path)) if file is None else ImportedFile(file)
-    entry, source = entry_of(folder_source, Naming(named, model, license, name), known)
+    entry, source = entry_of(folder_source, Naming(named, model, license, name), catalogue)
     flags = Flags(accept_license, licensee, email, organization, confirm_mau, text_sha256)
     with out.progress() as progress:
         job = Job(

@@ -51,16 +51,17 @@ def verify(
     stored = Store().find(model, stored_format(format))
     received = 0
     with out.progress() as progress:
-        found = check(stored.path, deep=deep, progress=progress)
-        if repair and found.damaged:
+        verification = check(stored.path, deep=deep, progress=progress)
+        if repair and verification.damaged:
             given = wanted(out, source, None, url, token, revision, allow_host)
-            received = _repair(found, given, catalog, progress)
-            found = check(stored.path, deep=deep, progress=progress)
-    out.result(_document(found, received), _text(found, received))
-    if not found.ok:
+            received = _repair(verification, given, catalog, progress)
+            verification = check(stored.path, deep=deep, progress=progress)
+    out.result(_document(verification, received), _text(verification, received))
+    if not verification.ok:
         raise IntegrityError(
-            f"{len(found.damaged) + len(found.damaged_tensors)} of {len(found.files)} files "
-            f"in {found.path} are not what the manifest says",
+            f"{len(verification.damaged) + len(verification.damaged_tensors)} of "
+            f"{len(verification.files)} files "
+            f"in {verification.path} are not what the manifest says",
             hint=f"llama-hub verify {model} --repair   (fetches only what is damaged)",
         )
 
@@ -73,9 +74,9 @@ def _repair(
     from llama_hub.hub.sources.repository import of_manifest
     from llama_hub.hub.sources.resolve import recorded
 
-    known = load(catalog)
-    unlisted = None if found.manifest.model in known else of_manifest(found.manifest)
-    model = unlisted or known.get(found.manifest.model)
+    catalogue = load(catalog)
+    unlisted = None if found.manifest.model in catalogue else of_manifest(found.manifest)
+    model = unlisted or catalogue.get(found.manifest.model)
     return repair(found, model, recorded(model, found.manifest, given), progress=progress)
 
 

@@ -67,13 +67,13 @@ def _plain(store: Store, model: str) -> StoredModel:
         here = store.find(model)
     if here.manifest.format == "hf":
         return here
-    made = _made_from(store, here, "hf")
-    if made is None:
+    converted = _made_from(store, here, "hf")
+    if converted is None:
         raise NotFoundError(
             f"{model} is here in the format {here.manifest.format}; what is served is not made yet",
             hint=f"llama-hub convert {model}   (deploy without --plan does it by itself)",
         )
-    return made
+    return converted
 
 
 def _quantised(store: Store, spec: DeploymentSpec) -> StoredModel:
@@ -81,19 +81,19 @@ def _quantised(store: Store, spec: DeploymentSpec) -> StoredModel:
     source = store.find(spec.model)
     if source.manifest.quantization == spec.quantization:
         return source
-    made = _made_from(store, source, variant("hf", spec.quantization))
-    if made is None:
+    quantised = _made_from(store, source, variant("hf", spec.quantization))
+    if quantised is None:
         raise NotFoundError(
             f"{spec.model} is not quantised to {spec.quantization} yet",
             hint="llama-hub deploy … without --plan does it",
         )
-    return made
+    return quantised
 
 
 def _made_from(store: Store, source: StoredModel, place: Variant) -> StoredModel | None:
     """What the store has in that place, if it is made of this model."""
-    made = store.complete(source.id, place)
-    return made if made and made.is_of(source) else None
+    stored = store.complete(source.id, place)
+    return stored if stored and stored.is_of(source) else None
 
 
 def _licensed(stored: StoredModel) -> Artifact:

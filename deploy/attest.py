@@ -100,15 +100,15 @@ def _local(
 
 def _proofs(backend: Backend, name: str, manifest: Manifest | None) -> Sequence[Proof]:
     """What the platform and the service state."""
-    found: list[Proof] = []
+    proofs: list[Proof] = []
     if isinstance(backend, Attestable) and manifest is not None:
         try:
-            found += backend.prove(name, manifest)
+            proofs += backend.prove(name, manifest)
         except LlamaHubError as error:
-            found.append(Proof("platform", False, error.message))
-    if not isinstance(backend, Invoker) and not any(one.what == "manifest" for one in found):
-        found += _asked(backend, name)
-    return found
+            proofs.append(Proof("platform", False, error.message))
+    if not isinstance(backend, Invoker) and not any(one.what == "manifest" for one in proofs):
+        proofs += _asked(backend, name)
+    return proofs
 
 
 def _asked(backend: Backend, name: str) -> Sequence[Proof]:
@@ -141,10 +141,10 @@ def _license(deployed: Deployed) -> Proof:
     tag = deployed.tags.get(TAG_LICENSE, "")
     license_id, _, receipt = tag.partition("/")
     try:
-        known = {one.id for one in Gate().ledger.receipts() if one.license == license_id}
+        receipts = {one.id for one in Gate().ledger.receipts() if one.license == license_id}
     except LlamaHubError as error:
         return Proof("license", False, error.message)
-    return Proof("license", receipt in known, tag or "no licence is stated")
+    return Proof("license", receipt in receipts, tag or "no licence is stated")
 
 
 def _ledger(good: Sequence[Any]) -> Sequence[Proof]:

@@ -60,8 +60,8 @@ class Rule:
     def raised(self, response: ErrorResponse, what: str) -> LlamaHubError:
         """The error for ``response`` while doing ``what``."""
         hint = self.hint if isinstance(self.hint, str) else self.hint(response)
-        known = {"what": what, "said": response.said}
-        message = self.says.format(**known, code=response.code, status=response.status)
+        fields = {"what": what, "said": response.said}
+        message = self.says.format(**fields, code=response.code, status=response.status)
         if issubclass(self.error, TransientError):
             return self.error(message, hint=hint, retry_after=response.retry_after)
         return self.error(message, hint=hint)

@@ -129,11 +129,11 @@ class Scenario:
         return f"{len(resources)} resources"
 
     def _listed(self) -> str:
-        found = [one for one in self._subject.make().list() if one.name == self._name]
-        expect(len(found) == 1, f"ps lists it {len(found)} times")
-        expect(found[0].manifest == self._manifest(), f"with the manifest {found[0].manifest}")
-        expect(found[0].status == "ready", f"as {found[0].status}")
-        return f"model {found[0].model}, created {found[0].created}"
+        listed = [one for one in self._subject.make().list() if one.name == self._name]
+        expect(len(listed) == 1, f"ps lists it {len(listed)} times")
+        expect(listed[0].manifest == self._manifest(), f"with the manifest {listed[0].manifest}")
+        expect(listed[0].status == "ready", f"as {listed[0].status}")
+        return f"model {listed[0].model}, created {listed[0].created}"
 
     def _invoke(self) -> str:
         said = self._ask()
@@ -169,12 +169,12 @@ class Scenario:
         return f"{len(lines)} lines"
 
     def _attest(self) -> str:
-        found = attest.attest(self._deployer(), self._name, self._subject.artifacts)
-        expect(found.served == self._manifest(), f"served is {found.served}")
-        wrong = [f"{one.what}: {one.evidence}" for one in found.checks if not one.ok]
+        attestation = attest.attest(self._deployer(), self._name, self._subject.artifacts)
+        expect(attestation.served == self._manifest(), f"served is {attestation.served}")
+        wrong = [f"{one.what}: {one.evidence}" for one in attestation.checks if not one.ok]
         # The scenario's artifacts may come from a test and then have no receipt in the ledger.
         expect(not [one for one in wrong if not one.startswith("license")], "; ".join(wrong))
-        return f"{len(found.checks)} checks"
+        return f"{len(attestation.checks)} checks"
 
     def _neighbour(self) -> str:
         before = self._observed_plainly()
@@ -254,8 +254,8 @@ class Scenario:
         for place, after in places:
             self._crash(lambda: self._plan(self._spec), place, after)
             self._apply(self._spec)
-            found = set(self._observed_plainly())
-            expect(found == clean, f"after a crash at {place + 1}: {sorted(found ^ clean)}")
+            remaining = set(self._observed_plainly())
+            expect(remaining == clean, f"after a crash at {place + 1}: {sorted(remaining ^ clean)}")
             self._remove(self._name)
         return f"{len(places)} places, nothing twice, nothing left"
 
@@ -277,9 +277,9 @@ class Scenario:
 
     def _clean_ids(self) -> set[str]:
         self._apply(self._spec)
-        found = set(self._observed_plainly())
+        ids = set(self._observed_plainly())
         self._remove(self._name)
-        return found
+        return ids
 
     def _crash(self, plan: Callable[[], Plan], place: int, after: bool) -> None:
         broken = Faulty(self.backend, place, after, CrashError())
@@ -318,8 +318,8 @@ class Scenario:
         return [one for one in find(self.backend, root=self._subject.root) if one.name in mine]
 
     def _expect_no_leftovers(self) -> None:
-        found = [one for one in self._leftovers() if one.name == self._name]
-        expect(not found, f"gc finds {[one.to_json() for one in found]}")
+        leftovers = [one for one in self._leftovers() if one.name == self._name]
+        expect(not leftovers, f"gc finds {[one.to_json() for one in leftovers]}")
 
     def _remove(self, name: str) -> None:
         deployer = self._deployer()

@@ -87,12 +87,12 @@ class Deployer:
         try:
             self._artifacts(spec)
         except NotFoundError as missing:
-            found = artifact.expected(spec, missing)
+            expected = artifact.expected(spec, missing)
             observed = self.backend.observe(spec.name)
-            made = self._judged("deploy", self._target(spec, observed, found), observed)
-            steps = (*found.steps, *made.steps)
+            plan = self._judged("deploy", self._target(spec, observed, expected), observed)
+            steps = (*expected.steps, *plan.steps)
             return dataclasses.replace(
-                made, steps=steps, manifest=None, receipt=found.receipt or None
+                plan, steps=steps, manifest=None, receipt=expected.receipt or None
             )
         return self.plan(spec)
 
@@ -193,10 +193,10 @@ class Deployer:
     def _has_model_of(self, begin: Mapping[str, Any]) -> bool:
         """Whether the model of an earlier run is still on this machine, unchanged."""
         try:
-            found = self.artifact_of(begin)
+            deployed = self.artifact_of(begin)
         except LlamaHubError:
             return False
-        return bool(found.manifest.digest == begin["manifest"])
+        return bool(deployed.manifest.digest == begin["manifest"])
 
     def _again(self, plan: Plan) -> tuple[Observed, Plan, Target | None]:
         self._history_here(plan.name)
@@ -270,10 +270,10 @@ class Deployer:
         """What does not yet show; empty if all does."""
         observed = self.backend.observe(plan.name)
         if plan.kind == "delete":
-            return ", ".join(found.id for found in observed.resources)
+            return ", ".join(resource.id for resource in observed.resources)
         if target is None:
-            found = self.backend.status(plan.name).status
-            return "" if found == "ready" else found
+            status = self.backend.status(plan.name).status
+            return "" if status == "ready" else status
         steps = self.backend.plan(target, observed)
         return ", ".join(f"{step.action} {step.id}" for step in steps if step.action != "noop")
 

@@ -136,10 +136,10 @@ def requirements() -> list[str]:
 
     For images that bring a torch of their own, to which no digest of ours belongs.
     """
-    found: dict[str, str] = {}
-    _collect(NAME, frozenset({"serve"}), found)
-    found.pop(NAME, None)
-    return [f"{name}=={version}" for name, version in sorted(found.items())]
+    lines: dict[str, str] = {}
+    _collect(NAME, frozenset({"serve"}), lines)
+    lines.pop(NAME, None)
+    return [f"{name}=={version}" for name, version in sorted(lines.items())]
 
 
 def _collect(name: str, extras: frozenset[str], found: dict[str, str]) -> None:
@@ -240,12 +240,12 @@ def _instructions(text: str) -> Instructions:
     """Keyword and argument of each instruction, continued lines joined, comments dropped."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
-    found = []
+    instructions = []
     for line in joined.splitlines():
         keyword, _, rest = line.strip().partition(" ")
         if keyword:
-            found.append((keyword.upper(), " ".join(rest.split())))
-    return found
+            instructions.append((keyword.upper(), " ".join(rest.split())))
+    return instructions
 
 
 def _all(instructions: Instructions, keyword: str) -> list[str]:
@@ -303,8 +303,8 @@ def _left_behind(instructions: Instructions) -> str:
 
 
 def _remote(instructions: Instructions) -> str:
-    found = [rest for rest in _all(instructions, "ADD") if re.match(r"\w+://", rest)]
-    return f"ADD takes something from the network unchecked: {found[0]}" if found else ""
+    urls = [rest for rest in _all(instructions, "ADD") if re.match(r"\w+://", rest)]
+    return f"ADD takes something from the network unchecked: {urls[0]}" if urls else ""
 
 
 def _other_cuda(instructions: Instructions) -> str:

@@ -104,19 +104,19 @@ class History:
     @property
     def location(self) -> Mapping[str, Any]:
         """Where the last run looked."""
-        found: Mapping[str, Any] = self.runs[-1].begin["location"] if self.runs else {}
-        return found
+        place: Mapping[str, Any] = self.runs[-1].begin["location"] if self.runs else {}
+        return place
 
     @property
     def good(self) -> tuple[Mapping[str, Any], ...]:
         """``begin`` of every run that ended well since the last removal, oldest first."""
-        found: list[Mapping[str, Any]] = []
+        begins: list[Mapping[str, Any]] = []
         for run in self.runs:
             if run.kind == "delete":
-                found = [] if run.result == "done" else found
+                begins = [] if run.result == "done" else begins
             elif run.result == "done" and run.spec is not None:
-                found.append(run.begin)
-        return tuple(found)
+                begins.append(run.begin)
+        return tuple(begins)
 
     @property
     def exists(self) -> bool:
@@ -129,29 +129,29 @@ class History:
     @property
     def standing(self) -> tuple[str, ...]:
         """Ids of what was asked for and, as far as this machine knows, not removed since."""
-        found: dict[str, None] = {}
+        ids: dict[str, None] = {}
         for run in self.runs:
             for intent in run.intents:
                 if intent["action"] != "delete":
-                    found[intent["id"]] = None
+                    ids[intent["id"]] = None
                 elif intent["id"] in run.outcomes:
-                    found.pop(intent["id"], None)
+                    ids.pop(intent["id"], None)
             if run.kind == "delete" and run.result == "done":
-                found = {}
-        return tuple(found)
+                ids = {}
+        return tuple(ids)
 
     def unfinished(self) -> list[Mapping[str, Any]]:
         """Intents to create something, of runs that came to no good end, since the last good one.
 
         With or without outcome: a platform may list late what it has confirmed.
         """
-        found: dict[str, Mapping[str, Any]] = {}
+        intents: dict[str, Mapping[str, Any]] = {}
         for run in self.runs:
             if run.result in ("done", "undone"):
-                found = {}
+                intents = {}
                 continue
-            found |= {one["id"]: one for one in run.intents if one["action"] == "create"}
-        return list(found.values())
+            intents |= {one["id"]: one for one in run.intents if one["action"] == "create"}
+        return list(intents.values())
 
 
 class Journal:

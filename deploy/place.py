@@ -19,8 +19,8 @@ Location = Mapping[str, Any]  # arguments of a backend's constructor
 
 def resolved(backend: Backend, given: Location) -> dict[str, Any]:
     """``given`` and all that the backend finds out by itself; may ask the platform who calls."""
-    found = backend.place() if isinstance(backend, Located) else {}
-    stated = [*given.items(), *found.items()]
+    place = backend.place() if isinstance(backend, Located) else {}
+    stated = [*given.items(), *place.items()]
     return {key: value for key, value in stated if value is not None}
 
 

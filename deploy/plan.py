@@ -53,7 +53,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """``sha256:…`` of what would be done."""
-        known = {
+        content = {
             "kind": self.kind,
             "backend": self.backend,
             "name": self.name,
@@ -61,7 +61,7 @@ class Plan:
             "manifest": self.manifest,
             "steps": [identity(step) for step in self.steps],
         }
-        return "sha256:" + hashlib.sha256(canonical(known)).hexdigest()
+        return "sha256:" + hashlib.sha256(canonical(content)).hexdigest()
 
     @property
     def cost_per_hour(self) -> tuple[float, float] | None:
@@ -108,10 +108,10 @@ def full_entry(step: Step) -> dict[str, Any]:
 
 def costs(plan: Plan) -> dict[str, Any]:
     """The cost keys of a document; empty where running costs nothing."""
-    found = plan.cost_per_hour
-    if found is None or plan.offer is None:
+    per_hour = plan.cost_per_hour
+    if per_hour is None or plan.offer is None:
         return {}
-    fewest, most = found
+    fewest, most = per_hour
     return {
         "cost_per_hour": fewest,
         "cost_per_hour_most": most,

@@ -183,12 +183,12 @@ def choose(
 
 
 def _named(offers: Sequence[Offer], instance: str) -> list[Offer]:
-    found = [offer for offer in offers if offer.instance == instance]
-    if found:
-        return found
-    known = ", ".join(offer.instance for offer in cheapest_first(offers)[:8]) or "none"
+    matches = [offer for offer in offers if offer.instance == instance]
+    if matches:
+        return matches
+    names = ", ".join(offer.instance for offer in cheapest_first(offers)[:8]) or "none"
     raise NotEnoughError(
-        f"the instance {instance!r} is not offered for this deployment; offered are: {known}",
+        f"the instance {instance!r} is not offered for this deployment; offered are: {names}",
         hint="leave instance at auto, or name one of these",
     )
 

@@ -169,8 +169,8 @@ class DeploymentSpec:
         Two specs that differ only in scaling, tags or time to live have the same revision.
         """
         fields = {key: value for key, value in self.to_json().items() if key not in _IN_PLACE}
-        known = canonical(fields | {"manifest": manifest_digest, "model": ""})
-        return hashlib.sha256(known).hexdigest()[:10]
+        content = canonical(fields | {"manifest": manifest_digest, "model": ""})
+        return hashlib.sha256(content).hexdigest()[:10]
 
     def to_json(self) -> dict[str, Any]:
         """All fields as a JSON document."""
@@ -242,14 +242,14 @@ def merge(*documents: Mapping[str, Any]) -> dict[str, Any]:
 
 def build(document: Mapping[str, Any], where: str = "of the deployment") -> DeploymentSpec:
     """The spec that a document of unchecked types describes; ``UsageError`` names the key."""
-    known = dict(document)
-    for key, value in known.items():
+    fields = dict(document)
+    for key, value in fields.items():
         if isinstance(value, str) and key in _NOT_TEXT:  # of a variable, or in quotes
-            known[key] = duration(value) if key == "ttl" else _value(value)
+            fields[key] = duration(value) if key == "ttl" else _value(value)
     for key in ("environment", "tags"):
-        if isinstance(known.get(key), Mapping):
-            known[key] = {name: _text(value) for name, value in known[key].items()}
-    return conform(DeploymentSpec, checked(known, where, KIND), where, KIND)
+        if isinstance(fields.get(key), Mapping):
+            fields[key] = {name: _text(value) for name, value in fields[key].items()}
+    return conform(DeploymentSpec, checked(fields, where, KIND), where, KIND)
 
 
 _NOT_TEXT = (*_RANGES, "scale_to_zero")
@@ -264,7 +264,7 @@ def _text(value: Any) -> Any:
 
 def duration(text: str) -> int:
     """Seconds of ``90``, ``90s``, ``15m``, ``12h`` or ``7d``; ``UsageError`` for anything else."""
-    found = _DURATION.fullmatch(text.strip())
-    if not found:
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
         raise UsageError(f"{text!r} is not a duration such as 90m, 12h or 7d")
-    return int(found[1]) * _SECONDS[found[2]]
+    return int(match[1]) * _SECONDS[match[2]]

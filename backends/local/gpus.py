@@ -39,13 +39,13 @@ class Gpu:
 
 def gpus(variables: Mapping[str, str] | None = None) -> list[Gpu]:
     """The devices that this process may use: those that ``CUDA_VISIBLE_DEVICES`` leaves."""
-    known = os.environ if variables is None else variables
+    environment = os.environ if variables is None else variables
     cards = _cards()
     if not cards:
         return []
     instances = _instances(cards)
     every = [one for card in cards for one in instances.get(card.uuid, [card])]
-    wanted = known.get(VISIBLE)
+    wanted = environment.get(VISIBLE)
     return every if wanted is None else list(_visible(every, wanted))
 
 
@@ -68,7 +68,7 @@ def _share(used: str, total: str) -> float:
 def _instances(cards: Sequence[Gpu]) -> dict[str, list[Gpu]]:
     """MIG instances by the identifier of their card; CUDA computes on one of them at a time."""
     by_uuid = {card.uuid: card for card in cards}
-    found: dict[str, list[Gpu]] = {}
+    instances: dict[str, list[Gpu]] = {}
     card: Gpu | None = None
     for line in _smi("-L"):
         if match := _CARD.match(line):
@@ -76,8 +76,8 @@ def _instances(cards: Sequence[Gpu]) -> dict[str, list[Gpu]]:
         elif card is not None and (match := _INSTANCE.match(line)):
             size = int(match[2]) * 10**9  # the profile's name is what is promised at least
             one = replace(card, uuid=match[3], name=f"{card.name} MIG {match[1]}", used=0.0)
-            found.setdefault(card.uuid, []).append(replace(one, memory_bytes=size))
-    return found
+            instances.setdefault(card.uuid, []).append(replace(one, memory_bytes=size))
+    return instances
 
 
 def _smi(*arguments: str) -> list[str]:
@@ -93,10 +93,10 @@ def _smi(*arguments: str) -> list[str]:
 def _visible(every: Sequence[Gpu], wanted: str) -> Iterable[Gpu]:
     """As CUDA reads the variable: in its order, up to the first entry that names no device."""
     for entry in wanted.split(","):
-        found = [one for one in every if _names(one, entry.strip())]
-        if not found:
+        matches = [one for one in every if _names(one, entry.strip())]
+        if not matches:
             return
-        yield found[0]
+        yield matches[0]
 
 
 def _names(gpu: Gpu, entry: str) -> bool:
@@ -194,8 +194,8 @@ class Assignment:
         for one in self._devices:
             if _names(one, str(named)):
                 return one
-        known = ", ".join(f"{one.number} ({one.uuid})" for one in self._devices) or "none"
-        raise UsageError(f"options.gpus names {named!r}; the devices are {known}")
+        listed = ", ".join(f"{one.number} ({one.uuid})" for one in self._devices) or "none"
+        raise UsageError(f"options.gpus names {named!r}; the devices are {listed}")
 
     def _still_good(self, replicas: int, count: int, pool: Sequence[Gpu]) -> bool:
         """Whether what the revision has is what it would ask for."""

@@ -125,9 +125,9 @@ def _private(path: str, flags: int) -> int:
 
 
 def _clone(descriptor: int, target: Path) -> bool:
-    with open(target, "wb", opener=_private) as made:
+    with open(target, "wb", opener=_private) as output:
         try:
-            fcntl.ioctl(made.fileno(), FICLONE, descriptor)
+            fcntl.ioctl(output.fileno(), FICLONE, descriptor)
             return True
         except OSError:
             target.unlink()
@@ -149,8 +149,8 @@ def _copy(descriptor: int, entry: FileEntry, target: Path) -> None:
     try:
         if free < entry.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with _duplicate(descriptor) as content, open(target, "wb", opener=_private) as made:
-            shutil.copyfileobj(content, made, 1 << 20)
+        with _duplicate(descriptor) as content, open(target, "wb", opener=_private) as output:
+            shutil.copyfileobj(content, output, 1 << 20)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

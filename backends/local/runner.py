@@ -85,15 +85,15 @@ class StepRunner:
         if context.target is not None and "folder" in step.body:
             held.hold(context.target.artifact, Path(step.body["folder"]), context.progress)
         with folder.change() as desired:
-            known = desired.revisions.get(generation)
-            if known is not None:
-                known = replace(known, **step.body)
-                known.attempt += step.action == "replace"
+            revision = desired.revisions.get(generation)
+            if revision is not None:
+                revision = replace(revision, **step.body)
+                revision.attempt += step.action == "replace"
             elif "argv" in step.body:
-                known = Revision(**step.body)
+                revision = Revision(**step.body)
             else:
                 raise NotFoundError(f"what {step.name!r} runs is not known any more")
-            desired.revisions[generation] = known
+            desired.revisions[generation] = revision
         self._address(folder)
         if context.wait:
             wait_for(

@@ -194,6 +194,6 @@ class Folder:
     def _healed(self, read: Callable[[], T | None]) -> T | None:
         """What ``read`` finds, after a moment if a supervisor lives to restore it."""
         end = time.monotonic() + HEALING
-        while (found := read()) is None and self.is_supervised and time.monotonic() < end:
+        while (document := read()) is None and self.is_supervised and time.monotonic() < end:
             time.sleep(POLL)
-        return found
+        return document

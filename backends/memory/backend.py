@@ -122,11 +122,11 @@ class MemoryBackend:
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Endpoint, revisions, uploads: what is used goes after what uses it."""
         kinds = ("endpoint", "revision", "model")
-        found = [one for kind in kinds for one in observed.all(kind)]
-        ids = [one.id for one in found]
+        resources = [one for kind in kinds for one in observed.all(kind)]
+        ids = [one.id for one in resources]
         return [
             Step("delete", one.kind, one.name, "asked for", after=tuple(ids[:place]))
-            for place, one in enumerate(found)
+            for place, one in enumerate(resources)
         ]
 
     def plan_rollback(self, name: str, observed: Observed) -> Sequence[Step]:
@@ -170,10 +170,10 @@ class MemoryBackend:
     def status(self, name: str) -> Deployed:
         """From endpoint and revisions; ``NotFoundError`` if there are none."""
         with self.platform.open() as records:
-            found = _of(records, name)
-        if not found:
+            resources = _of(records, name)
+        if not resources:
             raise NotFoundError(f"there is no deployment {name!r} in memory", hint="llama-hub ps")
-        return _deployed(name, found)
+        return _deployed(name, resources)
 
     def list(self) -> Iterator[Deployed]:
         """Every deployment that has an endpoint or a revision."""
@@ -184,8 +184,8 @@ class MemoryBackend:
                 for one in records.values()
                 if one["kind"] != "model"
             } - {None}
-            found = [_deployed(name, _of(records, name)) for name in sorted(names)]
-        yield from found
+            deployments = [_deployed(name, _of(records, name)) for name in sorted(names)]
+        yield from deployments
 
     def logs(self, name: str, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
         """What each revision said, oldest first."""

@@ -67,17 +67,17 @@ def _make(records: dict[str, dict[str, Any]], step: Step, lag: int) -> None:
         return
     body = dict(step.body)
     tags = body.pop("tags", None)
-    known = records.get(step.id)
-    if known is None or step.action == "replace":
-        known = {
+    record = records.get(step.id)
+    if record is None or step.action == "replace":
+        record = {
             "kind": step.kind, "name": step.name, "body": {}, "tags": {}, "created": now(),
             "hidden": lag, "log": ["starting", "ready"], "served": "", "state": "",
         }  # fmt: skip
-        records[step.id] = known
-    known["body"] |= body
-    known["tags"] = tags if tags is not None else known["tags"]
-    known["served"] = known["tags"].get(TAG_MANIFEST, "")
-    known["state"] = "running" if known["body"].get("run", True) else "stopped"
+        records[step.id] = record
+    record["body"] |= body
+    record["tags"] = tags if tags is not None else record["tags"]
+    record["served"] = record["tags"].get(TAG_MANIFEST, "")
+    record["state"] = "running" if record["body"].get("run", True) else "stopped"
 
 
 def _switch(records: dict[str, dict[str, Any]], step: Step, lag: int) -> None:
