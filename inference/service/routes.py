@@ -7,7 +7,7 @@ from functools import cache
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llama_hub.inference.service import info, openai, openapi
+from llama_hub.inference.service import info, openai, openai_responses, openapi
 from llama_hub.inference.service.dispatch import by_field, by_path
 from llama_hub.inference.service.ollama_schemas import (
     OllamaChatBody,
@@ -16,6 +16,7 @@ from llama_hub.inference.service.ollama_schemas import (
 )
 from llama_hub.inference.service.pages import about, page
 from llama_hub.inference.service.platforms import azureml, huggingface, ollama, sagemaker
+from llama_hub.inference.service.responses_schemas import ResponsesBody
 from llama_hub.inference.service.route import Route
 from llama_hub.inference.service.schemas import (
     ChatBody,
@@ -63,6 +64,11 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST", "/v1/completions", openai.completions, "Continue prompts (OpenAI).",
         (CompletionBody,), needs_model=True, field="prompt",
+    ),
+    Route(
+        "POST", "/v1/responses", openai_responses.respond,
+        "Answer a conversation in items, without keeping it (OpenAI).",
+        (ResponsesBody,), needs_model=True,
     ),
     Route(
         "POST", "/tokenize", openai.tokenize, "Token ids of a text or a conversation.",

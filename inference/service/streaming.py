@@ -31,6 +31,11 @@ def sse(document: Document) -> bytes:
     return b"data: " + _dense(document) + b"\n\n"
 
 
+def named_sse(document: Document) -> bytes:
+    """The same with the document's ``type`` as the event's name."""
+    return f"event: {document.get('type', 'error')}\n".encode() + sse(document)
+
+
 def json_line(document: Document) -> bytes:
     """``document`` as one line."""
     return _dense(document) + b"\n"
@@ -91,10 +96,11 @@ class StreamReply(Response):
         lines: bool = False,
         done: bytes = b"",
         media_type: str = "application/jsonlines",
+        frame: Frame = sse,
     ) -> None:
         self._source = source
         self._shape = shape
-        self._frame: Frame = json_line if lines else sse
+        self._frame: Frame = json_line if lines else frame
         self._done = b"" if lines else done
         self.status_code = 200
         self.background = None

@@ -17,7 +17,7 @@ from tests.support.serving import serving
 
 PATHS = ["/v1/chat/completions", "/v1/completions", "/invocations", "/score", "/", "/generate",
          "/generate_stream", "/tokenize", "/detokenize", "/api/chat", "/api/generate",
-         "/api/show"]  # fmt: skip
+         "/api/show", "/v1/responses"]  # fmt: skip
 FIELDS = ["messages", "prompt", "inputs", "input_data", "parameters", "temperature", "top_p", "n",
           "max_tokens", "stop", "logprobs", "stream", "stream_options", "response_format", "seed",
           "logit_bias", "best_of", "echo", "tokens", "role", "content", "max_new_tokens", "type",
@@ -47,6 +47,7 @@ VALID: list[dict[str, Any]] = [
     {"tokens": [5, 6]},
     {"model": "m", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2}},
     {"model": "m", "prompt": "one", "options": {"num_predict": 2}},
+    {"input": [{"role": "user", "content": "hi"}], "max_output_tokens": 2},
 ]
 
 
