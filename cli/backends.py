@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import output
 from llama_hub.errors import ExitCode
@@ -16,7 +17,9 @@ app = typer.Typer(
     add_completion=False, help="Where a model can run; schemas of specs; the conformance suite."
 )
 
-BackendName = Annotated[str, typer.Argument(metavar="NAME", help="A backend.")]
+BackendName = Annotated[
+    str, typer.Argument(metavar="NAME", help="A backend.", autocompletion=completion.backends)
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -55,7 +58,12 @@ def _state(name: str) -> dict[str, Any]:
 
 @app.command()
 def schema(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="With its options.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="With its options.", autocompletion=completion.backends
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.chat_clients import InvokedSpeaker, LocalSpeaker, RemoteSpeaker, Speaker, Style
 from llama_hub.cli.conversation import Conversation, Prompt
 from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
@@ -24,7 +25,11 @@ app = typer.Typer(add_completion=False)
 
 Target = Annotated[
     str,
-    typer.Argument(metavar="MODEL|PATH|URL|DEPLOYMENT", help="Model to chat with."),
+    typer.Argument(
+        metavar="MODEL|PATH|URL|DEPLOYMENT",
+        help="Model to chat with.",
+        autocompletion=completion.conversable,
+    ),
 ]
 Once = Annotated[
     str | None, typer.Option(metavar="TEXT|-", help="Ask this one thing and print the answer.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import Output, duration_text, output, size_text
 from llama_hub.errors import UsageError
@@ -26,7 +27,12 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A model in the store, a folder, or a GGUF file.")
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A model in the store, a folder, or a GGUF file.",
+            autocompletion=completion.stored,
+        ),
     ],
     destination: Annotated[
         Path | None,
@@ -39,6 +45,7 @@ def convert(
         typer.Option(
             "--to",
             metavar="hf|meta|gguf",
+            autocompletion=completion.choices("hf", "meta", "gguf"),
             help="The format.",
             show_default="gguf for NAME.gguf, else hf",
         ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from llama_hub.cli import planned
+from llama_hub.cli import completion, planned
 from llama_hub.cli.options import Json, Quiet, Yes
 from llama_hub.cli.output import Output, output
 from llama_hub.errors import NotFoundError, UsageError
@@ -33,8 +33,14 @@ OnFailure = Annotated[
 
 @app.command()
 def deploy(
-    backend: Annotated[str | None, typer.Argument(help="Where: see llama-hub backends.")] = None,
-    model: Annotated[str | None, typer.Argument(help="Catalogue id or model folder.")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Argument(help="Where: see llama-hub backends.", autocompletion=completion.backends),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Catalogue id or model folder.", autocompletion=completion.catalogued),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Spec in YAML; flags override it.")
     ] = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import output
 from llama_hub.errors import ExitCode
@@ -27,7 +28,10 @@ LITTLE_DISK = 20 << 30  # bytes; a 7B model takes 13 GiB
 
 @app.command()
 def doctor(
-    backend: Annotated[str | None, typer.Argument(help="Look at this backend too.")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Argument(help="Look at this backend too.", autocompletion=completion.backends),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Spec in YAML of what is to be deployed.")
     ] = None,

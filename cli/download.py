@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.acceptance import (
     AcceptLicense,
     ConfirmMau,
@@ -53,6 +54,7 @@ def download(
             metavar="MODEL|ORG/NAME[:FILE][@REV]",
             help="A catalogue id, or any repository of the Llama 2 family on the Hugging Face Hub "
             "(also hf://ORG/NAME); ORG/NAME:Q4_K_M is one of its GGUF files.",
+            autocompletion=completion.catalogued,
         ),
     ],
     source: SourceName = None,

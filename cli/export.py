@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.options import Json, Quiet
 from llama_hub.cli.output import output
 from llama_hub.errors import UsageError
@@ -20,7 +21,14 @@ def export(
         Path, typer.Argument(metavar="PLAN", help="Made by llama-hub deploy … --out PLAN.")
     ],
     form: Annotated[
-        str, typer.Argument(metavar="FORM", help="az-yaml, bicep, score, roles or cloudformation.")
+        str,
+        typer.Argument(
+            metavar="FORM",
+            help="az-yaml, bicep, score, roles or cloudformation.",
+            autocompletion=completion.choices(
+                "az-yaml", "bicep", "score", "roles", "cloudformation"
+            ),
+        ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     json: Json = False,

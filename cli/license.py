@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.acceptance import (
     AcceptLicense,
     ConfirmMau,
@@ -36,10 +37,18 @@ app = typer.Typer(
 )
 
 Name = Annotated[
-    str, typer.Argument(metavar="LICENSE|MODEL", help="A licence, or a model under it.")
+    str,
+    typer.Argument(
+        metavar="LICENSE|MODEL",
+        help="A licence, or a model under it.",
+        autocompletion=completion.licensed,
+    ),
 ]
 OptionalName = Annotated[
-    str | None, typer.Argument(metavar="[LICENSE|MODEL]", help="Only this licence.")
+    str | None,
+    typer.Argument(
+        metavar="[LICENSE|MODEL]", help="Only this licence.", autocompletion=completion.licensed
+    ),
 ]
 
 
@@ -184,7 +193,10 @@ def verify(
 @app.command()
 def export(
     model: Annotated[
-        str | None, typer.Argument(help="A model or its folder; everything without it.")
+        str | None,
+        typer.Argument(
+            help="A model or its folder; everything without it.", autocompletion=completion.stored
+        ),
     ] = None,
     format: Annotated[
         Literal["json", "in-toto", "cyclonedx"], typer.Option(help="Form of the statement.")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.options import CatalogFile, Json, Quiet
 from llama_hub.cli.output import output, size_text
 from llama_hub.hub.catalog import Catalog, Model, load
@@ -27,7 +28,12 @@ def models(
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalogue id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A catalogue id.", autocompletion=completion.catalogued
+        ),
+    ],
     catalog: CatalogFile = None,
     json: Json = False,
     quiet: Quiet = False,

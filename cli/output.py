@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL = 5.0  # seconds between two plain progress lines of one task
 PLAIN_SHORTEST = 1.0  # seconds; what ends sooner needs no line of its own
 
+TRIES = 3  # answers to one question
+_ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "": False}
+
 
 class Output:
     """Where a command writes; one for the process, made by ``output``."""
@@ -100,8 +103,16 @@ class Output:
         return sys.stdin.readline().strip()
 
     def confirm(self, question: str, *, flag: str) -> bool:
-        """A person's yes or no; without a terminal a ``UsageError`` that names ``flag``."""
-        return self.ask(f"{question} [y/N]", flag=flag).lower() in {"y", "yes"}
+        """A person's yes or no, asked ``TRIES`` times until it is one of them; else it is a no.
+
+        Without a terminal a ``UsageError`` that names ``flag``.
+        """
+        for _ in range(TRIES):
+            answer = self.ask(f"{question} [y/N]", flag=flag).lower()
+            if answer in _ANSWERS:
+                return _ANSWERS[answer]
+            question = "please answer y or n"
+        return False
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from llama_hub.cli import completion
+
 DEFAULT_PORT = 8000
 LOOPBACK = "127.0.0.1"
 MAX_SERVED_NAME = 256  # characters
@@ -16,6 +18,7 @@ Model = Annotated[
     typer.Argument(
         metavar="[MODEL|PATH]",
         help="Catalogue id or folder. In a cloud's container: what the platform mounted.",
+        autocompletion=completion.stored,
     ),
 ]
 Host = Annotated[

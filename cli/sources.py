@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.options import secret
 from llama_hub.cli.output import Output
 from llama_hub.errors import UsageError
@@ -18,7 +19,13 @@ PANEL = "Where from"
 
 SourceName = Annotated[
     str | None,
-    typer.Option("--source", metavar="|".join(SOURCES), help="Where from.", rich_help_panel=PANEL),
+    typer.Option(
+        "--source",
+        metavar="|".join(SOURCES),
+        help="Where from.",
+        rich_help_panel=PANEL,
+        autocompletion=completion.choices(*SOURCES),
+    ),
 ]
 Url = Annotated[
     str | None,

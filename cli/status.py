@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.deploy import deployed_json
 from llama_hub.cli.options import At, Json, Quiet, Region, where
 from llama_hub.cli.output import output
@@ -16,9 +17,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-Name = Annotated[str, typer.Argument(help="Name of the deployment.")]
+Name = Annotated[
+    str, typer.Argument(help="Name of the deployment.", autocompletion=completion.deployments)
+]
 BackendName = Annotated[
-    str | None, typer.Option("--backend", help="Which backend, where two have one of that name.")
+    str | None,
+    typer.Option(
+        "--backend",
+        help="Which backend, where two have one of that name.",
+        autocompletion=completion.backends,
+    ),
 ]
 
 

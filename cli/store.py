@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.acceptance import (
     AcceptLicense,
     ConfirmMau,
@@ -52,7 +53,12 @@ def list_(json: Json = False, quiet: Quiet = False) -> None:
 
 @path_app.command()
 def path(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model in the store.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model in the store.", autocompletion=completion.stored
+        ),
+    ],
     format: StoredFormat = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -68,7 +74,10 @@ def path(
 @remove_app.command()
 def remove(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A model in the store.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A model in the store.", autocompletion=completion.stored
+        ),
     ] = None,
     format: StoredFormat = None,
     partials: Annotated[

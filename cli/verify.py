@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_hub.cli import completion
 from llama_hub.cli.options import CatalogFile, Json, Quiet
 from llama_hub.cli.output import output, size_text
 from llama_hub.cli.sources import AllowHost, Revision, SourceName, Token, Url, wanted
@@ -23,7 +24,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL|PATH", help="A model or its folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|PATH", help="A model or its folder.", autocompletion=completion.stored
+        ),
+    ],
     format: Annotated[
         str | None, typer.Option("--format", metavar="meta|hf|gguf", help="Only in this format.")
     ] = None,

@@ -206,6 +206,10 @@ class Store:
         found = [self.complete(*place) for place in _places(self.root / "models")]
         return [one for one in found if one is not None]
 
+    def names(self) -> list[ModelId]:
+        """What the models here are called, by their folders alone."""
+        return sorted({model for model, _ in _places(self.root / "models")})
+
     def publish(self, model: str, variant: str, made: Path | None = None) -> StoredModel:
         """Give the folder ``made`` (a download's by default) its final name, in one step.
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ import typer
 from llama_hub import errors
 from llama_hub.cli import failures, main, output
 from llama_hub.cli.options import secret
+from llama_hub.deploy import journal
 from llama_hub.errors import ExitCode, LlamaHubError
 from tests.support.command import run, spawn
 
@@ -274,3 +276,53 @@ def test_only_the_program_itself_offers_completion() -> None:
     for name in main.COMMANDS:
         options = {option for parameter in main.load(name).params for option in parameter.opts}
         assert "--install-completion" not in options, name
+
+
+Tab = Callable[[str, str], list[str]]
+
+
+@pytest.fixture
+def tab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tab:
+    """What the command answers to a shell's Tab at the end of a line."""
+
+    def completed(line: str, shell: str) -> list[str]:
+        variables = {
+            "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)},
+            "zsh": {"_TYPER_COMPLETE_ARGS": line},
+            "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+        }[shell]
+        for name, value in {"_LLAMA_HUB_COMPLETE": f"complete_{shell}", **variables}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            main.run([])
+        said = capsys.readouterr()
+        assert said.err == ""
+        return re.findall(r"[a-z0-9][a-z0-9.-]+", said.out.removeprefix("_arguments"))
+
+    return completed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("llama-hub download llama-2-7", "llama-2-7b-chat"),
+        ("llama-hub deploy sage", "sagemaker"),
+        ("llama-hub download --source mi", "mirror"),
+        ("llama-hub license show llama-2-c", "llama-2-community"),
+        ("llama-hub status chat", "chatty"),
+        ("llama-hub remove llama-d", "llama-demo"),
+    ],
+)
+def test_values_are_completed(line: str, value: str, shell: str, home: Path, tab: Tab) -> None:
+    folder = home / "deployments" / "memory" / "chatty"
+    folder.mkdir(parents=True)
+    (folder / journal.NAME).touch()
+    (home / "models" / "llama-demo" / "meta").mkdir(parents=True)
+    assert value in tab(line, shell)
+
+
+def test_what_goes_wrong_completes_nothing(home: Path, tab: Tab) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "deployments").write_text("no folder")
+    assert tab("llama-hub status x", "bash") == []

@@ -224,7 +224,9 @@ def asking(
 
 
 def answer_all(person: Terminal) -> None:
-    person.expect("Do you accept this licence and the acceptable use policy?")
+    person.expect("Do you accept this licence and the acceptable use policy? [y/N]")
+    person.type("maybe")
+    person.expect("please answer y or n [y/N]")
     person.type("y")
     person.expect("Your full name")
     person.type("Ada Lovelace")
@@ -269,11 +271,13 @@ def test_flags_answer_their_questions_on_a_terminal() -> None:
     assert receipt["licensee"] == {"name": "Ada", "email": "ada@example.org", "organization": ""}
 
 
-@pytest.mark.parametrize("answer", ["n", "", "accept?"])
-def test_anything_but_yes_is_no(answer: str) -> None:
+@pytest.mark.parametrize("answers", [["n"], [""], ["accept?", "n"], ["accept?", "sure", "yes!"]])
+def test_anything_but_yes_is_no(answers: list[str]) -> None:
     with asking() as person:
         person.expect("Do you accept this licence?")
-        person.type(answer)
+        for answer in answers:
+            person.expect("[y/N]")
+            person.type(answer)
         code, stdout = person.finish()
     assert (code, stdout) == (3, "")
     assert "acme-community was not accepted" in person.shown
