@@ -159,9 +159,25 @@ def _make(found: type[Any], name: str, settings: dict[str, Any]) -> Backend:
 
 
 def _checked(name: str, found: Any) -> type[Any]:
-    if not isinstance(found, type) or not callable(getattr(found, "execute", None)):
-        raise UsageError(f"what stands behind the backend {name!r} is not a backend class")
+    if not isinstance(found, type):
+        raise UsageError(f"what stands behind the backend {name!r} is not a class", hint=_WRITING)
+    missing = [method for method in methods() if not callable(getattr(found, method, None))]
+    missing += [one for one in ("name", "location", "options_model") if not hasattr(found, one)]
+    if missing:
+        raise UsageError(
+            f"{found.__name__}, the backend {name!r}, lacks {', '.join(missing)}", hint=_WRITING
+        )
     return found
+
+
+_WRITING = "docs/backends.md shows each method and attribute"
+
+
+def methods() -> list[str]:
+    """The methods that every backend has."""
+    from llama_hub.deploy.backend import Backend
+
+    return [key for key, value in vars(Backend).items() if key[0] != "_" and callable(value)]
 
 
 def _plugins() -> dict[str, EntryPoint]:

@@ -64,6 +64,20 @@ def test_settings_that_a_backend_does_not_take_are_named(fly: Path, home: Path) 
         registry.get("fly")
 
 
+def test_what_a_backend_class_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half:
+        name = "half"
+        location = ()
+
+        def execute(self) -> None: ...
+
+    entry = type("Entry", (), {"load": lambda self: Half, "name": "half", "dist": None})()
+    monkeypatch.setattr(registry, "_plugins", lambda: {"half": entry})
+    with pytest.raises(UsageError, match=r"Half.*lacks .*observe, plan, .*options_model") as caught:
+        registry.backend_class("half")
+    assert "docs/backends.md" in caught.value.hint
+
+
 def test_a_broken_plugin_hides_no_other_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
