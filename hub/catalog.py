@@ -104,8 +104,8 @@ class Catalog:
 def listed(model_id: str) -> Model | None:
     """The entry of that id in the built-in catalogue and ``LLAMA_HUB_CATALOG``, if there is one."""
     configured = os.environ.get("LLAMA_HUB_CATALOG")
-    known = load(Path(configured) if configured else None)
-    return known.get(model_id) if model_id in known else None
+    catalogue = load(Path(configured) if configured else None)
+    return catalogue.get(model_id) if model_id in catalogue else None
 
 
 def load(user_file: Path | None = None) -> Catalog:

@@ -91,14 +91,14 @@ _PARAMS_HARMLESS = frozenset({"max_batch_size", "max_seq_len", "model_parallel_s
 
 def check_family(document: Mapping[str, Any], where: object, kind: FileKind) -> None:
     """Refuse a model of another family by what it calls itself."""
-    found = document.get("model_type")
-    if found is None:
+    family = document.get("model_type")
+    if family is None:
         raise kind.invalid(where, "is missing: it says which family the model is of", "model_type")
-    if found != "llama":
+    if family != "llama":
         another = replace(kind, hint="llama-hub models   (any fine-tune of one of these will do)")
         raise another.invalid(
             where,
-            f"{str(found)[:80]!r} is another family of models; llama-hub knows that of Llama 2 "
+            f"{str(family)[:80]!r} is another family of models; llama-hub knows that of Llama 2 "
             "('llama')",
             "model_type",
         )

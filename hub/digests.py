@@ -111,9 +111,9 @@ def damaged_blocks(path: Path, blocks: Sequence[str]) -> list[int]:
 
     Of a file that is longer, only the first of the blocks that should not be there is named.
     """
-    found = hash_file(path, (), limit=(len(blocks) + 1) * BLOCK).blocks
-    paired = [number for number, crc in enumerate(blocks) if found[number : number + 1] != (crc,)]
-    return paired + list(range(len(blocks), len(found)))
+    actual = hash_file(path, (), limit=(len(blocks) + 1) * BLOCK).blocks
+    paired = [number for number, crc in enumerate(blocks) if actual[number : number + 1] != (crc,)]
+    return paired + list(range(len(blocks), len(actual)))
 
 
 def _add_checksum(checksums: list[int], piece: memoryview, at: int) -> None:

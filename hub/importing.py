@@ -182,11 +182,11 @@ def _snapshot(repository: Path) -> Path:
         commit = read_text(main, REFERENCE).strip()
         if _COMMIT.fullmatch(commit) and (snapshots / commit).is_dir():
             return snapshots / commit
-    found = list(islice(snapshots.iterdir(), MANY))
-    if len(found) != 1:
-        many = f"{MANY} or more" if len(found) == MANY else str(len(found))
+    revisions = list(islice(snapshots.iterdir(), MANY))
+    if len(revisions) != 1:
+        many = f"{MANY} or more" if len(revisions) == MANY else str(len(revisions))
         raise UsageError(f"{repository} has {many} snapshots", hint="name one of them")
-    return found[0]
+    return revisions[0]
 
 
 def guess(folder: Path, catalog: Catalog) -> Model:
@@ -196,10 +196,10 @@ def guess(folder: Path, catalog: Catalog) -> Model:
         names.add(gguf_types.model_name(folder).lower())
     for model in catalog:
         repositories = [name for name in (model.huggingface, model.huggingface_original) if name]
-        known = {model.id, model.folder.lower()}
-        known |= {name.rsplit("/", 1)[-1].lower() for name in repositories}
-        known |= {f"models--{name.replace('/', '--')}".lower() for name in repositories}
-        if names & known:
+        spellings = {model.id, model.folder.lower()}
+        spellings |= {name.rsplit("/", 1)[-1].lower() for name in repositories}
+        spellings |= {f"models--{name.replace('/', '--')}".lower() for name in repositories}
+        if names & spellings:
             return model
     raise UsageError(
         f"the name {folder.name!r} does not tell which model it is",

@@ -98,10 +98,10 @@ class ImportedOllama(ImportedFile):
         return replace(file, digests={"sha256": digest}, size=self._layer.size)
 
     def _documents(self) -> dict[str, bytes]:
-        found = {"USE_POLICY.md": self._policy} if self._policy else {}
+        documents = {"USE_POLICY.md": self._policy} if self._policy else {}
         if self._agreements:
-            found["LICENSE"] = "\n".join(self._agreements)
-        return {name: text.encode() for name, text in found.items()}
+            documents["LICENSE"] = "\n".join(self._agreements)
+        return {name: text.encode() for name, text in documents.items()}
 
 
 def find(text: str) -> ImportedOllama | None:

@@ -159,10 +159,10 @@ def _small(files: Mapping[str, RemoteFile], path: str) -> bytes:
         raise NotFoundError(f"there is no {path}", hint="it belongs beside the weights")
     file = files[path]
     data = read_all(file.request, SMALL)
-    found = {name: digests.new(name, len(data)) for name in file.digests}
-    for one in found.values():
+    hashers = {name: digests.new(name, len(data)) for name in file.digests}
+    for one in hashers.values():
         one.update(memoryview(data))
-    digests.check(path, file.digests, {k: v.hexdigest() for k, v in found.items()}, hint=_AGAIN)
+    digests.check(path, file.digests, {k: v.hexdigest() for k, v in hashers.items()}, hint=_AGAIN)
     return data
 
 

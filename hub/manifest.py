@@ -182,11 +182,11 @@ def decode(data: bytes, where: str) -> Manifest:
 def parse(document: Any, where: str) -> Manifest:
     """A manifest from its JSON document; the digest it states must be the one it has."""
     record = conform(_Record, document, where, KIND)
-    found = conform(Manifest, document, where, KIND)
-    if record.digest != found.digest:
-        problem = f"was edited: it states {record.digest} and has {found.digest}"
+    manifest = conform(Manifest, document, where, KIND)
+    if record.digest != manifest.digest:
+        problem = f"was edited: it states {record.digest} and has {manifest.digest}"
         raise KIND.invalid(where, problem, "digest")
-    return found
+    return manifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,9 +99,9 @@ def parse(document: Mapping[str, Any], context: int) -> RopeScaling | None:
         return None
     if kind not in _KEYS:
         raise _refused("rope_type", named)
-    known = _KEYS[str(kind)]
-    _refuse_others(document, known, str(kind))
-    values = {key: _number(document, key, default) for key, default in known.items()}
+    keys = _KEYS[str(kind)]
+    _refuse_others(document, keys, str(kind))
+    values = {key: _number(document, key, default) for key, default in keys.items()}
     if kind == "linear" and values["factor"] == 1:
         return None
     return _scaling(cast(Kind, kind), values, context)

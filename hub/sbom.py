@@ -165,8 +165,8 @@ def _facts(evidence: Evidence) -> dict[str, Any]:
 
 def _terms(license_id: str) -> License:
     """The licence's terms; a model may name one that this machine does not describe."""
-    known = {license.id: license for license in terms.all_licenses()}
-    return known.get(license_id) or License(license_id, license_id, _NO_TERMS, gated=True)
+    by_id = {license.id: license for license in terms.all_licenses()}
+    return by_id.get(license_id) or License(license_id, license_id, _NO_TERMS, gated=True)
 
 
 def _model(evidence: Evidence, model: Manifest) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def _model(evidence: Evidence, model: Manifest) -> dict[str, Any]:
 
 
 def _file(entry: FileEntry) -> dict[str, Any]:
-    known = {"path": entry.path, "size": entry.size, "sha256": entry.sha256, "md5": entry.md5}
-    return {key: value for key, value in known.items() if value is not None}
+    fields = {"path": entry.path, "size": entry.size, "sha256": entry.sha256, "md5": entry.md5}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _component(evidence: Evidence, model: Manifest) -> dict[str, Any]:

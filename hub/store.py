@@ -115,11 +115,11 @@ class Store:
         never for a model of the catalogue. Without ``variant`` the first of meta, hf, gguf that is
         there. ``UsageError`` for what can be neither.
         """
-        found = None if is_path(name) else self.named(name, variant)
-        if found is None and not is_path(name) and listed(name):
+        stored = None if is_path(name) else self.named(name, variant)
+        if stored is None and not is_path(name) and listed(name):
             _nothing(name, variant)
         return (
-            found
+            stored
             or self._at(path_of(name))
             or self._of_repository(name, variant)
             or _nothing(name, variant)
@@ -157,9 +157,9 @@ class Store:
         except ValueError:
             return None
         for known in (_variant(variant),) if variant else FORMATS:
-            found = self.complete(model, known)
-            if found is not None:
-                return found
+            stored = self.complete(model, known)
+            if stored is not None:
+                return stored
         return None
 
     def source(self, name: str) -> Path:
@@ -203,8 +203,8 @@ class Store:
 
     def all(self) -> list[StoredModel]:
         """Every complete model, by id and variant; a damaged manifest is an ``IntegrityError``."""
-        found = [self.complete(*place) for place in _places(self.root / "models")]
-        return [one for one in found if one is not None]
+        stored = [self.complete(*place) for place in _places(self.root / "models")]
+        return [one for one in stored if one is not None]
 
     def names(self) -> list[ModelId]:
         """What the models here are called, by their folders alone."""
@@ -290,13 +290,15 @@ class Store:
 
     def partials(self) -> list[Partial]:
         """What is unfinished, by model and variant."""
-        found = []
+        unfinished = []
         for folder in sorted(self._work().glob("*/*/")):
             place, _, work = folder.name.partition(".")
-            known = _known(folder.parent.name, place) if work in ("", *get_args(Work)) else None
-            if known and not folder.is_symlink() and not folder.parent.is_symlink():
-                found.append(Partial(*known, folder, _bytes_on_disk(folder)))
-        return found
+            place_of_model = (
+                _known(folder.parent.name, place) if work in ("", *get_args(Work)) else None
+            )
+            if place_of_model and not folder.is_symlink() and not folder.parent.is_symlink():
+                unfinished.append(Partial(*place_of_model, folder, _bytes_on_disk(folder)))
+        return unfinished
 
     def collect_partials(self, model: str | None = None) -> list[Partial]:
         """Delete unfinished work that no process is busy with; returns what was deleted."""
@@ -330,8 +332,8 @@ def _without_links(base: Path, *parts: str) -> Path:
 def _places(base: Path) -> list[tuple[ModelId, Variant]]:
     """Every model and variant that has a folder below ``base``; links do not count."""
     folders = [folder for folder in sorted(base.glob("*/*/")) if not folder.is_symlink()]
-    known = [_known(f.parent.name, f.name) for f in folders if not f.parent.is_symlink()]
-    return [place for place in known if place is not None]
+    places = [_known(f.parent.name, f.name) for f in folders if not f.parent.is_symlink()]
+    return [place for place in places if place is not None]
 
 
 def _known(model: str, variant: str) -> tuple[ModelId, Variant] | None:

@@ -75,11 +75,13 @@ def verify(folder: Path, *, deep: bool = False, progress: Progress = NO_PROGRESS
         checks = list(pool.map(check, entries))
     if named.is_dir():
         checks += [FileCheck(path, "extra") for path in extra_files(folder, manifest)]
-    found = Verification(named, manifest, tuple(sorted(checks, key=lambda check: check.path)))
-    if deep and found.ok:
-        found = _check_tensors(found, progress)
-    progress.finish(TASK, "ok" if found.ok else "DAMAGED")
-    return found
+    verification = Verification(
+        named, manifest, tuple(sorted(checks, key=lambda check: check.path))
+    )
+    if deep and verification.ok:
+        verification = _check_tensors(verification, progress)
+    progress.finish(TASK, "ok" if verification.ok else "DAMAGED")
+    return verification
 
 
 def check_file(
@@ -126,8 +128,8 @@ def _in_time(size: int, advance: Callable[[int], None]) -> Callable[[int], None]
 def extra_files(folder: Path, manifest: Manifest) -> list[str]:
     """Files in the folder that the manifest does not list; the first ``MAX_EXTRA`` of them."""
     listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME}
-    found = (name for name in _names(folder) if name not in listed)
-    return sorted(islice(found, MAX_EXTRA))
+    extras = (name for name in _names(folder) if name not in listed)
+    return sorted(islice(extras, MAX_EXTRA))
 
 
 def _names(folder: Path) -> Iterator[str]:

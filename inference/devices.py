@@ -85,8 +85,8 @@ def driver_version() -> str | None:
         text = DRIVER_FILE.read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    found = re.search(r"\d+\.\d+(?:\.\d+)?", text)
-    return found.group() if found else None
+    match = re.search(r"\d+\.\d+(?:\.\d+)?", text)
+    return match.group() if match else None
 
 
 def driver_cuda() -> tuple[int, int] | None:

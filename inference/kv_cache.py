@@ -77,12 +77,12 @@ class PagePool:
 
     def find(self, names: Sequence[bytes]) -> list[int]:
         """The longest beginning of ``names`` that is in the cache, as pages; takes nothing."""
-        found: list[int] = []
+        pages: list[int] = []
         for name in names:
             if name not in self._by_name:
                 break
-            found.append(self._by_name[name])
-        return found
+            pages.append(self._by_name[name])
+        return pages
 
     def share(self, pages: Sequence[int]) -> None:
         """Become an owner of ``pages``, just found."""

@@ -126,11 +126,11 @@ class Fit:
 
     def alternatives(self) -> list[str]:
         """Options that would fit, the mildest change first; empty if none does."""
-        found: list[str] = []
+        ways: list[str] = []
         for label, other in self._candidates():
             if other.fits:
-                found.append(label)
-        return found
+                ways.append(label)
+        return ways
 
     def _candidates(self) -> list[tuple[str, Fit]]:
         shorter = [n for n in SHORTER if n < self.context]
@@ -209,8 +209,8 @@ def free_memory(device: torch.device, utilization: float = 1.0) -> int | None:
         import torch
 
         return gpu_room(*torch.cuda.mem_get_info(device), utilization)
-    known = [each for each in (_available(), _container_room()) if each is not None]
-    return min(known, default=None)
+    limits = [each for each in (_available(), _container_room()) if each is not None]
+    return min(limits, default=None)
 
 
 def _available() -> int | None:

@@ -238,15 +238,15 @@ class Scheduler:
         if not self.waiting:
             return False
         sequence = min(self.waiting, key=self._shares.turn)
-        found = self._look_up(sequence)
-        yielding = self._yielding(sequence, found)
+        cached = self._look_up(sequence)
+        yielding = self._yielding(sequence, cached)
         if yielding is None:
             return False
         for each in yielding:
             self._preempt(each)
-        self.pool.share(found)
+        self.pool.share(cached)
         self.waiting.remove(sequence)
-        self._start(sequence, found)
+        self._start(sequence, cached)
         return True
 
     def _yielding(self, sequence: Sequence, found: list[int]) -> list[Sequence] | None:
@@ -286,9 +286,9 @@ class Scheduler:
         if not self._prefix_caching or sequence.request.sampling.prompt_logprobs is not None:
             return []
         names = page_names(sequence.tokens[: len(sequence.tokens) - 1])
-        found = self.pool.find(names)
-        sequence.names = names[: len(found)]
-        return found
+        cached = self.pool.find(names)
+        sequence.names = names[: len(cached)]
+        return cached
 
     def _make_room(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> bool:
         """Pages for ``count`` more tokens, taken from who holds most if need be.

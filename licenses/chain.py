@@ -82,11 +82,11 @@ class Chain:
         """Add ``entry``: it is on the disk when this returns, whoever else appends."""
         private_folder(self.path.parent)
         with locked(self._lock_path, mode=PRIVATE):
-            known = self._read(self._read_head())
-            count = len(known.digests)
-            line = _line(entry, count + 1, known)
-            self._write_head(_Head(count, known.head, coming=_sha256(line)))
-            self._write_line(line, known.size)
+            content = self._read(self._read_head())
+            count = len(content.digests)
+            line = _line(entry, count + 1, content)
+            self._write_head(_Head(count, content.head, coming=_sha256(line)))
+            self._write_line(line, content.size)
             self._write_head(_Head(count + 1, _sha256(line)))
 
     def _read(self, head: _Head) -> Content:

@@ -56,10 +56,10 @@ class Gate:
         ``LicenseError`` without a receipt and without ``accept``, or if what ``accept`` states
         is not enough. An open licence gets its receipt without questions.
         """
-        known = [r for r in self._of(license.id) if _covers(r, texts)]
-        if known:
+        receipts = [r for r in self._of(license.id) if _covers(r, texts)]
+        if receipts:
             self._keep(texts)
-            return known[-1]
+            return receipts[-1]
         if not license.gated:
             return self._record(license, "open", texts)
         if accept is None:
@@ -193,18 +193,18 @@ def _check_licensee(acceptance: Acceptance) -> None:
 
 def _check_wording(license: License, text: str, stated: str | None) -> None:
     """The text must be the one that was read, and an unknown one must have been read."""
-    found = normalised_sha256(text)
+    digest = normalised_sha256(text)
     given = stated and stated.strip().lower().removeprefix("sha256:")
-    if given and given != found:
+    if given and given != digest:
         raise LicenseError(
             f"--text-sha256 is {given}, but the text of {license.id} that the source hands out "
-            f"has the normalised SHA-256 {found}",
+            f"has the normalised SHA-256 {digest}",
             hint="read the new text, then accept it by its own hash",
         )
-    if not given and license.gated and found not in license.known_licenses:
+    if not given and license.gated and digest not in license.known_licenses:
         raise LicenseError(
-            f"this wording of {license.id} is not a known one (normalised SHA-256 {found})",
-            hint=f"read it, and if you agree add --text-sha256 {found}",
+            f"this wording of {license.id} is not a known one (normalised SHA-256 {digest})",
+            hint=f"read it, and if you agree add --text-sha256 {digest}",
         )
 
 

@@ -199,8 +199,8 @@ def _receipt(entry: Mapping[str, Any], where: str) -> Receipt:
         wrong.append("licensee")
     if wrong:
         raise IntegrityError(f"{where} is not a receipt: see {', '.join(wrong)}")
-    known: dict[str, Any] = {key: entry.get(key) for key in _TYPES}
-    return Receipt(licensee=licensee, **known)
+    fields: dict[str, Any] = {key: entry.get(key) for key in _TYPES}
+    return Receipt(licensee=licensee, **fields)
 
 
 def _is_flat(value: object) -> bool:

@@ -52,19 +52,19 @@ class License:
 
     def to_json(self) -> dict[str, Any]:
         """The terms as ``--json`` and exports give them; what is unknown is null."""
-        known = {key: None if value == "" else value for key, value in asdict(self).items()}
-        return known | {"obligations": list(self.obligations)}
+        fields = {key: None if value == "" else value for key, value in asdict(self).items()}
+        return fields | {"obligations": list(self.obligations)}
 
 
 def load(license_id: str) -> License:
     """The licence of that id; ``NotFoundError`` tells how to add one."""
-    known = {license.id: license for license in all_licenses()}
-    if license_id in known:
-        return known[license_id]
-    near = difflib.get_close_matches(license_id, known, n=1)
+    by_id = {license.id: license for license in all_licenses()}
+    if license_id in by_id:
+        return by_id[license_id]
+    near = difflib.get_close_matches(license_id, by_id, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     raise NotFoundError(
-        f"there is no licence {license_id!r}; known are {', '.join(known)}",
+        f"there is no licence {license_id!r}; known are {', '.join(by_id)}",
         hint=f"{guess}describe it in {user_folder() / (license_id + '.toml')} "
         '(id, name, spdx, gated), or use license = "other-open" for an open one',
     )

@@ -83,16 +83,16 @@ def download(
     from llama_hub.hub.sources.repository import Request, find
     from llama_hub.hub.sources.resolve import SourceRequest, choose
 
-    known = catalogs.load(catalog)
+    catalogue = catalogs.load(catalog)
     asked = SourceRequest(source=source, format=format, url=url, token=token, revision=revision)
     named = parse(model)
     if named is None:
         if license or name:
             raise UsageError(f"license and name are for repositories, not for {model!r}")
-        entry = known.get(model)
+        entry = catalogue.get(model)
         chosen, fmt = choose(entry, asked)
     else:
-        entry, chosen, fmt = find(Request(named, asked, license, name), known)
+        entry, chosen, fmt = find(Request(named, asked, license, name), catalogue)
     with closing(chosen):
         stated = None if accept is None else lambda _license, _texts: accept
         return run(Job(entry, chosen, fmt, accept=stated, progress=progress))

@@ -77,26 +77,26 @@ def vocabulary(subject: Subject) -> ModelVocabulary | None:
     ``IntegrityError`` for files that are not of one model. A chat model without a template of its
     own has Meta's.
     """
-    known = subject.stated
-    if known is None:
+    stated = subject.stated
+    if stated is None:
         where = str(subject.folder)
         try:
-            known = read_vocabulary(subject.find, subject.architecture.vocab_size, where=where)
+            stated = read_vocabulary(subject.find, subject.architecture.vocab_size, where=where)
         except NotFoundError:
             return None
-    if subject.is_chat and not known.chat_templates:
-        return replace(known, chat_templates={DEFAULT_TEMPLATE: CHAT_TEMPLATE})
-    return known
+    if subject.is_chat and not stated.chat_templates:
+        return replace(stated, chat_templates={DEFAULT_TEMPLATE: CHAT_TEMPLATE})
+    return stated
 
 
 def legal(subject: Subject) -> dict[str, bytes]:
     """LICENSE, USE_POLICY.md and NOTICE, as far as there are any."""
-    found = {
+    documents = {
         "LICENSE": subject.find(*_LICENSE_NAMES) or _encoded(subject.accepted_license),
         "USE_POLICY.md": subject.find(*_POLICY_NAMES) or _encoded(subject.accepted_policy),
         "NOTICE": _encoded(notice_text(subject.license)) or subject.find("NOTICE"),
     }
-    return {name: data for name, data in found.items() if data}
+    return {name: data for name, data in documents.items() if data}
 
 
 def _encoded(text: str | None) -> bytes | None:
@@ -131,14 +131,14 @@ def beside_gguf(subject: Subject) -> dict[str, bytes]:
 def for_hf(subject: Subject, dtype: str, extra_config: Mapping[str, Any]) -> dict[str, bytes]:
     """Companions of a Hugging Face folder; ``extra_config`` goes into ``config.json``."""
     config = to_config(subject.architecture, dtype) | dict(extra_config)
-    found = legal(subject) | _card(subject, "README.md")
-    known = vocabulary(subject)
+    documents = legal(subject) | _card(subject, "README.md")
+    tokens = vocabulary(subject)
     own = _found(subject)
-    if subject.format != "hf" and known is not None and not set(own) & set(_OWN_SETTINGS):
-        own = writing.hf_files(known, subject.architecture.context) | own
-    if known is not None:
-        config |= _ids(subject, known)
-    return found | own | {"config.json": _json(config)}
+    if subject.format != "hf" and tokens is not None and not set(own) & set(_OWN_SETTINGS):
+        own = writing.hf_files(tokens, subject.architecture.context) | own
+    if tokens is not None:
+        config |= _ids(subject, tokens)
+    return documents | own | {"config.json": _json(config)}
 
 
 def _ids(subject: Subject, known: ModelVocabulary) -> dict[str, Any]:
@@ -162,22 +162,22 @@ def _found(subject: Subject) -> dict[str, bytes]:
 
 def _tokenizer(subject: Subject) -> dict[str, bytes]:
     """All that a layout without ``config.json`` needs to tell the same of the tokens."""
-    found = _found(subject)
-    known = vocabulary(subject)
-    if known is None:
-        return found
-    if subject.stated is not None and (_was_added_to(known) or known.chat_template):
-        return writing.hf_files(known, subject.architecture.context)
-    if "tokenizer.model" not in found and (data := writing.sentencepiece_bytes(known)):
-        found["tokenizer.model"] = data
+    files = _found(subject)
+    tokens = vocabulary(subject)
+    if tokens is None:
+        return files
+    if subject.stated is not None and (_was_added_to(tokens) or tokens.chat_template):
+        return writing.hf_files(tokens, subject.architecture.context)
+    if "tokenizer.model" not in files and (data := writing.sentencepiece_bytes(tokens)):
+        files["tokenizer.model"] = data
     # What config.json or the weights' own file said besides these files.
-    read_back = read_vocabulary(found.get, known.rows)
-    if read_back.end_ids != known.end_ids or read_back.pad_id != known.pad_id:
-        ids = {"bos_token_id": known.bos_id, "eos_token_id": writing.end_ids(known)}
-        if known.pad_id >= 0:
-            ids["pad_token_id"] = known.pad_id
-        found["generation_config.json"] = _json(_document(found) | ids)
-    return found
+    read_back = read_vocabulary(files.get, tokens.rows)
+    if read_back.end_ids != tokens.end_ids or read_back.pad_id != tokens.pad_id:
+        ids = {"bos_token_id": tokens.bos_id, "eos_token_id": writing.end_ids(tokens)}
+        if tokens.pad_id >= 0:
+            ids["pad_token_id"] = tokens.pad_id
+        files["generation_config.json"] = _json(_document(files) | ids)
+    return files
 
 
 def _was_added_to(known: ModelVocabulary) -> bool:

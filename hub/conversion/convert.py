@@ -90,11 +90,11 @@ def convert(
     partial = destination.parent / f".{destination.name}.partial"
     with exclusive(partial):
         check_destination(source, destination)  # another run may just have made it
-        made = conversion_run.run(task, partial)
+        conversion = conversion_run.run(task, partial)
         check_destination(source, destination)
         try:
             if beside is not None:
-                return replace(made, path=_place_beside(partial, destination))
+                return replace(conversion, path=_place_beside(partial, destination))
             partial.replace(destination)
         except OSError as error:
             raise UsageError(
@@ -102,7 +102,7 @@ def convert(
                 hint=f"rename {partial}",
             ) from error
         fsync_folder(destination.parent)
-    return replace(made, path=destination)
+    return replace(conversion, path=destination)
 
 
 def _stem(destination: Path, to: Format) -> str | None:
@@ -170,16 +170,16 @@ def into_store(
     if dry_run:
         return conversion_run.preview(task, store.folder(model, place))
     with store.lock(model, place):
-        known = _made_before(store, original, place)
-        if known is not None and not verify:
-            return known
+        earlier = _made_before(store, original, place)
+        if earlier is not None and not verify:
+            return earlier
         if not store.owns(original.path) and recorded(original.path):
             _check_foreign(original, progress)
         partial = store.work_folder(model, place, "conversion")
         with exclusive(partial, own=True):
-            made = conversion_run.run(task, partial)
+            conversion = conversion_run.run(task, partial)
             stored = store.publish(model, place, partial)
-    return replace(made, path=stored.path)
+    return replace(conversion, path=stored.path)
 
 
 def _check_foreign(original: StoredModel, progress: Progress) -> None:
@@ -194,12 +194,12 @@ def _check_foreign(original: StoredModel, progress: Progress) -> None:
 
 
 def _made_before(store: Store, original: StoredModel, place: Variant) -> Conversion | None:
-    known = store.complete(original.id, place)
-    if known is None or not known.is_of(original):
+    earlier = store.complete(original.id, place)
+    if earlier is None or not earlier.is_of(original):
         return None
-    free = conversion_run.free_bytes(known.path)
-    sizes = {entry.path: entry.size for entry in known.manifest.files}
-    return Conversion(known.manifest, known.path, sizes, known.manifest.bytes, free)
+    free = conversion_run.free_bytes(earlier.path)
+    sizes = {entry.path: entry.size for entry in earlier.manifest.files}
+    return Conversion(earlier.manifest, earlier.path, sizes, earlier.manifest.bytes, free)
 
 
 def served(
@@ -212,11 +212,13 @@ def served(
     ``packed`` stays as it is where the core's int8 or int4 has the same layout (Q8_0, Q4_0).
     ``NotFoundError`` if there is neither.
     """
-    found = store.find(name)
-    if found.manifest.format == "hf":
-        return found
-    made = into_store(store, found, to="hf", progress=progress, **as_weights(found, packed=packed))
-    return StoredModel(made.path, manifest.read(made.path), found.id)
+    original = store.find(name)
+    if original.manifest.format == "hf":
+        return original
+    converted = into_store(
+        store, original, to="hf", progress=progress, **as_weights(original, packed=packed)
+    )
+    return StoredModel(converted.path, manifest.read(converted.path), original.id)
 
 
 def as_weights(found: StoredModel, *, packed: bool = False) -> dict[str, Any]:

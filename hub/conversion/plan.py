@@ -46,9 +46,11 @@ class ConversionRequest:
         if self.quantize is not None:
             object.__setattr__(self, "quantize", self.quantize.lower())
         if self.dtype is not None:
-            known = file_type(self.dtype) if self.to == "gguf" else None
+            gguf_type = file_type(self.dtype) if self.to == "gguf" else None
             lower = self.dtype.lower()
-            object.__setattr__(self, "dtype", known or (lower if lower in FLOATS else self.dtype))
+            object.__setattr__(
+                self, "dtype", gguf_type or (lower if lower in FLOATS else self.dtype)
+            )
 
     def check(self) -> None:
         """``UsageError`` for options that do not fit together."""
@@ -119,10 +121,10 @@ def _plan_hf(source: Checkpoint, wanted: ConversionRequest, subject: Subject) ->
     if source.tied:
         extra = {**extra, "tie_word_embeddings": True}
         forms += [hf_writer.tied_form(spec, dtypes[spec.name]) for spec in source.specs[-1:]]
-    made = hf_writer.plan(forms, wanted.max_shard_size)
+    blueprint = hf_writer.plan(forms, wanted.max_shard_size)
     matrices = dtypes["layers.0.attention.wq.weight"]
     papers = companions.for_hf(subject, matrices, extra)
-    return replace(made, documents=dict(made.documents) | papers)
+    return replace(blueprint, documents=dict(blueprint.documents) | papers)
 
 
 def _quantised_form(scheme: Scheme, source: Checkpoint, spec: TensorSpec, dtype: str) -> Form:
@@ -136,17 +138,19 @@ def _plan_meta(source: Checkpoint, wanted: ConversionRequest, subject: Subject) 
     from llama_hub.hub.checkpoints import meta_writer
 
     shards = wanted.model_parallel or source.shards
-    made = meta_writer.plan(source.architecture, canonical_dtypes(source, wanted.dtype), shards)
-    return replace(made, documents=companions.for_meta(subject), md5=True)
+    blueprint = meta_writer.plan(
+        source.architecture, canonical_dtypes(source, wanted.dtype), shards
+    )
+    return replace(blueprint, documents=companions.for_meta(subject), md5=True)
 
 
 def _plan_gguf(source: Checkpoint, wanted: ConversionRequest, subject: Subject) -> Blueprint:
     from llama_hub.hub.checkpoints import gguf_writer
 
     form = gguf_writer.Form(wanted.dtype, wanted.file_stem, wanted.split_max_size)
-    made = gguf_writer.plan(source, form, subject)
+    blueprint = gguf_writer.plan(source, form, subject)
     beside = companions.beside_gguf if wanted.file_stem is not None else companions.for_gguf
-    return replace(made, documents=beside(subject))
+    return replace(blueprint, documents=beside(subject))
 
 
 def canonical_dtypes(source: Checkpoint, wanted: str | None) -> dict[str, str]:

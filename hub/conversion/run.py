@@ -123,16 +123,16 @@ def run(task: Task, partial: Path) -> Conversion:
             )
         finally:
             journal.close()
-        made = _describe(task, source, blueprint, outcome, receipt, partial)
+        manifest = _describe(task, source, blueprint, outcome, receipt, partial)
         _check_unchanged(task, source, identity)
     if task.verify:
-        _prove(partial, made, source.architecture, task.progress)
-    made.write(partial)
+        _prove(partial, manifest, source.architecture, task.progress)
+    manifest.write(partial)
     journal.remove()
     fsync_folder(partial)
     task.progress.finish("convert", f"{len(outcome.done)} tensors")
     return Conversion(
-        manifest=made,
+        manifest=manifest,
         path=partial,
         files={file.name: file.size for file in blueprint.files},
         needed=_needed(blueprint),
@@ -210,13 +210,15 @@ def _identity(task: Task, source: Checkpoint) -> dict[str, Any]:
 
 def _check_unchanged(task: Task, source: Checkpoint, identity: Mapping[str, Any]) -> None:
     """``IntegrityError`` if the source was replaced while it was read: the output is a mixture."""
-    known = task.origin.manifest
+    expected = task.origin.manifest
     try:
         same = _identity(task, source) == identity
         now = recorded(task.origin.path)
         described = now is None and task.origin.path.is_file()  # its files are all there is of it
-        same = same and (known is None or described or (now or known).digest == known.digest)
-        same = same and (now is not None or known is None or described)
+        same = same and (
+            expected is None or described or (now or expected).digest == expected.digest
+        )
+        same = same and (now is not None or expected is None or described)
     except OSError:
         same = False
     if not same:
@@ -323,8 +325,10 @@ def _tensor_entries(blueprint: Blueprint, outcome: Outcome) -> list[TensorEntry]
 
 def _made_by(source: Checkpoint, wanted: ConversionRequest, outcome: Outcome) -> dict[str, Any]:
     """How the folder was made; the same inputs always give the same."""
-    known = asdict(wanted).items()
-    parameters = {key: value for key, value in known if value not in (None, False) and key != "to"}
+    options = asdict(wanted).items()
+    parameters = {
+        key: value for key, value in options if value not in (None, False) and key != "to"
+    }
     changed = sum(done.changed for done in outcome.done.values())
     non_finite = sum(done.non_finite for done in outcome.done.values())
     return {
@@ -357,9 +361,9 @@ def _prove(folder: Path, made: Manifest, architecture: Architecture, progress: P
         raise IntegrityError(
             f"the output is not the same model: {key} is {stated[key]}, not {wanted[key]}"
         )
-    found = {entry.name: entry for entry in tensor_entries(folder, progress=progress)}
+    digests = {entry.name: entry for entry in tensor_entries(folder, progress=progress)}
     for expected in made.tensors:
-        if found.get(expected.name) != expected:
+        if digests.get(expected.name) != expected:
             raise IntegrityError(
                 f"the output is not the same model: {expected.name} differs",
                 hint="the disk or the memory of this machine may be faulty; run it again",

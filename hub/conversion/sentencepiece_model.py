@@ -177,10 +177,10 @@ def _piece(data: bytes) -> Piece:
 def _numbers(data: bytes) -> dict[int, int]:
     """The whole-number fields, as signed 32-bit values."""
     parts = fields(data, MAX_SETTINGS)
-    found = {number: value for number, value in parts if isinstance(value, int)}
+    values = {number: value for number, value in parts if isinstance(value, int)}
     return {
         number: (value & 0xFFFFFFFF) - (1 << 32 if value & 0x80000000 else 0)
-        for number, value in found.items()
+        for number, value in values.items()
     }
 
 

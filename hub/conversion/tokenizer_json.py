@@ -33,8 +33,8 @@ def faithful_json(
     """
     if compare.obstacle(vocabulary) is not None or not compare.can_compare():
         return None
-    made = tokenizer_json(vocabulary, added, around)
-    return made if compare.difference(data, made, vocabulary.pieces) is None else None
+    document = tokenizer_json(vocabulary, added, around)
+    return document if compare.difference(data, document, vocabulary.pieces) is None else None
 
 
 def tokenizer_json(
@@ -80,13 +80,13 @@ def merges(vocabulary: Vocabulary) -> list[list[str]]:
     as it can; the longest of equals first has the same effect.
     """
     pieces = vocabulary.pieces
-    known = {piece.text: token for token, piece in enumerate(pieces) if piece.type == NORMAL}
-    found: list[tuple[float, int, int, int, str]] = []
-    for text, token in known.items():
+    ids = {piece.text: token for token, piece in enumerate(pieces) if piece.type == NORMAL}
+    ranked: list[tuple[float, int, int, int, str]] = []
+    for text, token in ids.items():
         for cut in range(1, len(text)):
-            if text[:cut] in known and text[cut:] in known:
-                found.append((-pieces[token].score, -len(text), token, cut, text))
-    return [[text[:cut], text[cut:]] for *_, cut, text in sorted(found)]
+            if text[:cut] in ids and text[cut:] in ids:
+                ranked.append((-pieces[token].score, -len(text), token, cut, text))
+    return [[text[:cut], text[cut:]] for *_, cut, text in sorted(ranked)]
 
 
 def _specials(vocabulary: Vocabulary) -> list[int]:

@@ -33,13 +33,13 @@ def parse(text: str) -> dict[str, dict[str, str]]:
             "the checksum list is a web page",
             hint="the address is wrong, has expired, or wants a login",
         )
-    found: dict[str, dict[str, str]] = {}
+    digests_of: dict[str, dict[str, str]] = {}
     for line in text.lstrip("\ufeff").splitlines():
         pair = _read_line(line.strip())
         if pair is not None:
             name, digest = pair
-            found.setdefault(name, {})[ALGORITHM[len(digest)]] = digest
-    return found
+            digests_of.setdefault(name, {})[ALGORITHM[len(digest)]] = digest
+    return digests_of
 
 
 def _read_line(line: str) -> tuple[str, str] | None:
@@ -57,12 +57,12 @@ def merge(*lists: Checksums) -> dict[str, dict[str, str]]:
     merged: dict[str, dict[str, str]] = {}
     for one in lists:
         for name, digests in one.items():
-            known = merged.setdefault(name, {})
+            digests_of = merged.setdefault(name, {})
             for algorithm, value in digests.items():
-                if known.setdefault(algorithm, value) != value:
+                if digests_of.setdefault(algorithm, value) != value:
                     raise IntegrityError(
                         f"two lists contradict each other on {name}: its {algorithm} is {value} in "
-                        f"one and {known[algorithm]} in the other; nothing was fetched",
+                        f"one and {digests_of[algorithm]} in the other; nothing was fetched",
                         hint="the source's list is wrong or the catalogue's digest is: try another "
                         "--source, or correct [model.digests] of your own catalogue",
                     )

@@ -48,7 +48,7 @@ def entry(
     names = " ".join(evidence.names).lower()
     family: catalogs.Family = "code-llama" if "codellama" in names.replace("-", "") else "llama-2"
     speaks = "chat_template.jinja" in files or is_chat(model)
-    known: dict[str, Any] = (
+    fields: dict[str, Any] = (
         {"context": evidence.architecture.context} if evidence.architecture else {}
     )
     return catalogs.Model(
@@ -60,7 +60,7 @@ def entry(
         license=license,
         layout="hf" if fmt == "hf" else "meta",
         architecture=evidence.architecture,
-        **known | more,
+        **fields | more,
     )
 
 

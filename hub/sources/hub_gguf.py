@@ -127,10 +127,10 @@ class HubGguf:
 
     def plan(self, model: Model) -> FetchPlan:
         """The file's parts and the repository's documents; ``IntegrityError`` for no model."""
-        known = layout.Known({}, {}, frozenset())
+        expectations = layout.Known({}, {}, frozenset())
         small = dict(self._hub.documents())
         inline = [
-            self._hub.checked(layout.inline(name, data, known, self._hub))
+            self._hub.checked(layout.inline(name, data, expectations, self._hub))
             for name, data in small.items()
         ]
         weights = [self._hub.checked_as(_last(path), path) for path in self.file.parts]

@@ -140,9 +140,9 @@ class HuggingFace:
 
     def in_format(self, fmt: Format) -> HuggingFace:
         """The same repository at the same commit, with what was read of it, in that layout."""
-        made = copy.copy(self)
-        made._fmt = fmt
-        return made
+        variant = copy.copy(self)
+        variant._fmt = fmt
+        return variant
 
     def beside(self, repository: str) -> HuggingFace:
         """Another repository of the same Hub, asked with the same token, at its main revision."""
@@ -186,15 +186,15 @@ class HuggingFace:
 
         ``NotFoundError`` if a gated model's repository has none.
         """
-        found = dict(self.documents())
-        if "LICENSE" not in found and terms.load(model.license).gated:
+        documents = dict(self.documents())
+        if "LICENSE" not in documents and terms.load(model.license).gated:
             raise NotFoundError(
                 f"{self.where} has no LICENSE", hint="choose a repository that has it, or --source"
             )
         record = {key: str(value) for key, value in self.record().items()}
-        policy = found.get("USE_POLICY.md")
+        policy = documents.get("USE_POLICY.md")
         text = policy.decode("utf-8", "replace") if policy is not None else None
-        return Texts(found.get("LICENSE", b"").decode("utf-8", "replace"), text, record)
+        return Texts(documents.get("LICENSE", b"").decode("utf-8", "replace"), text, record)
 
     def plan(self, model: Model) -> FetchPlan:
         """One layout's files, never both; digests as the Hub and Meta's checklist state them."""
@@ -203,15 +203,18 @@ class HuggingFace:
         }
         weights = self._weights(model, small)
         model = model if self._fmt == "meta" else layout.without_digests(model)
-        known = layout.Known.of(model, small)
+        expectations = layout.Known.of(model, small)
         files = [
-            self.checked(layout.inline(name, data, known, self)) for name, data in small.items()
+            self.checked(layout.inline(name, data, expectations, self))
+            for name, data in small.items()
         ]
         for name in weights:
-            pinned = name in known.pinned
-            made = RemoteFile(name, self.request(name), None, known.digests.get(name, {}), pinned)
+            pinned = name in expectations.pinned
+            made = RemoteFile(
+                name, self.request(name), None, expectations.digests.get(name, {}), pinned
+            )
             files.append(self.checked(made))
-        layout.check_shards(model, known)
+        layout.check_shards(model, expectations)
         lacks = layout.lacking(small, model, self._fmt)
         return FetchPlan(self._fmt, tuple(files), self.record(), self.policy, tuple(lacks))
 
@@ -260,8 +263,8 @@ class HuggingFace:
 
     def checked_as(self, name: str, path: str) -> RemoteFile:
         """The file at ``path``, with what the Hub states about it, to be called ``name``."""
-        made = self.checked(RemoteFile(path, self.request(path), None, {}))
-        return replace(made, path=name)
+        file = self.checked(RemoteFile(path, self.request(path), None, {}))
+        return replace(file, path=name)
 
     def record(self) -> Mapping[str, Any]:
         """What the manifest says of where the model came from."""

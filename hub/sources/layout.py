@@ -59,15 +59,15 @@ class Finder:
     def home(self) -> str:
         """The prefix that has the model's own configuration."""
         mark = "params.json" if self.fmt == "meta" else "config.json"
-        found = self.find(mark)
-        if found is None:
+        marker = self.find(mark)
+        if marker is None:
             error = NotFoundError(
                 f"{self.place.where} has no {self.model.folder}/{mark}",
                 hint=f"{self.model.id} is expected there in the layout {self.fmt!r}; see "
                 "`folder` and `layout` in the catalogue, and --format",
             )
             raise missing(self.place, error)
-        return found[0].removesuffix(mark)
+        return marker[0].removesuffix(mark)
 
 
 def texts(place: FileTree, model: Model, fmt: Format, source: Mapping[str, str]) -> Texts:
@@ -103,17 +103,19 @@ def plan(
     home = finder.home()
     small = _small_files(finder)
     weights = _weights(finder, home, small, names)
-    known = _known(finder, home, small)
-    files = [inline(name, data, known, place) for name, data in small.items()]
+    expectations = _known(finder, home, small)
+    files = [inline(name, data, expectations, place) for name, data in small.items()]
     sizes = {} if fmt == "hf" and model.layout == "meta" else model.sizes
     for name in weights:
-        size = sizes.get(name) or known.sizes.get(name) or place.size(home + name)
+        size = sizes.get(name) or expectations.sizes.get(name) or place.size(home + name)
         request = place.request(home + name)
         files.append(
-            RemoteFile(name, request, size, known.digests.get(name, {}), name in known.pinned)
+            RemoteFile(
+                name, request, size, expectations.digests.get(name, {}), name in expectations.pinned
+            )
         )
-    check_shards(model, known)
-    lacks = (*lacking(small, model, fmt), *known.unlisted(weights))
+    check_shards(model, expectations)
+    lacks = (*lacking(small, model, fmt), *expectations.unlisted(weights))
     return FetchPlan(fmt, tuple(files), source, place.policy, lacks)
 
 
@@ -234,12 +236,12 @@ def listed_weights(
     place: FileTree, home: str, small: dict[str, bytes], names: Collection[str]
 ) -> tuple[str, ...]:
     """The weights among ``names``, which all lie in ``home``; their index is added to ``small``."""
-    found = hf_files.weights(place.where, names, lambda name: read_small(place, home + name))
-    if found is None:
+    weights = hf_files.weights(place.where, names, lambda name: read_small(place, home + name))
+    if weights is None:
         raise diagnosis.no_model(place.where, names)
-    if found.index is not None:
-        small[found.index] = read_small(place, home + found.index) or b""
-    return found.files
+    if weights.index is not None:
+        small[weights.index] = read_small(place, home + weights.index) or b""
+    return weights.files
 
 
 def lacking(small: Mapping[str, bytes], model: Model, fmt: Format) -> list[str]:

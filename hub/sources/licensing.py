@@ -134,9 +134,9 @@ def _has_gated_sizes(evidence: Evidence, catalog: Catalog) -> bool:
     """
 
     def sizes(architecture: Architecture) -> tuple[int, ...]:
-        known = architecture
-        return (known.dim, known.n_layers, known.n_heads, known.n_kv_heads, known.ffn_dim,
-                known.context)  # fmt: skip
+        listed = architecture
+        return (listed.dim, listed.n_layers, listed.n_heads, listed.n_kv_heads, listed.ffn_dim,
+                listed.context)  # fmt: skip
 
     return evidence.architecture is not None and any(
         sizes(model.architecture) == sizes(evidence.architecture)
@@ -173,15 +173,15 @@ def _refuse_stated(evidence: Evidence, stated: str, gated: dict[str, str]) -> No
 
 def _ask(evidence: Evidence, gated: dict[str, str]) -> NoReturn:
     card = evidence.card
-    found = "; ".join(f"{why}: {license}" for license, why in gated.items())
-    if not found:
+    reasons = "; ".join(f"{why}: {license}" for license, why in gated.items())
+    if not reasons:
         says = [f"license: {license}" for license in card.licenses]
         says += [f"license_name: {card.license_name}"] * bool(card.license_name)
         says += [f"base_model: {base}" for base in card.base_models]
-        found = f"its model card says {', '.join(says) or 'nothing'}"
-    found += f"; {card.problem}" if card.problem else ""
+        reasons = f"its model card says {', '.join(says) or 'nothing'}"
+    reasons += f"; {card.problem}" if card.problem else ""
     raise LicenseError(
-        f"the licence of {evidence.where} cannot be told: {found}",
+        f"the licence of {evidence.where} cannot be told: {reasons}",
         hint=f"read its page, then say it: --license {' | '.join(_ids(gated))}   "
         "(llama-hub license list)",
     )

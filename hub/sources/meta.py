@@ -110,14 +110,16 @@ class MetaSource:
         """The files of ``download.sh``; the small ones are read now."""
         paths = _paths(model)
         small = {name: self._required(path) for name, path in paths.items()}
-        known = layout.Known.of(model, small)
-        files = [layout.inline(name, data, known, self) for name, data in small.items()]
+        expectations = layout.Known.of(model, small)
+        files = [layout.inline(name, data, expectations, self) for name, data in small.items()]
         for name in model.weight_files:
             request = self.request(f"{model.folder}/{name}")
-            size, pinned = model.sizes.get(name), name in known.pinned
-            files.append(RemoteFile(name, request, size, known.digests.get(name, {}), pinned))
-        layout.check_shards(model, known)
-        lacks = ("MODEL_CARD.md", layout.GUIDE_NAMES[0], *known.unlisted(model.weight_files))
+            size, pinned = model.sizes.get(name), name in expectations.pinned
+            files.append(
+                RemoteFile(name, request, size, expectations.digests.get(name, {}), pinned)
+            )
+        layout.check_shards(model, expectations)
+        lacks = ("MODEL_CARD.md", layout.GUIDE_NAMES[0], *expectations.unlisted(model.weight_files))
         return FetchPlan("meta", tuple(files), self._record(), self.policy, lacks)
 
     def _required(self, path: str) -> bytes:

@@ -71,10 +71,10 @@ def of_manifest(manifest: Manifest) -> Model | None:
     name = manifest.source.get("repository")
     if manifest.source.get("kind") != "huggingface" or not is_repository(name):
         return None
-    known = Evidence("", (str(name),), Card())
+    evidence_of_name = Evidence("", (str(name),), Card())
     files = [entry.path for entry in manifest.files]
     return evidence.entry(
-        model_id(manifest.model), known, manifest.license, manifest.format, files,
+        model_id(manifest.model), evidence_of_name, manifest.license, manifest.format, files,
         sources=("huggingface",), huggingface=name, huggingface_original=name,
     )  # fmt: skip
 

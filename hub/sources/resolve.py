@@ -54,14 +54,14 @@ def recorded(model: Model, manifest: Manifest, wanted: SourceRequest) -> Source:
 
     ``UsageError`` if it was made here.
     """
-    known = manifest.source
+    origin = manifest.source
     same = replace(
         wanted,
-        source=wanted.source or known.get("kind"),
+        source=wanted.source or origin.get("kind"),
         format=manifest.format,
-        url=wanted.url or known.get("base"),
-        revision=wanted.revision or known.get("commit"),
-        file=wanted.file or known.get("file"),
+        url=wanted.url or origin.get("base"),
+        revision=wanted.revision or origin.get("commit"),
+        file=wanted.file or origin.get("file"),
     )
     if same.source not in SOURCES:
         raise UsageError(
@@ -69,7 +69,7 @@ def recorded(model: Model, manifest: Manifest, wanted: SourceRequest) -> Source:
             hint="name a source that has it with --source and --url, or make it again",
         )
     if wanted.source is None:
-        repository = known.get("repository")
+        repository = origin.get("repository")
         model = replace(
             model,
             huggingface=repository or model.huggingface,

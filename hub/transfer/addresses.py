@@ -103,10 +103,10 @@ def dial(host: str, port: int, seconds: float, nearest: Zone) -> socket.socket:
     The address that is judged is the one that is connected to: a name that resolves to something
     else a moment later gains nothing. ``seconds`` for all addresses together, about.
     """
-    known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:MAX_ADDRESSES]
-    each = seconds / min(len(known), 4)
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:MAX_ADDRESSES]
+    each = seconds / min(len(addresses), 4)
     failure: OSError = OSError(f"{host} has no address")
-    for family, kind, protocol, _, place in known:
+    for family, kind, protocol, _, place in addresses:
         try:
             require(zone_of_text(str(place[0])), host, nearest)
             return _connected(socket.socket(family, kind, protocol), place, each)

@@ -42,8 +42,8 @@ def client(
     """A new ``httpx.Client`` with bounds; ``settings`` are its own."""
     import httpx
 
-    made = httpx.Client(**{"verify": tls_context(), **settings})
-    return bounded(made, limit=limit, seconds=seconds)
+    bare = httpx.Client(**{"verify": tls_context(), **settings})
+    return bounded(bare, limit=limit, seconds=seconds)
 
 
 def bounded(client: C, *, limit: int = ANSWER_BYTES, seconds: float = ANSWER_SECONDS) -> C:
@@ -92,10 +92,10 @@ def _may_lead(here: str, there: str) -> bool:
 def _zone(host: str) -> Zone:
     """The nearest of the addresses of a name, as far as it can be resolved here."""
     try:
-        known = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return zone_of_name(host)
-    return max(zone_of_text(str(place[0])) for *_, place in known)
+    return max(zone_of_text(str(place[0])) for *_, place in addresses)
 
 
 class _Backend:

@@ -224,8 +224,8 @@ class _Transfer:
             _run(threads, keeper, coverage)
         if coverage.stopped is not None:
             raise coverage.stopped
-        found = {hasher.algorithm: hasher.hexdigest for hasher in hashers}
-        return digests.Hashed(recorded.total, found, coverage.blocks)
+        digests_of = {hasher.algorithm: hasher.hexdigest for hasher in hashers}
+        return digests.Hashed(recorded.total, digests_of, coverage.blocks)
 
     def _connections(self, recorded: Recorded) -> int:
         policy = self.connection.policy

@@ -138,9 +138,9 @@ class _Total:
 
     def total_only(self) -> _Total:
         """The same for a file that is too small for a line of its own."""
-        made = copy.copy(self)
-        made._files = NO_PROGRESS
-        return made
+        silent = copy.copy(self)
+        silent._files = NO_PROGRESS
+        return silent
 
     def start(self, task: str, total: int | None = None, *, unit: str = "B", done: int = 0) -> None:
         self._files.start(task, total, unit=unit, done=done)
@@ -160,8 +160,8 @@ class _Total:
 
 def require_room(folder: Path, plan: FetchPlan, expected_bytes: int | None) -> None:
     """``DiskFullError`` that names the missing bytes, if the disk cannot hold what is to come."""
-    known = sum(file.size or 0 for file in plan.files)
-    needed = known if plan.size is not None else max(known, expected_bytes or 0)
+    total = sum(file.size or 0 for file in plan.files)
+    needed = total if plan.size is not None else max(total, expected_bytes or 0)
     here = [folder / file.path for file in plan.files]
     taken = sum(path.stat().st_blocks * 512 for path in here if path.is_file())
     state = os.statvfs(_existing(folder))

@@ -208,10 +208,10 @@ class Client:
                 "the proxy wants a user and a password",
                 hint="set HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT",
             )
-        known = any(key.startswith(_origin(parts)) for key in self._reached)
+        reached = any(key.startswith(_origin(parts)) for key in self._reached)
         return Transient(
             f"{host} cannot be reached: {_reason(error)}",
-            tries=None if known else _FIRST_CONTACT_TRIES,
+            tries=None if reached else _FIRST_CONTACT_TRIES,
         )
 
     def _redirected(self, url: str, response: http.client.HTTPResponse) -> str:
@@ -349,8 +349,8 @@ def _finish(response: http.client.HTTPResponse, connection: http.client.HTTPConn
 
 def _validator(response: http.client.HTTPResponse) -> str | None:
     """What tells one version of the file from another; it is kept and sent back, hence plain."""
-    found = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-    return found if _VALIDATOR.fullmatch(found) else None
+    validator = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+    return validator if _VALIDATOR.fullmatch(validator) else None
 
 
 def _length(url: str, response: http.client.HTTPResponse) -> int | None:

@@ -28,5 +28,5 @@ def bring(path: Path, target: Path) -> str:
 
 
 def _clone(path: Path, target: Path) -> None:
-    with path.open("rb") as source, target.open("wb") as made:
-        fcntl.ioctl(made.fileno(), FICLONE, source.fileno())
+    with path.open("rb") as source, target.open("wb") as output:
+        fcntl.ioctl(output.fileno(), FICLONE, source.fileno())

@@ -81,10 +81,10 @@ def proxy_for(url: SplitResult) -> SplitResult | None:
     ``UsageError`` for one that is not http://.
     """
     proxies = urllib.request.getproxies()
-    found = proxies.get(url.scheme) or proxies.get("all")
-    if not found or urllib.request.proxy_bypass(url.netloc.rpartition("@")[2]):
+    address = proxies.get(url.scheme) or proxies.get("all")
+    if not address or urllib.request.proxy_bypass(url.netloc.rpartition("@")[2]):
         return None
-    proxy = _proxy(found if "://" in found else f"http://{found}")
+    proxy = _proxy(address if "://" in address else f"http://{address}")
     if proxy.scheme != "http" or not proxy.hostname:
         raise UsageError(
             f"the proxy {plain_url(proxy.geturl())} is not an http:// proxy; no other can be used",
@@ -126,24 +126,24 @@ def connect(
         require(zone_of_name(host), host, nearest)
         host, port = proxy.hostname or "", proxy.port or 80
         nearest = NEAREST
-    made = (
+    connection = (
         SecureConnection(host, port, timeout=timeout, context=tls_context())
         if secure
         else Connection(host, port, timeout=timeout)
     )
-    made.response_class = BoundedResponse
+    connection.response_class = BoundedResponse
     if proxy is not None and secure:
-        made.set_tunnel(url.hostname or "", url.port or 443, proxy_headers(proxy))
-    _dial_with(made, nearest)
+        connection.set_tunnel(url.hostname or "", url.port or 443, proxy_headers(proxy))
+    _dial_with(connection, nearest)
     try:
-        made.connect()
-        assert made.sock is not None
-        made.zone = zone_of_name(url.hostname or "") if proxy else peer_zone(made.sock)
-        made.sock.settimeout(timeout)
+        connection.connect()
+        assert connection.sock is not None
+        connection.zone = zone_of_name(url.hostname or "") if proxy else peer_zone(connection.sock)
+        connection.sock.settimeout(timeout)
     except BaseException:
-        made.close()
+        connection.close()
         raise
-    return made
+    return connection
 
 
 def _dial_with(connection: Any, nearest: Zone) -> None:

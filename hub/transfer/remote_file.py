@@ -124,11 +124,11 @@ class FolderRequest:
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: NUL
             raise NotFoundError(f"there is no file {self.path}") from error
         state = os.fstat(descriptor)
-        found = f"{state.st_size}-{state.st_mtime_ns}"
-        if validator is not None and validator != found:
+        current = f"{state.st_size}-{state.st_mtime_ns}"
+        if validator is not None and validator != current:
             os.close(descriptor)
             raise Changed(str(self.path))
-        return _FileBody(descriptor, start, stop, state.st_size, found)
+        return _FileBody(descriptor, start, stop, state.st_size, current)
 
 
 class _FileBody:
