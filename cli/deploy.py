@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,7 +66,8 @@ def deploy(
         bool, typer.Option("--plan", help="Only show; exit 9 if it would act.")
     ] = False,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="Save the plan, change nothing.")
+        Path | None,
+        typer.Option("--out", help="Save the plan, change nothing; exit 9 only with --plan."),
     ] = None,
     apply: Annotated[
         Path | None, typer.Option("--apply", help="Do a saved plan, if it still holds.")
@@ -95,7 +96,9 @@ def deploy(
         spec = _spec(flags, file, set_ or [])
         deployer, made = _plan(out, spec, make=not only_plan, save=out_file is not None)
     if only_plan:
-        _show(out, made, out_file)
+        if out_file is not None:
+            _save(out, made, out_file)
+        planned.show(out, made, judge=plan)
     _apply(out, deployer, made, yes=yes, wait=wait, timeout=timeout, on_failure=on_failure)
 
 
@@ -195,14 +198,11 @@ def _from_plan(
     return deployer_at(saved.backend, saved.location), saved
 
 
-def _show(out: Output, plan: Plan, save: Path | None) -> NoReturn:
-    """Print the plan, and save it where asked to."""
+def _save(out: Output, plan: Plan, path: Path) -> None:
     from llama_hub.deploy.plan_file import write
 
-    if save is not None:
-        write(plan, save)
-        out.status(f"saved; llama-hub deploy --apply {save}   does it")
-    planned.show(out, plan)
+    write(plan, path)
+    out.status(f"saved; llama-hub deploy --apply {path}   does it")
 
 
 def _apply(out: Output, deployer: Deployer, plan: Plan, *, yes: bool, **options: Any) -> None:

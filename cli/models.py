@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,12 @@ from llama_hub.hub.catalog import Catalog, Model, load
 app = typer.Typer(add_completion=False)
 
 
+def _show_all(catalog: Path | None, json: bool, quiet: bool) -> None:
+    out = output(json, quiet)
+    catalogue = load(catalog)
+    out.result({"models": [_document(model) for model in catalogue]}, lambda: _table(catalogue))
+
+
 @app.callback(invoke_without_command=True)
 def models(
     context: typer.Context, catalog: CatalogFile = None, json: Json = False, quiet: Quiet = False
@@ -21,9 +28,13 @@ def models(
     """The catalogue: models, their sizes, licences and sources."""
     if context.invoked_subcommand is not None:
         return
-    out = output(json, quiet)
-    catalogue = load(catalog)
-    out.result({"models": [_document(model) for model in catalogue]}, lambda: _table(catalogue))
+    _show_all(catalog, json, quiet)
+
+
+@app.command("list")
+def list_models(catalog: CatalogFile = None, json: Json = False, quiet: Quiet = False) -> None:
+    """The catalogue; the same as models alone."""
+    _show_all(catalog, json, quiet)
 
 
 @app.command()

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from llama_hub.deploy.plan import Plan
 
 
-def show(out: Output, plan: Plan) -> NoReturn:
-    """Print the plan, change nothing, and say by the exit code whether it would act."""
+def show(out: Output, plan: Plan, *, judge: bool = True) -> NoReturn:
+    """Print the plan, change nothing, and say by the exit code whether it would act.
+
+    ``judge`` False: that is not what was asked, so the exit code is 0.
+    """
     from llama_hub.cli import plan_view
 
     out.result(plan.to_json(), plan_view.text(plan))
-    raise typer.Exit(int(ExitCode.CHANGES_PENDING if plan.changes else ExitCode.OK))
+    pending = judge and plan.changes
+    raise typer.Exit(int(ExitCode.CHANGES_PENDING if pending else ExitCode.OK))
 
 
 def carry_out(

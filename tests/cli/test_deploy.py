@@ -167,7 +167,8 @@ def test_a_spec_file_with_flags_and_assignments_over_it(tmp_path: Path, home: Pa
 
 def test_a_saved_plan_from_out_to_apply(tmp_path: Path) -> None:
     saved = str(tmp_path / "plan.json")
-    assert deploy("--out", saved).code == 9
+    assert deploy("--out", saved).code == 0  # what was asked for is done
+    assert deploy("--out", saved, "--plan").code == 9
     assert run("deploy", "--apply", saved, "--json").code == 2  # it costs: --yes is needed
     assert done("deploy", "--apply", saved, "--yes")["status"] == "ready"
     assert deploy("--set", "environment.A=1", "--yes").code == 0
