@@ -53,6 +53,8 @@ def _state(name: str) -> dict[str, Any]:
     except Exception as error:  # a broken backend is one row
         return {"name": name, "configured": False, "state": f"broken: {error}"}
     state = "ready" if ready else f"not set up here; llama-hub doctor {name}"
+    if name == "memory":
+        state = "a simulation, for tests and first tries: it serves nothing"
     return {"name": name, "configured": ready, "state": state}
 
 

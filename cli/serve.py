@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -250,6 +251,8 @@ def _run(out: Output, what: Servable, engine: Engine, settings: Any, door: Door)
 def _ready_text(what: Servable, engine: Engine, url: str, door: Door) -> Any:
     from rich.text import Text
 
+    from llama_hub.inference.service.auth import is_loopback
+
     info, memory = engine.info, engine.stats().memory_bytes / 2**30
     lines = [
         f"{what.served.name} is ready on {url}",
@@ -258,11 +261,21 @@ def _ready_text(what: Servable, engine: Engine, url: str, door: Door) -> Any:
         f"  chat page  {url}/",
         f"  API        {url}/v1   (documented on {url}/docs)",
     ]
+    if not is_loopback(door.host):
+        port = url.rpartition(":")[2]
+        lines.append(f"  network    port {port} of {_address(door.host)}")
     if door.new_key:
         lines.append(f"  API key    {door.key}   (made for this run and shown only here)")
     if what.served.notice:
         lines.append(f"  {what.served.notice}")
     return Text("\n".join(lines))
+
+
+def _address(host: str) -> str:
+    """Where other machines reach the server."""
+    if host in (EVERYWHERE, "::"):
+        return f"every address of this machine ({socket.gethostname()})"
+    return host
 
 
 def _computed(info: EngineInfo) -> str:

@@ -108,6 +108,9 @@ def spec_for(backend: str, document: Mapping[str, Any]) -> DeploymentSpec:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the comparison; the exit code."""
+    if len(arguments) < 2:
+        print("usage: same_tokens_everywhere.py SPEC.yaml BACKEND …", file=sys.stderr)
+        return 2
     document = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
     answers = []
     for backend in arguments[1:]:

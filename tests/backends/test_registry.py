@@ -92,6 +92,7 @@ def test_a_broken_plugin_hides_no_other_backend(
     states = {one["name"]: one["state"] for one in listed}
     assert "no_such_module" in states["broken"]
     assert states["local"] == "ready"
+    assert "simulation" in states["memory"]  # it answers, and serves nothing
     shown = run("ps", "--json")  # whole, and with the exit code of what could not be asked
     assert [error["backend"] for error in shown.json["errors"]] == ["broken"]
     assert shown.code == 2
