@@ -19,6 +19,7 @@ from llama_hub.cli.serve_options import (
     EVERYWHERE,
     LOOPBACK,
     MAX_SERVED_NAME,
+    AllowedHost,
     ApiKey,
     AsChat,
     CheckModel,
@@ -41,9 +42,11 @@ from llama_hub.cli.serve_options import (
     Port,
     Quantize,
     RequestTimeout,
+    RootPath,
     ServedName,
     Strict,
     TensorParallel,
+    TrustedProxy,
 )
 from llama_hub.errors import UsageError
 
@@ -76,6 +79,9 @@ def serve(
     request_timeout: RequestTimeout = 600.0,
     drain_timeout: DrainTimeout = 25.0,
     cors_origin: CorsOrigin = None,
+    allowed_host: AllowedHost = None,
+    trusted_proxy: TrustedProxy = None,
+    root_path: RootPath = "",
     check_model: CheckModel = False,
     strict: Strict = False,
     served_name: ServedName = None,
@@ -125,6 +131,9 @@ def serve(
         check_model=check_model,
         strict=strict,
         cors_origins=tuple(cors_origin or ()),
+        allowed_hosts=tuple(allowed_host or ()),
+        trusted_proxies=_proxies(trusted_proxy),
+        root_path=_root(root_path),
         max_prompt_tokens=max_prompt,
         max_queue=max_queue,
         request_timeout=request_timeout,
@@ -146,6 +155,20 @@ class Door:
     key: str | None
     new_key: bool  # made for this run, so that it has to be shown
     check_host: bool  # only this machine can reach it, so only loopback's names are right
+
+
+def _proxies(named: list[str] | None) -> tuple[str, ...]:
+    from llama_hub.inference.service.proxies import networks
+    from llama_hub.inference.service.settings import ServiceSettings
+
+    networks(named or ())
+    return (*ServiceSettings().trusted_proxies, *(named or ()))
+
+
+def _root(path: str) -> str:
+    if path and not (path.startswith("/") and path.isprintable()):
+        raise UsageError(f"--root-path {path!r} must begin with /", hint="--root-path /llama")
+    return path
 
 
 def _check_name(name: str) -> None:

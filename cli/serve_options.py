@@ -159,6 +159,30 @@ CorsOrigin = Annotated[
     list[str] | None,
     typer.Option(help="Origin of web pages that may call; repeat it, '*' for all."),
 ]
+AllowedHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Name by which this server may be called without a key; repeat it."
+    ),
+]
+TrustedProxy = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address or network of a proxy whose X-Forwarded headers are believed; repeat it.",
+        show_default="this machine",
+    ),
+]
+RootPath = Annotated[
+    str,
+    typer.Option(
+        metavar="/PREFIX",
+        help="Prefix under which a proxy shows the service.",
+        show_default=False,
+        envvar="LLAMA_HUB_ROOT_PATH",
+        show_envvar=False,
+    ),
+]
 CheckModel = Annotated[
     bool, typer.Option("--check-model", help="Refuse requests that name another model.")
 ]

@@ -24,6 +24,7 @@ from llama_hub.inference.service.auth import Authentication, HostCheck
 from llama_hub.inference.service.body import read_json
 from llama_hub.inference.service.client import CLIENT, client_of
 from llama_hub.inference.service.problems import ClientGoneError, Problem, as_problem
+from llama_hub.inference.service.proxies import Forwarded
 from llama_hub.inference.service.route import Route
 from llama_hub.inference.service.routes import OPEN, ROUTES
 from llama_hub.inference.service.settings import ServedModel, ServiceSettings
@@ -57,6 +58,8 @@ def create_app(
         middleware=[
             Middleware(RequestLog, service=service),
             Middleware(HostCheck, settings=settings),
+            Middleware(Forwarded, settings=settings),
+            Middleware(HostCheck, settings=settings),  # the name that a proxy passed on, too
             *_cors(settings),
             Middleware(Authentication, settings=settings, open_routes=OPEN),
         ],
@@ -82,7 +85,8 @@ def _cors(settings: ServiceSettings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+            allow_headers=["*"],  # those that are asked for: clients send names of their own
+            expose_headers=["X-Request-Id", "Retry-After"],
         )
     ]
 

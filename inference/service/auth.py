@@ -49,20 +49,24 @@ class HostCheck:
     def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
         self._app = app
         self._checks = settings.check_host and settings.api_key is None
+        self._allowed = settings.allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on or answer 403."""
-        if self._checks and scope["type"] == "http" and not is_loopback(_host(scope)):
+        if self._checks and scope["type"] == "http" and not self._knows(_host(scope)):
             problem = Problem(
                 403,
                 "without an API key this server answers only to localhost and 127.0.0.1; "
-                "start it with --api-key to call it by another name",
+                "start it with --api-key, or --allowed-host NAME, to call it by another name",
                 kind="permission_error",
                 code="foreign_host",
             )
             await problem_response(problem, "openai")(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _knows(self, host: str) -> bool:
+        return is_loopback(host) or host in self._allowed
 
 
 def _host(scope: Scope) -> str:
@@ -85,6 +89,7 @@ class Authentication:
         self._open = open_routes
         self._app = app
         self._origins = settings.cors_origins
+        self._allowed = settings.allowed_hosts
         self._key = None if settings.api_key is None else ApiKey(settings.api_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +114,8 @@ class Authentication:
             return None
         host = urlsplit(origin).netloc
         # Without a key, "same host" is not enough: a foreign name may be made to point here.
-        trusted = self._key is not None or is_loopback(urlsplit(origin).hostname or "")
+        name = urlsplit(origin).hostname or ""
+        trusted = self._key is not None or is_loopback(name) or name in self._allowed
         if host and host == headers.get("host") and trusted:
             return None
         return Problem(

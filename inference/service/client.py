@@ -1,7 +1,7 @@
 """The client of a request: by what the engine and the queue share themselves out.
 
-It is the address that the connection comes from; where that is this machine's own, the one that a
-proxy in front of the service names (uvicorn reads ``X-Forwarded-For`` from 127.0.0.1 only).
+It is the address that the connection comes from; where that is a trusted proxy's, the one that the
+proxy names (``proxies``).
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ def make_server(app: Starlette) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # ``proxies`` reads them
         timeout_graceful_shutdown=5,
         backlog=BACKLOG,
         ws="none",

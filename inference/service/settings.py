@@ -30,6 +30,9 @@ class ServiceSettings:
     check_model: bool = False  # refuse requests that name another model
     strict: bool = False  # refuse an order of messages or a max_tokens that could be mended
     cors_origins: tuple[str, ...] = ()  # foreign pages that may call; "*" for all
+    allowed_hosts: tuple[str, ...] = ()  # names of this server, besides loopback's, without a key
+    trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1")  # whose X-Forwarded-… is believed
+    root_path: str = ""  # prefix under which a proxy shows the service
     max_body_bytes: int = 6 << 20
     max_prompt_tokens: int | None = None  # None: the context is the only limit
     max_queue: int = 256  # sequences that may wait besides those that decode

@@ -89,12 +89,14 @@ def test_cors_opens_to_whom_it_names() -> None:
             headers={
                 **origin,
                 "Access-Control-Request-Method": "POST",
-                "Access-Control-Request-Headers": "authorization,content-type",
+                "Access-Control-Request-Headers": "authorization,x-stainless-os,api-key",
             },
             trust_env=False,
         )
         assert preflight.status_code == 200
         assert preflight.headers["Access-Control-Allow-Origin"] == "https://app.example"
+        assert "x-stainless-os" in preflight.headers["Access-Control-Allow-Headers"]
+        assert "api-key" in preflight.headers["Access-Control-Allow-Headers"]
         answer = post(running.url, headers={**origin, "Authorization": "Bearer k"})
         assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
