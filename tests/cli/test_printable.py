@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from llama_hub.cli import pager
 from llama_hub.cli.failures import report
 from llama_hub.cli.output import Output, PlainProgress, output
 from llama_hub.cli.pager import page
@@ -167,3 +168,11 @@ def test_what_a_server_says_is_harmless(hostile_server: Server, tmp_path: Path) 
         done = run("download", "llama-2-7b", "--source", "mirror", "--url", source)
         assert done.code != 0
         assert not set(UNSAFE) & set(done.stdout + done.stderr)
+
+
+def test_long_lines_are_broken_between_words() -> None:
+    text = "  one two three four five\n\nshort\n" + "x" * 50
+    lines = pager._wrapped(text, 20).split("\n")
+    assert lines[:4] == ["  one two three four", "  five", "", "short"]
+    assert all(len(line) <= 20 for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
