@@ -75,6 +75,7 @@ class Delta:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # on the first delta only
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens that the prefix cache supplied (first delta)
+    queued: float = 0.0  # seconds before its first step (first delta)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ fails.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -39,6 +40,8 @@ class Sequence:
     scores: list[TokenLogprob | None] = field(default_factory=list)  # of the prompt, if asked for
     cached: int | None = None  # prompt tokens that the prefix cache supplied, once known
     choice: Choice = field(init=False)
+    submitted: float = field(default_factory=time.monotonic)
+    queued: float | None = None  # seconds until it was first admitted
     held: bool = False  # its grammar was late: no step before it is ready
 
     def __post_init__(self) -> None:
@@ -273,6 +276,7 @@ class Scheduler:
         sequence.pages = found
         sequence.computed = len(found) * PAGE
         if sequence.cached is None:
+            sequence.queued = time.monotonic() - sequence.submitted
             sequence.cached = sequence.computed
             self.counters.prefix_queries += sequence.prompt_length
             self.counters.prefix_hits += sequence.computed

@@ -296,6 +296,7 @@ class Worker:
             prompt_logprobs=tuple(sequence.scores) if scores else None,
             finish_reason=reason,
             cached_tokens=(sequence.cached or 0) if first else 0,
+            queued=(sequence.queued or 0.0) if first else 0.0,
         )
 
 

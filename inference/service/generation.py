@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from llama_hub.inference.engine import Delta, GenerationRequest, SamplingParams, TokenLogprob
 from llama_hub.inference.service.client import CLIENT
+from llama_hub.inference.service.metrics import Course
 from llama_hub.inference.service.moderation import Passage, judge, last_sentence_end
 from llama_hub.inference.service.problems import Problem, invalid, unavailable
 from llama_hub.inference.service.state import Service
@@ -181,11 +182,11 @@ async def _sequence(
     service: Service, ask: Ask, index: int, copy: int, call: str
 ) -> AsyncGenerator[Piece, None]:
     """One sequence's pieces, measured and, where hooks are installed, moderated."""
-    begun = time.monotonic()
+    course = Course(len(ask.prompt), ask.sampling.max_tokens, ask.n)
     request_id, sampling = f"{call}-{index}", _seeded(ask.sampling, copy)
     request = GenerationRequest(request_id, ask.prompt, sampling, client=CLIENT.get(), call=call)
     deltas = service.engine.generate(request)
-    text = _text(service, ask, index, _timed(service, deltas, begun))
+    text = _text(service, ask, index, _timed(service, deltas, course))
     if service.settings.moderators:
         text = _moderated(service, text, index, request_id)
     end = "abort"
@@ -197,7 +198,7 @@ async def _sequence(
                 yield piece
     finally:
         service.active.discard(request_id)
-        service.metrics.finished(end, time.monotonic() - begun)
+        service.metrics.finished(end, course)
 
 
 def _seeded(sampling: SamplingParams, copy: int) -> SamplingParams:
@@ -208,16 +209,19 @@ def _seeded(sampling: SamplingParams, copy: int) -> SamplingParams:
 
 
 async def _timed(
-    service: Service, deltas: AsyncGenerator[Delta, None], begun: float
+    service: Service, deltas: AsyncGenerator[Delta, None], course: Course
 ) -> AsyncGenerator[Delta, None]:
     """Pass deltas on and record when they came."""
-    last, first = begun, True
+    last = course.begun
     async with aclosing(deltas):
         async for delta in deltas:
+            course.queued += delta.queued
             if delta.tokens:
                 now = time.monotonic()
-                service.metrics.step(now - last, len(delta.tokens), first=first)
-                last, first = now, False
+                service.metrics.step(now - last, len(delta.tokens), first=course.first is None)
+                course.generated += len(delta.tokens)
+                course.first = course.first or now
+                last = now
             yield delta
 
 

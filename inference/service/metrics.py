@@ -6,9 +6,11 @@ would bring a registry that is global to the process.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from llama_hub import __version__
 from llama_hub.inference.engine import EngineInfo, EngineStats
@@ -26,7 +28,23 @@ REQUEST_BUCKETS = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0,
     2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0,
 )  # fmt: skip
+LENGTH_BUCKETS = (
+    1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000,
+)  # fmt: skip
+COUNT_BUCKETS = (1, 2, 5, 10, 20)
 LATELY = 64  # answers that the mean duration looks back on
+_OF_REQUEST = (
+    ("queue_time_seconds", "Acceptance to the engine's first step.", REQUEST_BUCKETS),
+    ("prefill_time_seconds", "The engine's first step to the first token.", REQUEST_BUCKETS),
+    ("decode_time_seconds", "First token to last token.", REQUEST_BUCKETS),
+    ("inference_time_seconds", "The engine's first step to the last token.", REQUEST_BUCKETS),
+    ("prompt_tokens", "Prompt tokens of a sequence.", LENGTH_BUCKETS),
+    ("generation_tokens", "Tokens that a sequence made.", LENGTH_BUCKETS),
+    ("max_num_generation_tokens", "Tokens that a sequence made.", LENGTH_BUCKETS),
+    ("params_max_tokens", "Tokens that a sequence might have made.", LENGTH_BUCKETS),
+    ("params_n", "Sequences of a prompt.", COUNT_BUCKETS),
+    ("time_per_output_token_seconds", "Mean of a sequence, token to token.", TOKEN_BUCKETS),
+)
 
 
 class Histogram:
@@ -52,6 +70,19 @@ class Histogram:
         yield "_count", {}, below
 
 
+@dataclass
+class Course:
+    """How one sequence went."""
+
+    prompt: int  # tokens
+    limit: int  # tokens that it may have made
+    n: int = 1  # sequences of its prompt
+    begun: float = field(default_factory=time.monotonic)
+    queued: float = 0.0  # seconds before the engine's first step for it
+    first: float | None = None  # when its first token came
+    generated: int = 0  # tokens
+
+
 class Metrics:
     """What the service measured; the engine keeps its own counters."""
 
@@ -59,6 +90,9 @@ class Metrics:
         self._first_token = Histogram(FIRST_TOKEN_BUCKETS)
         self._next_token = Histogram(TOKEN_BUCKETS)
         self._request = Histogram(REQUEST_BUCKETS)
+        self._of_request = {
+            name: (help_text, Histogram(bounds)) for name, help_text, bounds in _OF_REQUEST
+        }
         self._finished: Counter[str] = Counter()
         self._http: Counter[tuple[str, str]] = Counter()
         self._lately: deque[float] = deque(maxlen=LATELY)
@@ -70,12 +104,32 @@ class Metrics:
         else:
             self._next_token.observe(seconds / tokens, tokens)
 
-    def finished(self, reason: str, seconds: float) -> None:
+    def finished(self, reason: str, course: Course) -> None:
         """A sequence ended for ``reason`` (stop, length, content_filter, abort)."""
         self._finished[reason] += 1
-        if reason != "abort":
-            self._request.observe(seconds)
-            self._lately.append(seconds)
+        if reason == "abort":
+            return
+        now = time.monotonic()
+        seconds = now - course.begun
+        self._request.observe(seconds)
+        self._lately.append(seconds)
+        first = course.first or now
+        decode = now - first
+        for name, value in (
+            ("queue_time_seconds", course.queued),
+            ("prefill_time_seconds", max(0.0, first - course.begun - course.queued)),
+            ("decode_time_seconds", decode),
+            ("inference_time_seconds", max(0.0, seconds - course.queued)),
+            ("prompt_tokens", course.prompt),
+            ("generation_tokens", course.generated),
+            ("max_num_generation_tokens", course.generated),
+            ("params_max_tokens", course.limit),
+            ("params_n", course.n),
+        ):
+            self._of_request[name][1].observe(value)
+        if course.generated > 1:
+            mean = decode / (course.generated - 1)
+            self._of_request["time_per_output_token_seconds"][1].observe(mean)
 
     def answered(self, route: str, status: int) -> None:
         """An HTTP request to ``route`` was answered."""
@@ -97,7 +151,10 @@ class Metrics:
         for name, help_text, histogram in (
             ("vllm:time_to_first_token_seconds", "Acceptance to first token.", self._first_token),
             ("vllm:inter_token_latency_seconds", "Token to token.", self._next_token),
+            # The name that vLLM's dashboard still asks for.
+            ("vllm:time_per_output_token_seconds", "Token to token.", self._next_token),
             ("vllm:e2e_request_latency_seconds", "Acceptance to last token.", self._request),
+            *((f"vllm:request_{name}", *rest) for name, rest in self._of_request.items()),
         ):
             samples = [(s, {**named, **labels}, v) for s, labels, v in histogram.samples()]
             lines += _family(name, "histogram", help_text, samples)
@@ -133,6 +190,8 @@ def _engine(
         ("vllm:num_requests_running", "gauge", "Sequences being decoded.", stats.running),
         ("vllm:num_requests_waiting", "gauge", "Sequences waiting.", stats.waiting),
         ("vllm:kv_cache_usage_perc", "gauge", "KV cache in use, 0 to 1.", stats.kv_usage),
+        # The name that vLLM's dashboard still asks for.
+        ("vllm:gpu_cache_usage_perc", "gauge", "KV cache in use, 0 to 1.", stats.kv_usage),
         ("vllm:prompt_tokens_total", "counter", "Prompt tokens.", stats.prompt_tokens),
         ("vllm:generation_tokens_total", "counter", "Tokens made.", stats.generated_tokens),
         (

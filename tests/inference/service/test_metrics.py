@@ -59,6 +59,38 @@ def test_names_that_users_scrape_and_numbers_that_add_up() -> None:
     assert after['llama_hub_http_requests_total{route="/v1/completions",status="200"}'] == 2
 
 
+# What the panels of vLLM's example dashboard query (examples/online_serving/prometheus_grafana).
+PANELS = """
+e2e_request_latency_seconds_bucket e2e_request_latency_seconds_sum e2e_request_latency_seconds_count
+prompt_tokens_total generation_tokens_total time_per_output_token_seconds_bucket
+time_per_output_token_seconds_sum time_per_output_token_seconds_count num_requests_running
+num_requests_waiting time_to_first_token_seconds_bucket time_to_first_token_seconds_sum
+time_to_first_token_seconds_count gpu_cache_usage_perc request_prompt_tokens_bucket
+request_generation_tokens_bucket request_success_total request_queue_time_seconds_sum
+request_prefill_time_seconds_sum request_decode_time_seconds_sum
+request_max_num_generation_tokens_sum
+""".split()
+
+
+def test_each_panel_of_vllms_dashboard_has_its_numbers() -> None:
+    with serving() as running:
+        body = {"prompt": "one two", "max_tokens": 8, "n": 2}
+        httpx.post(f"{running.url}/v1/completions", json=body, trust_env=False)
+        samples = scrape(running.url)
+        prompt = len(running.engine.seen[-1].prompt)
+    label = 'model_name="echo-model"'
+    for panel in PANELS:
+        assert any(name.startswith(f"vllm:{panel}{{{label}") for name in samples), panel
+    assert samples[f"vllm:request_prompt_tokens_sum{{{label}}}"] == 2 * prompt
+    assert samples[f"vllm:request_generation_tokens_sum{{{label}}}"] == 16
+    assert samples[f"vllm:request_params_max_tokens_sum{{{label}}}"] == 16
+    assert samples[f"vllm:request_params_n_sum{{{label}}}"] == 4
+    parts = ("queue", "prefill", "decode")
+    whole = samples[f"vllm:e2e_request_latency_seconds_sum{{{label}}}"]
+    sums = [samples[f"vllm:request_{part}_time_seconds_sum{{{label}}}"] for part in parts]
+    assert sum(sums) == pytest.approx(whole, rel=0.01)
+
+
 def test_buckets_are_cumulative() -> None:
     histogram = Histogram((0.1, 1.0))
     for value in (0.05, 0.1, 0.5, 3.0):
