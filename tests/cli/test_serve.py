@@ -145,9 +145,9 @@ def let_in(url: str) -> float:
 
 
 def test_what_is_late_is_cut_off_and_told(filled: Path) -> None:
-    arguments = ("--port", "0", "--drain-timeout", "0.2", "--context", "2000", "--max-batch", "1")
+    arguments = ("--port", "0", "--drain-timeout", "0.2", "--context", "512", "--max-batch", "1")
     with served(filled, CHAT, *arguments) as (process, ready):
-        body = {"prompt": "on and on", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+        body = {"prompt": "on and on", "max_tokens": 480, "ignore_eos": True, "stream": True}
         with (
             httpx.Client(trust_env=False, timeout=60) as client,
             client.stream("POST", ready["url"] + "/v1/completions", json=body) as answer,
