@@ -38,7 +38,7 @@ def test_each_command_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, str(tmp_path))
     shown = [line for line in PAGE.splitlines() if "    llama-hub" in line]
     lines = [line.partition("#")[0].split() for line in shown]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for _, command, place, *options in lines:
         if command == "download":
             assert parse(place)

@@ -51,6 +51,7 @@ EXTRAS = {
     "sagemaker": ("sagemaker",),
     "all": ("all",),
     "test": ("all", "test"),
+    "docs": ("docs",),
 }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import yaml
 
+from llama_hub import errors
 from llama_hub.backends import registry
 from llama_hub.deploy import spec
 from llama_hub.deploy.options import check_options
@@ -91,3 +93,30 @@ def test_each_link_leads_somewhere() -> None:
 def test_a_link_that_leads_nowhere_is_found() -> None:
     assert "the-home-folder" in documented.anchors(Path(documented.ROOT / "docs/files.md"))
     assert "the-home" not in documented.anchors(Path(documented.ROOT / "docs/files.md"))
+
+
+def test_each_error_has_its_section_with_its_exit_code() -> None:
+    text = (documented.ROOT / "docs/troubleshooting.md").read_text()
+    stated = dict(re.findall(r"^## (\w+)\n\nExit code (\d+)\.", text, re.MULTILINE))
+    classes = {
+        name: str(int(one.exit_code))
+        for name, one in vars(errors).items()
+        if isinstance(one, type) and issubclass(one, errors.LlamaHubError)
+    }
+    assert stated == classes
+
+
+def test_each_metric_of_the_dashboard_is_one_of_the_service() -> None:
+    dashboard = (documented.ROOT / "docs/grafana.json").read_text()
+    named = set(re.findall(r"(?:vllm:|llama_hub_)\w+", dashboard))
+    source = (documented.ROOT / "inference/service/metrics.py").read_text()
+    served = set(re.findall(r'"((?:vllm:|llama_hub_)\w+)"', source))
+    assert len(named) > 10
+    assert {name.removesuffix("_bucket") for name in named} <= served
+
+
+def test_each_page_is_in_the_table_of_contents() -> None:
+    listed = (documented.ROOT / "mkdocs.yml").read_text()
+    assert not [
+        page.name for page in (documented.ROOT / "docs").glob("*.md") if page.name not in listed
+    ]
