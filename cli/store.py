@@ -148,6 +148,7 @@ def import_(
 ) -> None:
     """Import a folder or GGUF file of another tool; verified, linked rather than copied."""
     from llama_hub.cli.download import report
+    from llama_hub.cli.in_use import check_unused
     from llama_hub.hub import importing_ollama
     from llama_hub.hub.catalog import load
     from llama_hub.hub.download import Job
@@ -179,6 +180,7 @@ def import_(
             folder_source.format,
             accept=acceptance(out, flags),
             progress=progress,
+            replace=lambda stored: check_unused([stored]),
         )
         done = import_folder(job)
     report(out, done)

@@ -6,6 +6,7 @@ of ``hf download --local-dir``, and a repository or snapshot in Hugging Face's c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from llama_hub.hub.checkpoints import gguf_types
 from llama_hub.hub.digests import check, hash_file
 from llama_hub.hub.download import Downloaded, Job, complete
 from llama_hub.hub.inspection import Problems, inspect
-from llama_hub.hub.manifest import Format, Manifest
+from llama_hub.hub.manifest import FileEntry, Format, Manifest
 from llama_hub.hub.model_id import ModelId, model_id
 from llama_hub.hub.repository_id import RepositoryId, is_repository, parse
 from llama_hub.hub.sources import evidence, hf_cache, layout
@@ -28,7 +29,7 @@ from llama_hub.hub.sources.agreement import WithAgreement, agreement_for
 from llama_hub.hub.sources.base import FetchPlan, Source, read_small
 from llama_hub.hub.sources.licensing import OPEN, license_of
 from llama_hub.hub.sources.mirror import FolderTree
-from llama_hub.hub.store import path_of
+from llama_hub.hub.store import StoredModel, path_of
 from llama_hub.hub.transfer.fetch import Fetched
 from llama_hub.hub.transfer.linking import bring
 from llama_hub.hub.transfer.remote_file import FolderRequest, RemoteFile, Request
@@ -291,8 +292,45 @@ def _name(source: ImportedFolder, naming: Naming, catalog: Catalog) -> ModelId:
 
 
 def import_folder(job: Job) -> Downloaded:
-    """Like ``download``, with an ``ImportedFolder`` as the source of ``job``."""
+    """Like ``download``, with an ``ImportedFolder`` as the source of ``job``.
+
+    ``UsageError`` if the store's model of that name has other files: nothing is replaced unasked.
+    """
+    stored = job.store.complete(job.model.id, job.format)
+    if stored is not None and job.source.holds(stored.manifest):
+        _check_same(stored, job.source.plan(job.model))
     return complete(job, _take_all, job.store.work_folder(job.model.id, job.format, "import"))
+
+
+def _check_same(stored: StoredModel, plan: FetchPlan) -> None:
+    documents = {name for name, _ in layout.documents(plan.format)}
+    entries = {entry.path: entry for entry in stored.manifest.files}
+    for file in plan.files:
+        if file.path in documents:
+            continue
+        entry = entries.get(file.path)
+        if entry is None or not _is_same(file, entry, stored.path):
+            raise UsageError(
+                f"{stored.id} is in the store already, and its {file.path} is not "
+                f"{file.request.where}",
+                hint=f"import it under another --name, or first: llama-hub remove {stored.id}",
+            )
+
+
+def _is_same(file: RemoteFile, entry: FileEntry, folder: Path) -> bool:
+    """Whether the bytes are those of the store: the same file, as a link is, or an equal one."""
+    if not isinstance(file.request, FolderRequest):
+        body = file.request.open(0, None)
+        data = bytearray(body.total or 0)
+        body.readinto(memoryview(data))
+        return hashlib.sha256(data).hexdigest() == entry.sha256
+    path, here = file.request.path, folder / entry.path
+    if not path.is_file():
+        return False
+    if here.is_file() and path.samefile(here):
+        return True
+    size = path.stat().st_size
+    return size == entry.size and hash_file(path, limit=size).digests["sha256"] == entry.sha256
 
 
 def _take_all(plan: FetchPlan, folder: Path, job: Job) -> list[Fetched]:

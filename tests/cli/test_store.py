@@ -108,6 +108,25 @@ def test_import(tmp_path: Path) -> None:
     assert run("import", str(tmp_path / "nowhere"), "acme-7b", "--json").code == 6
 
 
+@pytest.mark.parametrize("linked", [True, False])
+def test_another_folder_of_the_same_name_is_not_taken_for_it(tmp_path: Path, linked: bool) -> None:
+    """One flipped bit, and the answer was: it is in the store already."""
+    words = ("--name", "mine", "--license", "other-open", "--json")
+    files = models.hf_files(size=32_000)
+    first = models.write(tmp_path / "first", files)
+    imported = run("import", str(first), *words)
+    assert imported.code == 0, imported.stderr
+    if not linked:
+        first = models.write(tmp_path / "again", files)
+    assert run("import", str(first), *words).json["reused"]
+    name = next(name for name in files if name.endswith(".safetensors"))
+    changed = files | {name: files[name][:-3] + bytes([files[name][-3] ^ 1]) + files[name][-2:]}
+    refused = run("import", str(models.write(tmp_path / "second", changed)), *words)
+    assert refused.code == 2
+    assert name in refused.json["error"]["message"]
+    assert "llama-hub remove mine" in refused.json["error"]["hint"]
+
+
 # verify
 
 
