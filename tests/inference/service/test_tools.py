@@ -230,7 +230,7 @@ def test_broken_lists_are_read_to_their_end(text: str) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     stored = demo_folder(tmp_path_factory.mktemp("home"))
     what = served_model.mounted(Path(stored.path), load())
-    options = EngineOptions(device="cpu", dtype="float32", max_batch=4, context=1024, threads=1)
+    options = EngineOptions(device="cpu", dtype="float32", max_batch=4, context=512, threads=1)
     with serving(
         TorchEngine(stored.path, options),
         served=what.served,
