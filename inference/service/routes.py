@@ -7,8 +7,9 @@ from functools import cache
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llama_hub.inference.service import info, openai, openai_responses, openapi
+from llama_hub.inference.service import info, moderations, openai, openai_responses, openapi
 from llama_hub.inference.service.dispatch import by_field, by_path
+from llama_hub.inference.service.moderations import ModerationBody
 from llama_hub.inference.service.ollama_schemas import (
     OllamaChatBody,
     OllamaGenerateBody,
@@ -69,6 +70,10 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/v1/responses", openai_responses.respond,
         "Answer a conversation in items, without keeping it (OpenAI).",
         (ResponsesBody,), needs_model=True,
+    ),
+    Route(
+        "POST", "/v1/moderations", moderations.moderate,
+        "What the installed moderation hooks say of texts (OpenAI).", (ModerationBody,),
     ),
     Route(
         "POST", "/tokenize", openai.tokenize, "Token ids of a text or a conversation.",

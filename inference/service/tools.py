@@ -136,7 +136,8 @@ def grammar(box: Toolbox, answer: str | None = None) -> str:
     calls = []
     for number, function in enumerate(box.functions):
         key = f"tool{number}"
-        definitions[key] = _moved(function.parameters or NO_ARGUMENTS, f"#/$defs/{key}")
+        schema = _closed(function.parameters or NO_ARGUMENTS)
+        definitions[key] = _moved(schema, f"#/$defs/{key}")
         arguments = {"$ref": f"#/$defs/{key}"}
         calls.append(
             {
@@ -146,7 +147,7 @@ def grammar(box: Toolbox, answer: str | None = None) -> str:
                 "additionalProperties": False,
             }
         )
-    schema: dict[str, Any] = {"type": "array", "items": {"anyOf": calls}, "minItems": 1}
+    schema = {"type": "array", "items": {"anyOf": calls}, "minItems": 1}
     if not box.parallel:
         schema["maxItems"] = 1
     if box.mode == "auto" and answer is not None:
@@ -157,6 +158,18 @@ def grammar(box: Toolbox, answer: str | None = None) -> str:
     text = json.dumps(schema | {"$defs": definitions})
     schema_limits.parse(text)
     return text
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """``schema`` with no arguments but those it names, unless it speaks of others.
+
+    A model that may go on with names of its own does: the call never ends.
+    """
+    others = ("additionalProperties", "unevaluatedProperties", "patternProperties", "allOf",
+              "anyOf", "oneOf", "$ref", "if")  # fmt: skip
+    if "properties" not in schema or any(key in schema for key in others):
+        return schema
+    return schema | {"additionalProperties": False}
 
 
 def _moved(schema: Any, place: str) -> Any:

@@ -292,6 +292,27 @@ def test_refused_prompts_do_not_reach_the_engine() -> None:
         assert post(running.url).status_code == 200
 
 
+def test_the_moderation_route_asks_the_hooks() -> None:
+    with serving(settings=ServiceSettings(moderators=(no_bombs,))) as running:
+        found = post(running.url, {"input": ["a bomb", "a rose"]}, "/v1/moderations").json()
+        assert [each["flagged"] for each in found["results"]] == [True, False]
+        assert found["results"][0]["reason"] == "no bombs"
+        one = post(running.url, {"input": "a bomb", "model": "any"}, "/v1/moderations").json()
+        assert one["results"][0]["categories"] == {"refused": True}
+        wrong = post(running.url, {"input": ["a", 5]}, "/v1/moderations").json()["error"]
+        assert wrong["param"] == "input.1"
+    with serving(settings=ServiceSettings(moderators=(broken,))) as running:
+        found = post(running.url, {"input": "a"}, "/v1/moderations").json()
+        assert found["results"][0]["flagged"] is True
+
+
+def test_without_a_hook_nothing_is_called_harmless() -> None:
+    with serving() as running:
+        answer = post(running.url, {"input": "a bomb"}, "/v1/moderations")
+        assert answer.status_code == 404
+        assert answer.json()["error"]["code"] == "no_moderator"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_refused_answers_are_never_shown(stream: bool) -> None:
     with serving(settings=ServiceSettings(moderators=(no_second_sentence,))) as running:

@@ -200,6 +200,17 @@ def test_references_of_a_tool_stay_its_own() -> None:
     assert moved["properties"]["p"]["$ref"] == "#/$defs/tool0/$defs/P"
 
 
+def test_a_call_has_no_arguments_but_those_that_are_named() -> None:
+    def closed(schema: dict[str, Any]) -> Any:
+        box = Toolbox((Function(name="a", parameters=schema),), "required")
+        return json.loads(grammar(box))["$defs"]["tool0"].get("additionalProperties")
+
+    assert closed({"properties": {"a": {"type": "integer"}}}) is False
+    assert closed({"properties": {"a": {}}, "additionalProperties": True}) is True
+    assert closed({"properties": {"a": {}}, "allOf": [{"properties": {"b": {}}}]}) is None
+    assert closed({"type": "object"}) is None
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_calls_are_read_however_they_are_cut(size: int) -> None:
     text = (
