@@ -75,7 +75,7 @@ def _check_spec(text: str) -> None:
 
 def _check_imports(text: str) -> None:
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llama_hub"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "llama_hub":
             module = importlib.import_module(str(node.module))
             for name in node.names:
                 assert hasattr(module, name.name), f"{node.module}.{name.name}"
