@@ -71,6 +71,7 @@ WISHES: dict[str, tuple[Any, ...]] = {
     "watermark": (),
     "xtc_probability": (0,),
 }
+MAX_NAME = 128  # characters of a field's name
 MAX_LOGGED = 256  # names; clients choose them, so that there is no end to them
 _logged: set[str] = set()
 _log = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ def unmet_wish(body: BaseModel) -> str | None:
     """The path of the first field of ``body`` that no model knows, would change the answer and
     cannot be had; every other unknown field is logged once in the life of the process."""
     for path, name, value in _unknown(body):
+        if len(name) > MAX_NAME:
+            return path[:MAX_NAME]  # no client's field: nothing harmless is called so
         if name in WISHES and not asks_for_nothing(name, value):
             return path
         if name not in WISHES:
