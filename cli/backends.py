@@ -101,7 +101,7 @@ def conform(
     from llama_hub.deploy.conformance import Subject, run
 
     out = output(json, quiet)
-    given = {"name": deployment, "backend": name, "model": model, "context": 512, "concurrency": 2}
+    given = {"name": deployment, "backend": name, "model": model, "context": 256, "concurrency": 2}
     wanted = spec.build(spec.merge(given, spec.from_assignments(set_ or [])))
     deployer_for(wanted)
     folder = artifact.prepare(wanted).folder

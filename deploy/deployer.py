@@ -38,7 +38,13 @@ from llama_hub.deploy.options import check_options
 from llama_hub.deploy.plan import Kind, Plan, ordered
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.deploy.waiting import wait_for
-from llama_hub.errors import LlamaHubError, NotFoundError, NotOursError, StalePlanError
+from llama_hub.errors import (
+    LlamaHubError,
+    NotFoundError,
+    NotOursError,
+    StalePlanError,
+    UsageError,
+)
 
 SETTLING = 120.0  # seconds that a platform may take to show what it has confirmed
 SETTLING_POLL = 1.0  # seconds
@@ -226,6 +232,7 @@ class Deployer:
         check_options(spec, self.backend)
         found = found or self._artifacts(spec)
         architecture, dtype = artifact.dimensions(found)
+        spec = with_context(spec, architecture.context)
         needed = sizing.need(architecture, spec, dtype)
         offer = sizing.choose(
             self.backend.offers(spec, needed), spec, needed, self._instance(spec.name, observed)
@@ -304,6 +311,22 @@ def forget(journal: Journal) -> tuple[str, ...]:
         journal.begin(Plan("delete", journal.backend, journal.name, (), where), [], "")
         journal.end("done")
     return standing
+
+
+def with_context(spec: DeploymentSpec, longest: int) -> DeploymentSpec:
+    """``spec`` with the model's own context where the default is more than that.
+
+    ``UsageError`` for more than ``longest`` that was asked for.
+    """
+    if spec.context <= longest:
+        return spec
+    if spec.context == DeploymentSpec.context:
+        return dataclasses.replace(spec, context=longest)
+    raise UsageError(
+        f"a context of {spec.context} tokens is more than the {longest} that {spec.model} was "
+        "trained for",
+        hint=f"--context {longest}",
+    )
 
 
 def _is_reached(plan: Plan, fresh: Plan) -> bool:

@@ -82,7 +82,7 @@ class DeploymentSpec:
     quantization: Quantization | None = None
     """Weights as 8-bit or 4-bit integers instead of the model's own type."""
     context: Annotated[int, Ge(1), Le(MAX_CONTEXT)] = 4096
-    """Tokens that prompt and answer may have together."""
+    """Tokens that prompt and answer may have together; the model's own, if those are fewer."""
     concurrency: Annotated[int, Ge(1), Le(MAX_COUNT)] = 8
     """Requests per replica that decode together, each with a full context."""
     replicas_min: Annotated[int, Ge(0), Le(MAX_COUNT)] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -133,7 +134,7 @@ def test_without_the_licence_nothing_is_deployed(home: Path) -> None:
         (["deploy", "memory", "llama-demo", "--set", "contxt=1"], 2, "did you mean 'context'"),
         (["deploy", "memory", "llama-demo", "--set", "options.a=1"], 2, "has no options"),
         (["deploy", "memory", "llama-demo", "--replicas", "many"], 2, "neither a number"),
-        (["deploy", "memory", "llama-demo", "--context", "99999999", "--plan"], 7, "KV cache"),
+        (["deploy", "memory", "llama-demo", "--context", "99999", "--plan"], 2, "trained for"),
         (["deploy", "memory", "llama-demo", "--instance", "huge", "--plan"], 7, "offered are"),
         (["deploy", "--apply", "none.json"], 2, "it does not exist"),
         (["deploy", "memory", "--apply", "none.json"], 2, "give no spec"),
@@ -153,6 +154,14 @@ def test_mistakes_have_their_code_and_say_what_mends_them(
     assert outcome.code == code, outcome.stderr
     assert part in outcome.stderr
     assert outcome.stdout == "" or "--json" in words
+
+
+def test_what_fits_no_machine_says_what_needs_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = dataclasses.replace(memory.OFFERS[0], memory_bytes=1 << 20)
+    monkeypatch.setattr(memory, "OFFERS", (small,))
+    outcome = run("deploy", "memory", "llama-demo", "--plan")
+    assert outcome.code == 7
+    assert "KV cache" in outcome.stderr
 
 
 def test_a_spec_file_with_flags_and_assignments_over_it(tmp_path: Path, home: Path) -> None:

@@ -76,6 +76,17 @@ def test_a_saved_plan_is_applied_if_it_still_holds(bench: Bench, tmp_path: Path)
     assert bench.deployer.apply(plan_file.read(path), PROMPT).status == "ready"  # done already
 
 
+def test_a_short_models_own_context_is_the_default(bench: Bench) -> None:
+    planned = bench.deployer.plan(spec(context=4096))  # what a spec has that says nothing
+    assert planned.spec is not None
+    assert planned.spec.context == 256
+    assert bench.deployer.apply(planned, PROMPT).status == "ready"
+    assert bench.deployer.plan(spec(context=4096)).changes == ()
+    with pytest.raises(UsageError, match="300 tokens is more than the 256") as refused:
+        bench.deployer.plan(spec(context=300))
+    assert refused.value.hint == "--context 256"
+
+
 def test_a_plan_that_came_true_meanwhile_is_done(bench: Bench, tmp_path: Path) -> None:
     """As when another machine did it, or what a cut-off run left behind finished by itself."""
     planned = bench.deployer.plan(spec())
