@@ -120,3 +120,10 @@ def test_each_page_is_in_the_table_of_contents() -> None:
     assert not [
         page.name for page in (documented.ROOT / "docs").glob("*.md") if page.name not in listed
     ]
+
+
+def test_the_security_page_is_the_file_that_github_shows() -> None:
+    (named,) = re.findall(
+        r'^--8<-- "(.+)"$', (documented.ROOT / "docs/security.md").read_text(), re.MULTILINE
+    )
+    assert (documented.ROOT / named).read_text().startswith("# Security\n")
