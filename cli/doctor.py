@@ -42,7 +42,7 @@ def doctor(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look at this machine, the store, the ledger and a backend; exit 1 if something is amiss."""
+    """Look at this machine, the store, the ledger and a backend; exit 1 if a check fails."""
     from llama_hub.cli.plan_view import columns
 
     out = output(json, quiet)

@@ -18,7 +18,9 @@ app = typer.Typer(add_completion=False)
 def logs(
     name: Name,
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="Last lines.")] = 100,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Follow: print lines as they come.")
+    ] = False,
     backend: BackendName = None,
     region: Region = None,
     at: At = None,

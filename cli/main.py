@@ -109,7 +109,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "doctor": Entry(
         "llama_hub.cli.doctor:app",
-        "Look at this machine, the store, the ledger and a backend; exit 1 if something is amiss.",
+        "Look at this machine, the store, the ledger and a backend; exit 1 if a check fails.",
     ),
 }
 

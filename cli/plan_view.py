@@ -53,7 +53,9 @@ def _facts(plan: Plan) -> list[str]:
     if plan.manifest:
         facts.append(f"model     {plan.manifest} under {plan.license} (receipt {plan.receipt})")
     elif plan.spec is not None:
-        facts.append(f"model     under {plan.license}; zeros stand for its digest until it is here")
+        facts.append(
+            f"model     under {plan.license}; zeros stand for its digest until it is in the store"
+        )
     cost = _cost(plan)
     return [*facts, f"cost      {cost}"] if cost else facts
 

@@ -190,7 +190,7 @@ Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Refuse an order of messages or a max_tokens that could be mended.",
+        help="Refuse an order of messages or a max_tokens that could be corrected.",
         envvar="LLAMA_HUB_STRICT",
         show_envvar=False,
     ),

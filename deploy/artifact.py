@@ -27,7 +27,7 @@ def find(spec: DeploymentSpec) -> Artifact:
     stored = _quantised(store, spec) if spec.quantization else _plain(store, spec.model)
     if stored.manifest.format != "hf" or stored.manifest.quantization != spec.quantization:
         raise NotFoundError(
-            f"{spec.model} is here, but not in the form that is served: "
+            f"{spec.model} is in the store, but not in the form that is served: "
             f"{spec.quantization or 'unquantised'}, in Hugging Face's layout",
             hint="llama-hub deploy … without --plan makes it",
         )
@@ -70,7 +70,8 @@ def _plain(store: Store, model: str) -> StoredModel:
     converted = _made_from(store, here, "hf")
     if converted is None:
         raise NotFoundError(
-            f"{model} is here in the format {here.manifest.format}; what is served is not made yet",
+            f"{model} is in the store in the format {here.manifest.format}; "
+            "what is served is not made yet",
             hint=f"llama-hub convert {model}   (deploy without --plan does it by itself)",
         )
     return converted

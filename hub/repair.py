@@ -60,7 +60,7 @@ def _aside(folder: Path) -> Path:
     used = aside.is_dir() and ((aside / JOURNALS).is_dir() or not any(aside.iterdir()))
     if aside.is_symlink() or (aside.exists() and not used):
         raise UsageError(
-            f"{aside}, where the files would be mended, is there and not llama-hub's",
+            f"{aside}, where the files would be repaired, exists and not llama-hub's",
             hint="rename that, then repair again",
         )
     return aside

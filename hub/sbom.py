@@ -100,7 +100,7 @@ def in_toto(evidence: Evidence) -> dict[str, Any]:
     ]
     if not subjects:
         raise NotFoundError(
-            "there is nothing to state: no model is here and no licence text was accepted",
+            "there is nothing to state: no model is in the store and no licence text was accepted",
             hint="llama-hub download MODEL",
         )
     models = [_model(evidence, model) for model in evidence.models]

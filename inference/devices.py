@@ -40,7 +40,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not cuda:
         raise NotEnoughError(
             f"device {name!r} is not there: {why_no_cuda()}",
-            hint="--device cpu, or mend the driver (nvidia-smi shows what it sees)",
+            hint="--device cpu, or fix the driver (nvidia-smi shows what it sees)",
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(

@@ -445,7 +445,7 @@ def _not_seen(observed: Observed) -> Iterator[str]:
     kinds = [kind for kind in observed.unread if kind != "deployment"]
     if kinds:
         yield (
-            f"what there is of {', '.join(kinds)} stays, for it may not be read; it costs "
+            f"what exists of {', '.join(kinds)} stays, for it may not be read; it costs "
             "nothing or storage only, and whoever may read it finds it with llama-hub gc"
         )
 

@@ -217,7 +217,7 @@ class Assignment:
             lines.append(f"{one.number} ({one.name}) is taken to {self._used(one):.0%} by {by}")
         own = any(each.holder == self._holder for each in self._taken)
         return NotEnoughError(
-            f"each replica needs {share:.0%} of {count} device(s), beside what runs there: "
+            f"each replica needs {share:.0%} of {count} device(s), in addition to what runs there: "
             + "; ".join(lines),
             hint="llama-hub delete one of them, a smaller context, concurrency or quantization"
             + ("; an update runs beside the old revision until it is ready" if own else ""),
