@@ -12,6 +12,7 @@ from llama_hub.inference.service.client import CLIENT
 from llama_hub.inference.service.problems import invalid, overloaded, unavailable
 
 PACE = 0.002  # seconds from one request to the next: five hundred in a second
+REST = 0.01  # seconds more, at most, where the event loop was busy
 SPARE = 8  # one in so many places is kept for clients that have fewer than half
 
 
@@ -106,5 +107,8 @@ class Pacer:
         """Return when it is the caller's turn."""
         async with self._lock:
             time = asyncio.get_running_loop().time
+            waits = self._next > time()
             await asyncio.sleep(max(0.0, self._next - time()))
+            if waits:  # the later it wakes, the busier the loop was: it rests for as long
+                await asyncio.sleep(min(time() - self._next, REST))
             self._next = time() + PACE
