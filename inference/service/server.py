@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 BACKLOG = 2048  # connections that may wait to be accepted
+ACCEPTED = 32  # that are accepted in one go, before others are answered
 SWITCH_INTERVAL = 0.0001  # seconds
 AFTER_CUT = 2.0  # seconds for cut-off answers to reach their clients
 REPORT_INTERVAL = 10.0  # seconds between two lines about throughput
@@ -91,11 +92,20 @@ def make_server(app: Starlette) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,  # ``proxies`` reads them
         timeout_graceful_shutdown=5,
-        backlog=BACKLOG,
+        backlog=ACCEPTED,
         ws="none",
         lifespan="on",
     )
-    return uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        """Takes few connections in one go and lets many wait: asyncio has one number for both."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            for bound in sockets or []:
+                bound.listen(BACKLOG)
+
+    return Server(config)
 
 
 def run(
