@@ -24,6 +24,7 @@ MAX_CONTAINERS = 1 << 14  # objects and lists
 MAX_FIELDS = 4096  # of one object
 MAX_ALL_FIELDS = 1 << 15  # of all objects: each is a text and an entry of a table
 MAX_DEPTH = 100
+REST = 0.1  # seconds, at most, between two large bodies
 ON_LOOP = 1 << 14  # bytes below which parsing is quicker than a thread's start
 AT_ONCE = 16  # bodies of the largest size that are held together
 
@@ -35,10 +36,25 @@ class Bodies:
         self.max_bytes = max_bytes  # of one body
         self.held = 0
         self.thread = ThreadPoolExecutor(1, "llama-hub-body")  # one: they hold the lock in turn
+        self._lane = asyncio.Lock()
 
     def close(self) -> None:
         """End the thread."""
         self.thread.shutdown(cancel_futures=True)
+
+    async def parse(self, data: bytes) -> dict[str, Any]:
+        """A large body as a JSON object, on the thread; a 400 problem otherwise.
+
+        One at a time, and after each the thread rests for as long as it took, so that answers under
+        way have half of the time at least, whatever comes in.
+        """
+        loop = asyncio.get_running_loop()
+        await self._lane.acquire()
+        begun = loop.time()
+        try:
+            return await loop.run_in_executor(self.thread, parse_json, data)
+        finally:
+            loop.call_later(min(loop.time() - begun, REST), self._lane.release)
 
     @contextmanager
     def room(self) -> Iterator[Body]:
@@ -93,8 +109,7 @@ async def read_json(request: Request, bodies: Bodies, timeout: float) -> dict[st
         data = bytes(body.data)
         if len(data) <= ON_LOOP:
             return parse_json(data)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(bodies.thread, parse_json, data)
+        return await bodies.parse(data)
 
 
 async def _read(request: Request, body: Body) -> None:
