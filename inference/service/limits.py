@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 from llama_hub.inference.service.client import CLIENT
 from llama_hub.inference.service.problems import invalid, overloaded, unavailable
@@ -101,11 +102,13 @@ class Pacer:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
+        self._of_client: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._next = 0.0  # the loop's time before which nobody passes
 
     async def next_round(self) -> None:
-        """Return when it is the caller's turn."""
-        async with self._lock:
+        """Return when it is the caller's turn; one request of each client waits among all."""
+        own = self._of_client.setdefault(CLIENT.get(), asyncio.Lock())
+        async with own, self._lock:
             time = asyncio.get_running_loop().time
             waits = self._next > time()
             await asyncio.sleep(max(0.0, self._next - time()))

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from llama_hub.inference.service.client import CLIENT, client_of
-from llama_hub.inference.service.limits import SPARE, Admission
+from llama_hub.inference.service.limits import SPARE, Admission, Pacer
 from llama_hub.inference.service.problems import Problem
 from tests.support.serving import echo_engine, serving
 
@@ -99,3 +99,21 @@ def test_the_engine_learns_who_asks_and_in_which_call() -> None:
     calls = [each.call for each in engine.seen]
     assert (calls[0], calls[2]) == (calls[1], calls[3])
     assert calls[0] != calls[2]
+
+
+def test_a_crowd_of_one_client_does_not_stand_before_another_client() -> None:
+    async def check() -> None:
+        pacer, passed = Pacer(), []
+
+        async def ask(client: str) -> None:
+            CLIENT.set(client)
+            await pacer.next_round()
+            passed.append(client)
+
+        crowd = [asyncio.create_task(ask("many")) for _ in range(40)]
+        await asyncio.sleep(0)
+        await asyncio.gather(*crowd, asyncio.create_task(ask("few")))
+        assert passed.index("few") <= 2
+        assert len(passed) == 41
+
+    asyncio.run(check())
