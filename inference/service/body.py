@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 from starlette.requests import ClientDisconnect, Request
 
+from llama_hub.inference.service.client import CLIENT
 from llama_hub.inference.service.problems import ClientGoneError, Problem, invalid, overloaded
 
 MAX_VALUES = 1 << 18  # of any kind: 64 prompts of 4096 token ids
@@ -27,16 +30,23 @@ MAX_DEPTH = 100
 REST = 0.1  # seconds, at most, between two large bodies
 ON_LOOP = 1 << 14  # bytes below which parsing is quicker than a thread's start
 AT_ONCE = 16  # bodies of the largest size that are held together
+SPARE = 4  # one in so many of these bytes is kept for clients that hold fewer than half
 
 
 class Bodies:
-    """How many bytes of bodies are held while they arrive and until they are parsed."""
+    """How many bytes of bodies are held while they arrive and until they are parsed.
+
+    The last of them (one in ``SPARE``) are not for a client that holds more than half: bodies that
+    never end keep nobody else's out.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes  # of one body
         self.held = 0
         self.thread = ThreadPoolExecutor(1, "llama-hub-body")  # one: they hold the lock in turn
         self._lane = asyncio.Lock()
+        self._lanes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._of_client: Counter[str] = Counter()  # bytes held
 
     def close(self) -> None:
         """End the thread."""
@@ -46,15 +56,17 @@ class Bodies:
         """A large body as a JSON object, on the thread; a 400 problem otherwise.
 
         One at a time, and after each the thread rests for as long as it took, so that answers under
-        way have half of the time at least, whatever comes in.
+        way have half of the time at least, whatever comes in. One body of each client waits among
+        all, so that hundreds of one client's do not stand before another's.
         """
         loop = asyncio.get_running_loop()
-        await self._lane.acquire()
-        begun = loop.time()
-        try:
-            return await loop.run_in_executor(self.thread, parse_json, data)
-        finally:
-            loop.call_later(min(loop.time() - begun, REST), self._lane.release)
+        async with self._lanes.setdefault(CLIENT.get(), asyncio.Lock()):
+            await self._lane.acquire()
+            begun = loop.time()
+            try:
+                return await loop.run_in_executor(self.thread, parse_json, data)
+            finally:
+                loop.call_later(min(loop.time() - begun, REST), self._lane.release)
 
     @contextmanager
     def room(self) -> Iterator[Body]:
@@ -63,7 +75,20 @@ class Bodies:
         try:
             yield body
         finally:
-            self.held -= len(body.data)
+            self.hold(body.client, -len(body.data))
+
+    def hold(self, client: str, size: int) -> None:
+        """Count ``size`` bytes more of ``client``."""
+        self.held += size
+        self._of_client[client] += size
+        if not self._of_client[client]:
+            del self._of_client[client]
+
+    def has_room(self, client: str, size: int) -> bool:
+        """Whether ``client`` may hold ``size`` bytes more."""
+        limit, held = AT_ONCE * self.max_bytes, self.held + size
+        is_most = 2 * (self._of_client[client] + size) > limit
+        return held <= (limit - limit // SPARE if is_most else limit)
 
 
 class Body:
@@ -71,6 +96,7 @@ class Body:
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
+        self.client = CLIENT.get()
         self.data = bytearray()
 
     def expect(self, declared: str) -> None:
@@ -83,9 +109,9 @@ class Body:
         bodies = self._bodies
         if len(self.data) + len(chunk) > bodies.max_bytes:
             raise self._too_large()
-        if bodies.held + len(chunk) > AT_ONCE * bodies.max_bytes:
+        if not bodies.has_room(self.client, len(chunk)):
             raise overloaded("too many large bodies are arriving at once", 2)
-        bodies.held += len(chunk)
+        bodies.hold(self.client, len(chunk))
         self.data += chunk
 
     def _too_large(self) -> Problem:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
+from llama_hub.inference.service import body
 from llama_hub.inference.service.client import CLIENT, client_of
 from llama_hub.inference.service.limits import SPARE, Admission, Pacer
 from llama_hub.inference.service.problems import Problem
@@ -115,5 +116,52 @@ def test_a_crowd_of_one_client_does_not_stand_before_another_client() -> None:
         await asyncio.gather(*crowd, asyncio.create_task(ask("few")))
         assert passed.index("few") <= 2
         assert len(passed) == 41
+
+    asyncio.run(check())
+
+
+def fill_bodies(bodies: body.Bodies, held: ExitStack, client: str) -> int:
+    """How many bytes ``client`` may send before it is told to come again."""
+    before = bodies.held
+
+    def more() -> None:
+        for _ in range(2 * body.AT_ONCE):
+            one = held.enter_context(bodies.room())
+            for _ in range(bodies.max_bytes):
+                one.add(b" ")
+
+    with asked_by(client), pytest.raises(Problem) as refused:
+        more()
+    assert refused.value.status == 429
+    return bodies.held - before
+
+
+def test_bodies_that_never_end_leave_room_for_another_clients() -> None:
+    bodies = body.Bodies(100)
+    limit = body.AT_ONCE * 100
+    with ExitStack() as held:
+        assert fill_bodies(bodies, held, "many") == limit - limit // body.SPARE
+        assert fill_bodies(bodies, held, "few") == limit // body.SPARE
+    with ExitStack() as held:  # all is free again, and nothing of anybody is remembered
+        assert fill_bodies(bodies, held, "few") == limit - limit // body.SPARE
+    assert bodies.held == 0
+    bodies.close()
+
+
+def test_large_bodies_of_one_client_do_not_stand_before_another_clients() -> None:
+    async def check() -> None:
+        bodies, parsed = body.Bodies(1000), []
+
+        async def parse(client: str) -> None:
+            CLIENT.set(client)
+            await bodies.parse(b"{}")
+            parsed.append(client)
+
+        tasks = [asyncio.create_task(parse("many")) for _ in range(20)]
+        await asyncio.sleep(0)  # all of them stand there before the other comes
+        await asyncio.gather(*tasks, asyncio.create_task(parse("few")))
+        bodies.close()
+        assert parsed.index("few") <= 2
+        assert len(parsed) == 21
 
     asyncio.run(check())
