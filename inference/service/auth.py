@@ -71,10 +71,16 @@ class HostCheck:
 
 def _host(scope: Scope) -> str:
     """The name in the Host header, without its port; empty if it is none."""
+    return _parts(f"//{Headers(scope=scope).get('host', '')}")[1]
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Host with port, and host alone, of ``url``; both empty if it is none."""
     try:
-        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
-    except ValueError:
-        return ""
+        split = urlsplit(url)
+        return split.netloc, split.hostname or ""
+    except ValueError:  # "http://["
+        return "", ""
 
 
 class Authentication:
@@ -112,9 +118,8 @@ class Authentication:
         origin = headers.get("origin")
         if origin is None or origin in self._origins or "*" in self._origins:
             return None
-        host = urlsplit(origin).netloc
+        host, name = _parts(origin)
         # Without a key, "same host" is not enough: a foreign name may be made to point here.
-        name = urlsplit(origin).hostname or ""
         trusted = self._key is not None or is_loopback(name) or name in self._allowed
         if host and host == headers.get("host") and trusted:
             return None

@@ -93,7 +93,7 @@ def _messages(body: ResponsesBody) -> Iterator[Document]:
 def _message(item: InputItem) -> Document:
     if item.type == "function_call_output":
         output = item.output
-        content = output if isinstance(output, str) else [p.model_dump() for p in output or ()]
+        content = output if isinstance(output, str) else "".join(p.text for p in output or ())
         return {"role": "tool", "tool_call_id": item.call_id, "content": content}
     return {"role": item.role, "content": item.content}
 

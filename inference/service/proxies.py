@@ -56,7 +56,8 @@ class Forwarded:
         return any(address in network for network in self._trusted)
 
     def _believe(self, scope: Scope, headers: Headers) -> None:
-        hops = headers.get("x-forwarded-for", "").split(",")[-MAX_HOPS:]
+        # Some proxies add a line of their own below the client's (HAProxy): all are one list.
+        hops = ",".join(headers.getlist("x-forwarded-for")).split(",")[-MAX_HOPS:]
         for hop in reversed([hop.strip() for hop in hops if hop.strip()]):
             scope["client"] = (hop, 0)
             if not self._trusts(hop):

@@ -24,6 +24,7 @@ from llama_hub.inference.service.generation import Answer, Ask, answers, pieces
 from llama_hub.inference.service.ollama_schemas import (
     OllamaChatBody,
     OllamaGenerateBody,
+    OllamaMessage,
     OllamaOptions,
     OllamaShowBody,
 )
@@ -39,7 +40,7 @@ from llama_hub.inference.service.schemas import ChatBody, CompletionBody
 from llama_hub.inference.service.state import Service
 from llama_hub.inference.service.streaming import Document, StreamReply, started
 from llama_hub.inference.service.tool_calls import Call, read_calls
-from llama_hub.inference.service.tools import Toolbox, toolbox
+from llama_hub.inference.service.tools import Toolbox, text_of, toolbox
 
 NDJSON = "application/x-ndjson"
 Said = Callable[[str, list[Call]], Document]  # the part of an answer that holds its text
@@ -52,7 +53,7 @@ async def chat(service: Service, request: Request, document: Document) -> Respon
     if not body.messages:
         return JSONResponse(_loaded(service, _message("", [])))
     given = _openai_fields(body.options, body.format)
-    messages = [message.model_dump(exclude_unset=True) for message in body.messages]
+    messages = [_openai_message(message) for message in body.messages]
     tools = None if body.tools is None else [tool.model_dump() for tool in body.tools]
     asked = read(ChatBody, given | {"messages": messages, "tools": tools})
     box = toolbox(asked.tools, None, None)
@@ -101,6 +102,12 @@ def _call_id() -> str:
     return f"ollama-{uuid.uuid4().hex}"
 
 
+def _openai_message(message: OllamaMessage) -> Document:
+    """``message`` with its parts as one text: sixteen thousand are not read twice."""
+    fields = message.model_dump(exclude_unset=True, exclude={"content"})
+    return fields if message.content is None else fields | {"content": text_of(message)}
+
+
 def _openai_fields(options: OllamaOptions | None, form: Any) -> Document:
     """The fields of OpenAI's bodies that mean the same."""
     given = options.model_dump(exclude_none=True) if options else {}
@@ -133,10 +140,12 @@ def _response(text: str, calls: list[Call]) -> Document:
 
 
 def _call(call: Call) -> Document:
-    """Ollama has the arguments as an object; those of a call that was cut off are none."""
+    """Ollama has the arguments as an object; those of a call that was cut off are none, and so are
+    those that cannot be sent as one (1e999, a thousand levels)."""
     try:
         arguments = json.loads(call.arguments)
-    except ValueError:
+        json.dumps(arguments, allow_nan=False)
+    except (ValueError, RecursionError):
         arguments = {}
     return {"function": {"name": call.name, "arguments": arguments}}
 

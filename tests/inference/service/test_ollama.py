@@ -121,3 +121,23 @@ def test_calls_have_arguments_as_objects(scripted: Running) -> None:
     scripted.engine.script = "It is sunny."
     answer = httpx.post(url, json=body | {"messages": turns, "stream": False}, trust_env=False)
     assert answer.json()["message"]["content"] == "It is sunny."
+
+
+@pytest.mark.parametrize("arguments", ['{"a":1e999}', '{"a":' + "[" * 90_000])
+def test_arguments_that_cannot_be_sent_as_an_object_are_none(
+    scripted: Running, arguments: str
+) -> None:
+    scripted.engine.script = f'[{{"name":"weather","arguments":{arguments}}}]'
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    body = {"model": "m", "messages": HI, "tools": [tool], "stream": False}
+    answer = httpx.post(f"{scripted.url}/api/chat", json=body, trust_env=False)
+    assert answer.status_code == 200
+    for call in answer.json()["message"].get("tool_calls", []):
+        assert call["function"] == {"name": "weather", "arguments": {}}
+
+
+def test_content_in_parts_is_one_text(client: httpx.Client, running: Running) -> None:
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    body = {"model": "m", "messages": [{"role": "user", "content": parts}], "stream": False}
+    assert client.post("/api/chat", json=body).status_code == 200
+    assert "one two" in demo_tokenizer().decode(list(running.engine.seen[-1].prompt))

@@ -80,6 +80,21 @@ def test_the_client_is_whom_the_last_trusted_proxy_names(
         assert running.engine.seen[-1].client == (seen or "127.0.0.1")
 
 
+def test_lines_of_several_proxies_are_one_list() -> None:
+    with serving(settings=ServiceSettings(trusted_proxies=("127.0.0.1",))) as running:
+        lines = [("X-Forwarded-For", "8.8.8.8"), ("X-Forwarded-For", "9.9.9.9")]
+        url = f"{running.url}/v1/completions"
+        assert httpx.post(url, json=CALL, headers=lines, trust_env=False).status_code == 200
+        assert running.engine.seen[-1].client == "9.9.9.9"
+
+
+def test_an_origin_that_is_no_address_is_foreign(shown: Running) -> None:
+    answer = httpx.post(
+        f"{shown.url}/v1/completions", json=CALL, headers={"Origin": "http://["}, trust_env=False
+    )
+    assert answer.status_code == 403
+
+
 def test_what_is_no_address_is_refused() -> None:
     with pytest.raises(UsageError, match="trusted-proxy"):
         networks(["proxy.example"])

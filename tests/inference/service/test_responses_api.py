@@ -88,6 +88,18 @@ def test_calls_and_results_come_back_as_input(openai: OpenAI, scripted: Running)
     assert "Result of weather: sunny" in said
 
 
+def test_a_result_in_parts_is_one_text(openai: OpenAI, scripted: Running) -> None:
+    parts = [{"type": "input_text", "text": "sun"}, {"type": "input_text", "text": "ny"}]
+    items: list[Any] = [
+        {"role": "user", "content": "Rome?"},
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": parts},
+    ]
+    assert openai.responses.create(model="m", input=items).output_text == "It is sunny."
+    said = demo_tokenizer().decode(list(scripted.engine.seen[-1].prompt))
+    assert "Result of weather: sunny" in said
+
+
 def test_formats_reach_the_engine(openai: OpenAI, scripted: Running) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     form: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
