@@ -1,15 +1,19 @@
 """The service under attack: how long `/health` and another client's stream have to wait.
 
     python bench/attack.py [MODEL] [--seconds 5] [--only NAME …] [--python PYTHON] [--out FILE]
+        [--runs 3]       run each attack so often; the worst of each figure is reported
         [--before FILE]  results of another version, to stand beside
         [--deployed]     attack the address of a local deployment instead of the service itself
+        [--one-address]  attack from the address of the other clients, as behind one NAT
 
 MODEL (default: the built-in llama-demo-chat, which `llama-hub quickstart` fetches) is served by
 ``PYTHON -m llama_hub serve`` (default: this interpreter, so another one compares versions). Each
 attack runs for some seconds in a process of its own, from an address of its own (127.0.0.2) as
-another client would; meanwhile one client asks `/health` on new connections every 20 ms and
-another reads streams. Reported are the latencies of `/health`, the
-longest gap between two pieces of a stream, and whether the server lived.
+another client would; meanwhile one client asks `/health` on new connections every 20 ms, another
+reads streams, and a third sends requests of 20 KB. Reported are the latencies of `/health` and of
+the small requests, the longest gap between two pieces of a stream, and whether the server lived.
+Exit code 1 if anything of another client's took longer than 250 ms or was refused, or the server
+ended; from one address, refusals are reported and not judged: the last places are for others.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,7 @@ USER = [{"role": "user", "content": "hello"}]
 SOURCE = "127.0.0.2"  # where the attacks come from
 NAME = "attacked"  # of the deployment
 PATIENCE = 10.0  # seconds after which an answer counts as this late
+LIMIT_MS = 250.0  # what anything of another client's may take longer
 Attack = Callable[[int], Awaitable[None]]  # on a port, until cancelled
 
 
@@ -46,8 +51,12 @@ def request(path: str, body: bytes) -> bytes:
     return (head + "Content-Type: application/json\r\nConnection: close\r\n\r\n").encode() + body
 
 
-async def send(port: int, data: bytes, source: str = SOURCE) -> bytes:
-    """Everything that is answered to ``data``; empty if the server hung up."""
+async def send(port: int, data: bytes, source: str = "") -> bytes:
+    """Everything that is answered to ``data``; empty if the server hung up.
+
+    ``source``: the address it is sent from, an attacker's unless told.
+    """
+    source = source or SOURCE
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     except OSError:
@@ -156,6 +165,9 @@ def items(item: bytes, size: int = 5 * MEGABYTE) -> bytes:
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 6000000\r\n\r\n"
 LOGPROBS = completion(prompt="a", n=16, max_tokens=200, logprobs=20, seed=1, ignore_eos=True)
+HEALTH = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+UNFINISHED = HEAD + b" " * 5_999_999  # one byte short
+SMALL = completion(prompt="a", max_tokens=1, user="a" * 20_000)
 STREAM = completion(prompt="a", max_tokens=200, stream=True, ignore_eos=True)
 ATTACKS: dict[str, Attack | None] = {
     "nothing": None,
@@ -204,6 +216,10 @@ ATTACKS: dict[str, Attack | None] = {
     "1500 heads, drop by drop": holding(1500, b"GET / HTTP/1.1\r\nHost: a\r\n", b"X-A: bcd"),
     "1500 bodies, drop by drop": holding(1500, HEAD, b'{"prompt'),
     "1500 silent connections": holding(1500, b""),
+    "16 large bodies that never end": holding(16, UNFINISHED),
+    "16 senders of large numbers": constant(
+        "/v1/completions", b'{"prompt":"a","logit_bias":[' + items(b"0.123456789012345") + b"]}", 16
+    ),
     "300 streams that nobody reads": holding(300, request(*STREAM), reads=False),
 }  # fmt: skip
 
@@ -211,15 +227,14 @@ ATTACKS: dict[str, Attack | None] = {
 # --- what is measured -------------------------------------------------------------------------
 
 
-async def watch_health(port: int, until: float) -> dict[str, Any]:
-    """Latencies of ``/health`` on new connections, one every 20 ms, late ones side by side."""
+async def watch(port: int, until: float, question: bytes, pause: float) -> dict[str, Any]:
+    """Latencies of ``question`` on new connections, one each ``pause``, late ones side by side."""
     seconds: list[float] = []
     failures = 0
 
     async def ask() -> None:
         nonlocal failures
         begun = time.perf_counter()
-        question = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
         try:
             async with asyncio.timeout(PATIENCE):
                 answer = await send(port, question, "127.0.0.1")
@@ -231,7 +246,7 @@ async def watch_health(port: int, until: float) -> dict[str, Any]:
     asked = []
     while time.monotonic() < until:
         asked.append(asyncio.create_task(ask()))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause)
     await asyncio.gather(*asked)
     seconds.sort()
     return {
@@ -286,17 +301,52 @@ def measure(name: str, port: int, seconds: float) -> dict[str, Any]:
     attacker = multiprocessing.Process(target=attack_until_killed, args=(name, port), daemon=True)
     attacker.start()
 
-    async def watch() -> tuple[dict[str, Any], dict[str, Any]]:
+    async def watch_all() -> Sequence[dict[str, Any]]:
         await asyncio.sleep(0.5)
         until = time.monotonic() + seconds
-        return await asyncio.gather(watch_health(port, until), watch_stream(port, until))
+        return await asyncio.gather(
+            watch(port, until, HEALTH, 0.02),
+            watch_stream(port, until),
+            watch(port, until, request(*SMALL), 0.2),
+        )
 
+    load = os.getloadavg()[0]
     try:
-        health, stream = asyncio.run(watch())
+        health, stream, small = asyncio.run(watch_all())
     finally:
         attacker.kill()
         attacker.join()
-    return {"health": health, "stream": stream, "load": round(os.getloadavg()[0], 1)}
+    return {"health": health, "stream": stream, "small": small, "load_before": round(load, 1)}
+
+
+def worst(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The worst of each figure of several runs."""
+
+    def merge(key: str, values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: merge(name, [value[name] for value in values]) for name in values[0]}
+        return min(values) if key in ("asked", "pieces", "alive") else max(values)
+
+    merged: dict[str, Any] = merge("", runs)
+    return merged
+
+
+def faults(result: dict[str, Any], one_address: bool) -> list[str]:
+    """What another client had to suffer that nobody should."""
+    latencies = {
+        "/health": result["health"]["max_ms"],
+        "a small request": result["small"]["max_ms"],
+        "the first piece of a stream": result["stream"]["first_ms"],
+        "a gap in a stream": result["stream"]["longest_gap_ms"],
+    }
+    found = [f"{name}: {ms} ms" for name, ms in latencies.items() if ms > LIMIT_MS]
+    refused = {
+        "/health": result["health"]["failed"],
+        "small requests": 0 if one_address else result["small"]["failed"],
+        "streams": 0 if one_address else result["stream"]["refused"],
+    }
+    found += [f"{name}: {count} refused" for name, count in refused.items() if count]
+    return found + ([] if result["alive"] else ["the server ended"])
 
 
 # --- the server -------------------------------------------------------------------------------
@@ -354,25 +404,49 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
+def commit() -> str:
+    """The commit that was measured."""
+    asked = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def main() -> int:
+    global SOURCE
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="llama-demo-chat")
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=list(ATTACKS))
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--deployed", action="store_true")
+    parser.add_argument("--one-address", action="store_true")
     parser.add_argument("--before", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.one_address:
+        SOURCE = "127.0.0.1"
     results = {}
     for name in options.only or ATTACKS:
-        results[name] = run(name, options)
+        results[name] = worst([run(name, options) for _ in range(options.runs)])
+        results[name]["faults"] = faults(results[name], options.one_address)
         print(name, json.dumps(results[name]), flush=True)
     result = {
+        "commit": commit(),
         "machine": {"python": platform.python_version(), "cpus": os.cpu_count()},
         "model": options.model,
         "deployed": options.deployed,
+        "one_address": options.one_address,
         "seconds": options.seconds,
+        "runs": options.runs,
+        "faults": {name: each["faults"] for name, each in results.items() if each["faults"]},
         "worst_health_ms": max(each["health"]["max_ms"] for each in results.values()),
         "attacks": results,
     }
@@ -381,7 +455,9 @@ def main() -> None:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print("faults:", json.dumps(result["faults"]))
+    return 1 if result["faults"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

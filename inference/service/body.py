@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NoReturn
-from weakref import WeakValueDictionary
 
 from starlette.requests import ClientDisconnect, Request
 
 from llama_hub.inference.service.client import CLIENT
+from llama_hub.inference.service.parse_queue import ParseQueue
 from llama_hub.inference.service.problems import ClientGoneError, Problem, invalid, overloaded
 
 MAX_VALUES = 1 << 18  # of any kind: 64 prompts of 4096 token ids
@@ -27,7 +27,7 @@ MAX_CONTAINERS = 1 << 14  # objects and lists
 MAX_FIELDS = 4096  # of one object
 MAX_ALL_FIELDS = 1 << 15  # of all objects: each is a text and an entry of a table
 MAX_DEPTH = 100
-REST = 0.1  # seconds, at most, between two large bodies
+MAX_DIGITS = 400  # of an integer: reading one takes the square of its length
 ON_LOOP = 1 << 14  # bytes below which parsing is quicker than a thread's start
 AT_ONCE = 16  # bodies of the largest size that are held together
 SPARE = 4  # one in so many of these bytes is kept for clients that hold fewer than half
@@ -44,8 +44,7 @@ class Bodies:
         self.max_bytes = max_bytes  # of one body
         self.held = 0
         self.thread = ThreadPoolExecutor(1, "llama-hub-body")  # one: they hold the lock in turn
-        self._lane = asyncio.Lock()
-        self._lanes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._queue = ParseQueue()
         self._of_client: Counter[str] = Counter()  # bytes held
 
     def close(self) -> None:
@@ -53,20 +52,10 @@ class Bodies:
         self.thread.shutdown(cancel_futures=True)
 
     async def parse(self, data: bytes) -> dict[str, Any]:
-        """A large body as a JSON object, on the thread; a 400 problem otherwise.
-
-        One at a time, and after each the thread rests for as long as it took, so that answers under
-        way have half of the time at least, whatever comes in. One body of each client waits among
-        all, so that hundreds of one client's do not stand before another's.
-        """
+        """A large body as a JSON object, on the thread in its turn; a 400 problem otherwise."""
         loop = asyncio.get_running_loop()
-        async with self._lanes.setdefault(CLIENT.get(), asyncio.Lock()):
-            await self._lane.acquire()
-            begun = loop.time()
-            try:
-                return await loop.run_in_executor(self.thread, parse_json, data)
-            finally:
-                loop.call_later(min(loop.time() - begun, REST), self._lane.release)
+        async with self._queue.turn(CLIENT.get(), len(data)):
+            return await loop.run_in_executor(self.thread, parse_json, data)
 
     @contextmanager
     def room(self) -> Iterator[Body]:
@@ -155,7 +144,9 @@ def parse_json(body: bytes) -> dict[str, Any]:
     """``body`` as a JSON object with finite numbers and valid Unicode; a 400 problem otherwise."""
     check_structure(body)
     try:
-        document = json.loads(body.decode(), parse_constant=_refuse, parse_float=_number)
+        document = json.loads(
+            body.decode(), parse_constant=_refuse, parse_float=_number, parse_int=_integer
+        )
         if b"\\u" in body:
             json.dumps(document, ensure_ascii=False).encode()  # lone surrogates fail here
     except (ValueError, RecursionError) as error:
@@ -207,6 +198,12 @@ def _check_fields(document: dict[str, Any]) -> None:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("a number is too large")
+    return int(digits)
 
 
 def _number(digits: str) -> float | int:
