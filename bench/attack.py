@@ -220,6 +220,9 @@ ATTACKS: dict[str, Attack | None] = {
     "16 senders of large numbers": constant(
         "/v1/completions", b'{"prompt":"a","logit_bias":[' + items(b"0.123456789012345") + b"]}", 16
     ),
+    "16 senders of many numbers": constant(
+        "/v1/completions", b'{"prompt":[' + items(b"12345678901234567890", 5505000) + b"]}", 16
+    ),
     "300 streams that nobody reads": holding(300, request(*STREAM), reads=False),
 }  # fmt: skip
 

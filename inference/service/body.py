@@ -26,6 +26,7 @@ MAX_VALUES = 1 << 18  # of any kind: 64 prompts of 4096 token ids
 MAX_CONTAINERS = 1 << 14  # objects and lists
 MAX_FIELDS = 4096  # of one object
 MAX_ALL_FIELDS = 1 << 15  # of all objects: each is a text and an entry of a table
+MAX_FRACTIONS = 1 << 15  # numbers with a point or an exponent (each is read by a call); true, false
 MAX_DEPTH = 100
 MAX_DIGITS = 400  # of an integer: reading one takes the square of its length
 ON_LOOP = 1 << 14  # bytes below which parsing is quicker than a thread's start
@@ -171,6 +172,10 @@ def check_structure(body: bytes) -> None:
     _check_count("lists and objects", containers, MAX_CONTAINERS)
     fields = int(np.count_nonzero((marks == ord(":")) & outside))
     _check_count("fields", fields, MAX_ALL_FIELDS)
+    points = np.isin(marks, np.frombuffer(b".eE", dtype=np.uint8)) & outside
+    _check_count(
+        "fractions, exponents, true and false", int(np.count_nonzero(points)), MAX_FRACTIONS
+    )
     commas = int(np.count_nonzero((marks == ord(",")) & outside))
     _check_count("values", commas + containers, MAX_VALUES)
     closed = ((marks == ord("]")) | (marks == ord("}"))) & outside

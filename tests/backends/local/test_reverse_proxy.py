@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from hypothesis import given, settings
@@ -455,6 +456,37 @@ def test_a_body_passes_through_without_being_kept() -> None:
             assert begun.is_set()
             assert sent < 16 << 20  # the system's own buffers for sending, of up to 4 MiB each
             writer.transport.abort()
+
+    run(check())
+
+
+def test_large_bodies_pass_one_piece_at_a_time() -> None:
+    """While the loop turns once, one piece of one of them is parsed, however many there are."""
+
+    async def check() -> None:
+        turn, order = asyncio.Lock(), list[int]()
+
+        async def pass_body(number: int) -> None:
+            reader = asyncio.StreamReader(limit=1 << 26)
+            reader.feed_data(headers(b"Content-Length: %d" % (4 << 20)) + bytes(4 << 20))
+            reader.feed_eof()
+            connection = http1.ClientConnection(reader, create_autospec(asyncio.StreamWriter), turn)
+            assert await connection.next_request()
+            await connection.prefetch()
+            async for _ in connection.body():
+                order.append(number)
+                rounds[-1].append(number)
+
+        rounds: list[list[int]] = [[]]
+        passing = [asyncio.create_task(pass_body(number)) for number in range(4)]
+        while not all(task.done() for task in passing):
+            await asyncio.sleep(0)
+            rounds.append([])
+        for task in passing:
+            await task
+        large = [one for one in rounds[len(rounds) // 4 : -len(rounds) // 4] if one]
+        assert max(map(len, large)) == 1
+        assert len(set(order[len(order) // 4 : len(order) // 4 + 8])) == 4  # all go on together
 
     run(check())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import sys
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -14,11 +16,13 @@ import pytest
 
 from llama_hub.hub.manifest import Manifest
 from llama_hub.inference.service import body as bodies
+from llama_hub.inference.service import limits, server
+from llama_hub.inference.service.app import create_app
 from llama_hub.inference.service.body import Bodies, parse_json
 from llama_hub.inference.service.limits import Pacer
 from llama_hub.inference.service.problems import Problem
 from llama_hub.inference.service.settings import ServiceSettings
-from tests.support.serving import SERVED, Running, echo_engine, serving
+from tests.support.serving import SERVED, Running, demo_tokenizer, echo_engine, serving
 
 USER = [{"role": "user", "content": "hello"}]
 LONG = "a" * 100_000  # more characters than the context holds tokens of
@@ -191,6 +195,8 @@ HOSTILE = {
     "numbers": b"[" + b",".join([b"1"] * 300_000) + b"]",
     "fields": b"{" + b",".join(b'"%d":1' % n for n in range(5000)) + b"}",
     "fields of all": b"[" + b",".join([b'{"a":1,"b":2,"c":3}'] * 12_000) + b"]",
+    "fractions": b"[" + b",".join([b"0.5"] * 40_000) + b"]",
+    "exponents": b"[" + b",".join([b"1E3"] * 40_000) + b"]",
     "nested": b"[" * 101 + b"]" * 101,
     "nested without end": b"[" * 5_000_000,
     "nested objects": b'{"a":' * 101 + b"1" + b"}" * 101,
@@ -268,6 +274,38 @@ def test_requests_that_come_together_are_prepared_one_in_a_round() -> None:
         assert all(after - before > 1 for before, after in pairwise(numbers))
 
     asyncio.run(main())
+
+
+def test_requests_rest_for_as_long_as_the_event_loop_was_busy() -> None:
+    async def main() -> None:
+        pacer, loop = Pacer(), asyncio.get_running_loop()
+        await pacer.next_round()
+        waiting = asyncio.create_task(pacer.next_round())
+        await asyncio.sleep(0)
+        time.sleep(3 * limits.PACE)  # something else holds the loop up
+        busy_until = loop.time()
+        await waiting
+        assert loop.time() - busy_until >= 2 * limits.PACE
+
+    asyncio.run(main())
+
+
+def test_a_thread_gets_pythons_lock_back_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sys.getswitchinterval()
+    seen = list[float]()
+
+    async def serve(*_: object) -> None:
+        seen.append(sys.getswitchinterval())
+
+    monkeypatch.setattr(server, "_serve", serve)
+    app = create_app(echo_engine(), demo_tokenizer(), SERVED, ServiceSettings())
+    bound = server.bind("127.0.0.1", 0)
+    try:
+        server.run(app, bound, on_ready=lambda: None)
+    finally:
+        sys.setswitchinterval(before)
+        bound.close()
+    assert seen[0] < before / 10
 
 
 def test_the_manifest_is_hashed_once_not_for_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
