@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -36,6 +37,8 @@ from llama_hub.cli.serve_options import (
     MaxPrompt,
     MaxQueue,
     Model,
+    ModerationMode,
+    Moderator,
     NoApiKey,
     ParseSpecial,
     PlanOnly,
@@ -55,8 +58,10 @@ if TYPE_CHECKING:
     from llama_hub.inference.engine import Engine, EngineInfo
     from llama_hub.inference.service.platforms.container import Platform
     from llama_hub.inference.service.served_model import Servable
+    from llama_hub.inference.service.settings import Moderation
 
 app = typer.Typer(add_completion=False)
+_MODES = {"before": "is judged before generation", "parallel": "is judged beside generation"}
 
 
 @app.command()
@@ -87,6 +92,8 @@ def serve(
     served_name: ServedName = None,
     log_prompts: LogPrompts = False,
     parse_special: ParseSpecial = True,
+    moderator: Moderator = None,
+    moderation_mode: ModerationMode = None,
     chat: AsChat = False,
     plan: PlanOnly = False,
     catalog: CatalogFile = None,
@@ -113,6 +120,7 @@ def serve(
         tensor_parallel=tensor_parallel,
         gpu_memory_utilization=gpu_memory_utilization,
     )
+    moderators, moderation = _moderators(out, moderator or [], moderation_mode)
     where, platform = _what(out, model, catalog, packed=engine == "torch" and quantize is None)
     if where.loss:
         out.status(where.loss)
@@ -140,7 +148,8 @@ def serve(
         drain_timeout=drain_timeout,
         log_prompts=log_prompts,
         parse_special=parse_special,
-        moderators=_moderators(out),
+        moderators=moderators,
+        moderation=moderation,
     )
     _log_to_stderr(quiet)
     _run(out, where, make_engine(engine, where.folder, options), settings, door)
@@ -221,13 +230,30 @@ def _door(
     return Door(address, number, key, new_key=False, check_host=local and not guarded)
 
 
-def _moderators(out: Output) -> tuple[Any, ...]:
+def _moderators(
+    out: Output, named: list[str], mode: Literal["before", "parallel"] | None
+) -> tuple[tuple[Any, ...], Moderation]:
+    """Those of the policy, then those of installed packages."""
     from llama_hub.inference.service import moderation
+    from llama_hub.inference.service.moderators import policy
+    from llama_hub.inference.service.settings import Moderation
 
-    moderators = moderation.installed()
+    handed = os.environ.get(policy.VARIABLE)
+    chosen = policy.Policy()
+    if named:
+        chosen = policy.from_words(named)
+    elif handed:
+        chosen = policy.from_variable(handed)
+    chosen = replace(chosen, mode=mode or chosen.mode)
+    moderators = (*chosen.moderators(), *moderation.installed().values())
     if moderators:
-        out.status(f"moderation hooks: {', '.join(moderators)}")
-    return tuple(moderators.values())
+        names = ", ".join(moderation.name_of(each) for each in moderators)
+        out.status(f"moderation: {names}; the prompt {_MODES[chosen.mode]}")
+    elif mode is not None:
+        raise UsageError(
+            "--moderation-mode without a moderator", hint="--moderator words:FILE, or a policy"
+        )
+    return moderators, Moderation(chosen.mode, chosen.digest if chosen.rules else None)
 
 
 def make_engine(name: str, folder: Path, options: EngineOptions) -> Engine:

@@ -213,6 +213,22 @@ ParseSpecial = Annotated[
         show_envvar=False,
     ),
 ]
+Moderator = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND:WHAT|POLICY.yaml",
+        help="Who judges prompts and answers: words:FILE, moderations:URL, llama-guard:URL "
+        "(repeat it), or a policy's file. Its key: LLAMA_HUB_MODERATOR_KEY.",
+    ),
+]
+ModerationMode = Annotated[
+    Literal["before", "parallel"] | None,
+    typer.Option(
+        help="Whether the prompt is judged before generation, or beside it while the answer is "
+        "held back.",
+        show_default="the policy's, else before",
+    ),
+]
 AsChat = Annotated[
     bool, typer.Option("--chat", help="Chat with a base model too, in Llama 2's format.")
 ]

@@ -23,6 +23,8 @@ from llama_hub.hub import unchanged
 from llama_hub.hub.manifest import Manifest
 from llama_hub.licenses.gate import Gate
 
+POLICY = "policy"  # the moderation policy that a service states
+
 
 @dataclass(frozen=True)
 class Attestation:
@@ -63,13 +65,14 @@ def attest(deployer: Deployer, name: str, artifacts: Artifacts) -> Attestation:
     proofs = _proofs(backend, name, local)
     served = next((one.evidence for one in proofs if one.what == "manifest"), None)
     unstated = next((one for one in proofs if one.what == SERVED), None)
+    proofs = [*proofs, *_moderation(good, proofs)]
     checks = [
         unstated or _compare(SERVED, expected, served),
         _compare("tags", expected, deployed.manifest),
         about_local,
         _license(deployed),
         *_ledger(good),
-        *(one for one in proofs if one.what not in ("manifest", SERVED)),
+        *(one for one in proofs if one.what not in ("manifest", SERVED, POLICY)),
     ]
     return Attestation(name, expected, served, tuple(checks), _head())
 
@@ -122,7 +125,34 @@ def _asked(backend: Backend, name: str) -> Sequence[Proof]:
         return [Proof("service", False, f"/manifest: {getattr(error, 'message', error)}")]
     proofs = [Proof("manifest", stated is not None, str(stated))]
     engine = answer.get("engine")
+    proofs += policy_proof(answer.get("moderation"))
     return [*proofs, Proof("engine", True, _described(engine))] if engine else proofs
+
+
+def _moderation(good: Sequence[Any], proofs: Sequence[Proof]) -> Sequence[Proof]:
+    """Whether the service judges by the policy that was deployed; no line where none was."""
+    wanted = good[-1]["spec"].get("moderation") if good else None
+    stated = next((one.evidence for one in proofs if one.what == POLICY), "")
+    if not wanted:
+        return [Proof("moderation", True, stated)] if stated else ()
+    from llama_hub.inference.service.moderators import policy
+
+    try:
+        expected = policy.of_spec(wanted).digest
+    except LlamaHubError as error:
+        return [Proof("moderation", False, error.message)]
+    kept = stated.partition(" ")[0] == expected
+    told = stated or "the service states no policy"
+    return [Proof("moderation", kept, told if kept else f"{told}; expected {expected}")]
+
+
+def policy_proof(stated: Any) -> Sequence[Proof]:
+    """The service's word of its moderation policy."""
+    try:
+        names = ", ".join(map(str, stated["moderators"]))
+        return [Proof(POLICY, True, f"{stated['policy']} ({names}; {stated['mode']})")]
+    except (KeyError, TypeError):
+        return ()
 
 
 def _described(engine: Any) -> str:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from llama_hub.errors import UsageError
+
 if TYPE_CHECKING:
     from llama_hub.deploy.backend import Target
     from llama_hub.inference.config import EngineOptions
@@ -42,6 +44,7 @@ def service_environment(
         "REQUEST_TIMEOUT": request_timeout,
         "TENSOR_PARALLEL": tensor_parallel(target) if tensor_parallel(target) > 1 else None,
         "DTYPE": dtype(target),
+        "MODERATION": moderation(target),
     }
     ours = {f"{PREFIX}{key}": str(value) for key, value in told.items() if value is not None}
     return ours | dict(spec.environment)
@@ -52,7 +55,9 @@ def vllm_arguments(target: Target) -> dict[str, str]:
 
     Weights that we quantised say so in their ``config.json``, which vLLM reads by itself. An image
     that is configured by variables has them under the same names in capitals (``SM_VLLM_*``).
+    ``UsageError`` for a spec with a moderation policy, which vLLM cannot keep.
     """
+    refuse_moderation(target, "vLLM's own image")
     told = {
         "max-model-len": str(target.spec.context),
         "max-num-seqs": str(target.spec.concurrency),
@@ -62,6 +67,24 @@ def vllm_arguments(target: Target) -> dict[str, str]:
     }
     kind = dtype(target)
     return told | ({"dtype": kind} if kind else {})
+
+
+def moderation(target: Target) -> str | None:
+    """The policy for the service, as JSON; ``None`` without one."""
+    if not target.spec.moderation:
+        return None
+    from llama_hub.inference.service.moderators import policy
+
+    return policy.to_variable(policy.of_spec(target.spec.moderation))
+
+
+def refuse_moderation(target: Target, runtime: str) -> None:
+    """``UsageError`` for a spec with a policy that ``runtime``, which is not ours, cannot keep."""
+    if target.spec.moderation:
+        raise UsageError(
+            f"{runtime} has no moderators, so that it would serve without the policy",
+            hint="deploy with our container, or without `moderation`",
+        )
 
 
 def tensor_parallel(target: Target) -> int:

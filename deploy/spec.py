@@ -103,6 +103,8 @@ class DeploymentSpec:
     """Variables of the service. Not for secrets: anyone who may describe it can read them."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Your own tags, put on every resource beside those of llama-hub."""
+    moderation: Mapping[str, Any] = field(default_factory=dict)
+    """The moderation policy of the service: mode and moderators, see docs/moderation.md."""
     ttl: Annotated[int, Ge(60), Le(MAX_TTL)] | None = None
     """Seconds after which gc offers to remove the deployment; files may say 90m, 12h or 7d."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -123,6 +125,10 @@ class DeploymentSpec:
         yield from self._wrong_words()
         yield from self._wrong_numbers()
         yield from self._wrong_pairs()
+        if self.moderation:
+            from llama_hub.inference.service.moderators import policy
+
+            policy.of_spec(self.moderation)
 
     def _wrong_words(self) -> Iterable[tuple[str, bool]]:
         yield (
@@ -169,6 +175,8 @@ class DeploymentSpec:
         Two specs that differ only in scaling, tags or time to live have the same revision.
         """
         fields = {key: value for key, value in self.to_json().items() if key not in _IN_PLACE}
+        if not self.moderation:  # what ran before there was such a key is still the same
+            del fields["moderation"]
         content = canonical(fields | {"manifest": manifest_digest, "model": ""})
         return hashlib.sha256(content).hexdigest()[:10]
 

@@ -24,6 +24,7 @@ from llama_hub.backends.huggingface.options import Options
 from llama_hub.deploy import reconcile
 from llama_hub.deploy.backend import TAG_SPEC, Resource, Target
 from llama_hub.deploy.environment import (
+    refuse_moderation,
     service_environment,
     tensor_parallel,
     vllm_arguments,
@@ -193,6 +194,8 @@ def _environment(target: Target, options: Options) -> dict[str, str]:
     """What our service is told; vLLM reads none of it."""
     if options.run == "vllm":
         return dict(target.spec.environment)
+    if options.run == "handler":
+        refuse_moderation(target, "the platform's image with our handler")
     return service_environment(target, "huggingface", port=options.port)
 
 

@@ -11,7 +11,7 @@ from llama_hub.backends.local.gpus import Assignment, Claim, Gpu
 from llama_hub.backends.local.options import LocalOptions
 from llama_hub.backends.local.view import DAMAGED
 from llama_hub.deploy.backend import Observed, Resource, Step, Target
-from llama_hub.deploy.environment import dtype, tensor_parallel
+from llama_hub.deploy.environment import PREFIX, dtype, moderation, tensor_parallel
 from llama_hub.errors import NotFoundError, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -137,7 +137,7 @@ def _body(
     spec = target.spec
     return {
         "argv": _argv(target, options, [*command, str(model)]),
-        "environment": dict(spec.environment),
+        "environment": _environment(target),
         "devices": devices,
         "folder": str(model),
         "instance": target.offer.instance,
@@ -146,6 +146,12 @@ def _body(
         "run": True,
         "tags": target.tags,
     }
+
+
+def _environment(target: Target) -> dict[str, str]:
+    policy = moderation(target)
+    ours = {} if policy is None else {f"{PREFIX}MODERATION": policy}
+    return ours | dict(target.spec.environment)
 
 
 def _argv(target: Target, options: LocalOptions, command: Sequence[str]) -> list[str]:

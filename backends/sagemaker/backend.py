@@ -30,6 +30,7 @@ from llama_hub.backends.sagemaker.options import Options
 from llama_hub.backends.sagemaker.options import read as read_options
 from llama_hub.backends.sagemaker.runner import StepRunner
 from llama_hub.deploy import sizing
+from llama_hub.deploy.attest import policy_proof
 from llama_hub.deploy.backend import (
     Check,
     Context,
@@ -231,9 +232,11 @@ class SageMakerBackend:
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the service says, what S3 computes, and what the model refers to."""
         answer = b"".join(self.invoke(name, {"manifest": True}, stream=False))
-        served = str(json.loads(answer).get("manifest"))
+        stated = json.loads(answer)
+        served = str(stated.get("manifest"))
         prefix = bodies.weights_prefix(bodies.digest_of(manifest))
         proofs = [Proof("manifest", served == manifest.digest, served)]
+        proofs += policy_proof(stated.get("moderation"))
         proofs += [
             Proof(f"s3 {path}", ok, words)
             for path, ok, words in self.inventory.bucket.prove(manifest, prefix)

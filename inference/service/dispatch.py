@@ -22,7 +22,9 @@ MANIFEST = "manifest"
 
 async def manifest(service: Service, request: Request, document: Document) -> Response:
     """``{"manifest": true}``: which weights are served."""
-    return JSONResponse({"manifest": service.manifest_digest or None})
+    moderation = service.moderation()
+    more = {} if moderation is None else {"moderation": moderation}
+    return JSONResponse({"manifest": service.manifest_digest or None, **more})
 
 
 def by_field(routes: Sequence[Route], document: Document) -> Handler:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from llama_hub.inference.engine import Delta, GenerationRequest, SamplingParams, TokenLogprob
 from llama_hub.inference.service.client import CLIENT
 from llama_hub.inference.service.metrics import Course
-from llama_hub.inference.service.moderation import Passage, judge, last_sentence_end
+from llama_hub.inference.service.moderation import PROMPT, JudgedPrompt, Passage, last_sentence_end
 from llama_hub.inference.service.problems import Problem, invalid, unavailable
-from llama_hub.inference.service.state import Service
+from llama_hub.inference.service.state import Service, refuse_prompt
 from llama_hub.inference.service.text_stream import Piece, Writer
 from llama_hub.inference.tokenizer import Detokenizer
 
@@ -86,7 +86,7 @@ async def pieces(
         for copy in range(ask.n)
     ]
     deadline = asyncio.get_running_loop().time() + service.settings.request_timeout
-    with service.admission.admit(len(sequences)):
+    with service.admission.admit(len(sequences)), _judging_ends():
         source = sequences[0] if len(sequences) == 1 else _merged(sequences)
         async with aclosing(source):
             while True:
@@ -95,6 +95,17 @@ async def pieces(
                 except StopAsyncIteration:
                     return
                 yield piece
+
+
+@contextmanager
+def _judging_ends() -> Iterator[None]:
+    """A verdict on the prompt that nobody waits for any more is not worth its call."""
+    prompt = PROMPT.get()
+    try:
+        yield
+    finally:
+        if prompt is not None and prompt.verdict is not None:
+            prompt.verdict.cancel()
 
 
 def _check_logprobs(asks: Sequence[Ask]) -> None:
@@ -243,19 +254,29 @@ async def _text(
 async def _moderated(
     service: Service, source: AsyncIterator[Piece], index: int, request_id: str
 ) -> AsyncGenerator[Piece, None]:
-    """Hold pieces back until the hooks have seen the sentence that they belong to."""
+    """Hold pieces back until the hooks have seen the sentence that they belong to.
+
+    In parallel mode nothing leaves before the prompt has passed: else it is refused as it would
+    have been before generation, and generation ends.
+    """
+    prompt = PROMPT.get() or JudgedPrompt("")
     held: list[Piece] = []
-    text, shown = "", 0
+    text, shown, judged = "", 0, 0
     async for piece in source:
         held.append(piece)
         text += piece.text
+        if prompt.verdict is not None and prompt.verdict.done():
+            refuse_prompt(prompt.verdict.result())
         end = len(text) if piece.finish else last_sentence_end(text)
         if end <= shown and not piece.finish:
             continue
-        passage = Passage("output", text[:end], request_id)
-        if await judge(service.settings.moderators, passage) is not None:
+        if prompt.verdict is not None:
+            refuse_prompt(await asyncio.shield(prompt.verdict))
+        passage = Passage("output", text[:end], request_id, prompt.text, judged)
+        if await service.judge(passage) is not None:
             yield Piece(index, generated=piece.generated, finish="content_filter")
             return
+        judged = end
         ready = held if piece.finish else _within(held, end - shown)
         if ready:
             yield _joined(ready)

@@ -95,6 +95,8 @@ class Metrics:
         }
         self._finished: Counter[str] = Counter()
         self._http: Counter[tuple[str, str]] = Counter()
+        self._verdicts: Counter[tuple[str, str, str]] = Counter()
+        self._judging: dict[str, Histogram] = {}  # by moderator
         self._lately: deque[float] = deque(maxlen=LATELY)
 
     def step(self, seconds: float, tokens: int, *, first: bool) -> None:
@@ -135,6 +137,11 @@ class Metrics:
         """An HTTP request to ``route`` was answered."""
         self._http[route, str(status)] += 1
 
+    def judged(self, moderator: str, stage: str, outcome: str, seconds: float) -> None:
+        """A moderator gave a verdict on a text, or failed to."""
+        self._verdicts[moderator, stage, outcome] += 1
+        self._judging.setdefault(moderator, Histogram(FIRST_TOKEN_BUCKETS)).observe(seconds)
+
     @property
     def recent_seconds(self) -> float:
         """Mean duration of the last answers in seconds; 1 before the first."""
@@ -170,7 +177,27 @@ class Metrics:
             "HTTP requests by route and status.",
             [("", {"route": r, "status": s}, n) for (r, s), n in sorted(self._http.items())],
         )
+        lines += self._moderation()
         return "\n".join(lines) + "\n"
+
+    def _moderation(self) -> list[str]:
+        """Verdicts and how long they took; no line before the first."""
+        if not self._verdicts:
+            return []
+        counted = [
+            ("", {"moderator": name, "stage": stage, "verdict": outcome}, count)
+            for (name, stage, outcome), count in sorted(self._verdicts.items())
+        ]
+        timed = [
+            (suffix, {"moderator": name, **labels}, value)
+            for name, histogram in sorted(self._judging.items())
+            for suffix, labels, value in histogram.samples()
+        ]
+        name = "llama_hub_moderation"
+        return [
+            *_family(f"{name}_verdicts_total", "counter", "Verdicts of moderators.", counted),
+            *_family(f"{name}_seconds", "histogram", "A moderator's time for a text.", timed),
+        ]
 
 
 def _engine(

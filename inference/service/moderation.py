@@ -1,23 +1,27 @@
-"""The hook for responsible-use filters: callables found by entry point.
+"""The hook for responsible-use filters: callables of a policy, or found by entry point.
 
-A package offers one under the group ``llama_hub.moderation``. It is called with
-a ``Passage`` and answers ``None`` (let it pass) or the reason for refusing; it
-may be a coroutine function. Answers are shown to it before the client sees
-them: a streamed answer is held back to the end of each sentence, and whole up
-to there. A hook that raises refuses: a broken filter must not be an open one.
+``moderators`` holds those that come with llama-hub; a package offers one under
+the group ``llama_hub.moderation``. It is called with a ``Passage`` and answers
+``None`` (let it pass) or the reason for refusing; it may be a coroutine
+function. Answers are shown to it before the client sees them: a streamed answer
+is held back to the end of each sentence, and whole up to there. A hook that
+raises refuses: a broken filter must not be an open one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Literal
 
-from llama_hub.errors import UsageError
+from llama_hub.errors import LlamaHubError, UsageError
 
 GROUP = "llama_hub.moderation"
 _SENTENCE_END = re.compile(r"[.!?…]['\")\]]*(?=\s)|\n")
@@ -31,9 +35,13 @@ class Passage:
     stage: Literal["input", "output"]
     text: str  # the whole prompt, or the whole answer so far
     request_id: str
+    prompt: str = ""  # what an answer is to, where that is known
+    judged: int = 0  # characters at the beginning that the same moderators let pass before
 
 
 Verdict = str | None
+Outcome = Literal["passed", "refused", "failed"]
+Observer = Callable[[str, str, Outcome, float], None]  # moderator, stage, outcome, seconds
 Moderator = Callable[[Passage], Verdict | Awaitable[Verdict]]
 
 
@@ -51,19 +59,62 @@ def installed() -> dict[str, Moderator]:
     return moderators
 
 
-async def judge(moderators: tuple[Moderator, ...], passage: Passage) -> Verdict:
-    """The first refusal, or ``None``."""
+@dataclass(frozen=True)
+class JudgedPrompt:
+    """A request's prompt, and the verdict where it is still under way."""
+
+    text: str
+    verdict: asyncio.Task[Verdict] | None = None
+
+
+PROMPT: ContextVar[JudgedPrompt | None] = ContextVar("prompt", default=None)  # of the request
+
+
+def name_of(moderator: Moderator) -> str:
+    """What metrics call a moderator."""
+    named = getattr(moderator, "name", None) or getattr(moderator, "__name__", None)
+    return str(named or type(moderator).__name__)[:64]
+
+
+def close_all(moderators: tuple[Moderator, ...]) -> None:
+    """Let go of what those of a policy hold open; an installed package's hook may do the same."""
     for moderator in moderators:
-        try:
-            verdict = moderator(passage)
-            if inspect.isawaitable(verdict):
-                verdict = await verdict
-        except Exception:
-            _log.exception("a moderation hook failed; request %s is refused", passage.request_id)
-            return "the content filter failed"
+        close = getattr(moderator, "close", None)
+        if callable(close):
+            close()
+
+
+async def judge(
+    moderators: tuple[Moderator, ...], passage: Passage, observe: Observer | None = None
+) -> Verdict:
+    """The first refusal, or ``None``; ``observe`` is told of every verdict."""
+    for moderator in moderators:
+        judges = getattr(moderator, "judges", None)
+        if judges is not None and not judges(passage.stage):
+            continue
+        begun = time.monotonic()
+        verdict, outcome = await _asked(moderator, passage)
+        if observe is not None:
+            observe(name_of(moderator), passage.stage, outcome, time.monotonic() - begun)
         if verdict is not None:
             return verdict
     return None
+
+
+async def _asked(moderator: Moderator, passage: Passage) -> tuple[Verdict, Outcome]:
+    try:
+        verdict = moderator(passage)
+        if inspect.isawaitable(verdict):
+            verdict = await verdict
+    except Exception as error:
+        name = name_of(moderator)
+        about = f"{type(error).__name__}: {error}" if isinstance(error, LlamaHubError) else ""
+        if about:  # the service that judges, not our code: its trace tells nothing
+            _log.error("%s; request %s is refused by %s", about, passage.request_id, name)
+        else:
+            _log.exception("the moderator %s failed; %s is refused", name, passage.request_id)
+        return "the content filter failed", "failed"
+    return verdict, "passed" if verdict is None else "refused"
 
 
 def last_sentence_end(text: str) -> int:

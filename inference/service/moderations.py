@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llama_hub.inference.service.base_schemas import PARTS, WHOLE, Body, ModelName, read
-from llama_hub.inference.service.moderation import Passage, judge
+from llama_hub.inference.service.moderation import Passage
 from llama_hub.inference.service.problems import Problem
 from llama_hub.inference.service.state import Service
 from llama_hub.inference.service.streaming import Document
@@ -53,7 +53,7 @@ async def moderate(service: Service, request: Request, document: Document) -> Re
         )
     call_id = f"modr-{uuid.uuid4().hex}"
     texts = [body.input] if isinstance(body.input, str) else body.input
-    verdicts = [await judge(hooks, Passage("input", text, call_id)) for text in texts]
+    verdicts = [await service.judge(Passage("input", text, call_id)) for text in texts]
     return JSONResponse(
         {
             "id": call_id,

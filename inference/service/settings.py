@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from llama_hub.hub.manifest import Manifest
 from llama_hub.inference.service.moderation import Moderator
@@ -19,6 +20,14 @@ class ServedModel:
     chat: bool  # trained on the chat format; a base model only continues text
     manifest: Manifest | None = None  # None: a folder without llama-hub.json
     created: int = 0  # seconds since 1970, for /v1/models
+
+
+@dataclass(frozen=True)
+class Moderation:
+    """How the moderators are asked, and which policy they come from."""
+
+    mode: Literal["before", "parallel"] = "before"  # parallel: only the answer waits for it
+    policy: str | None = None  # digest; None where only installed packages judge
 
 
 @dataclass(frozen=True)
@@ -45,3 +54,4 @@ class ServiceSettings:
     log_prompts: bool = False
     parse_special: bool = True  # names of special tokens in raw prompts are those tokens
     moderators: tuple[Moderator, ...] = ()
+    moderation: Moderation = Moderation()

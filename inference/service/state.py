@@ -17,7 +17,15 @@ from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.body import Bodies
 from llama_hub.inference.service.limits import Admission, Pacer
 from llama_hub.inference.service.metrics import Metrics
-from llama_hub.inference.service.moderation import Passage, judge
+from llama_hub.inference.service.moderation import (
+    PROMPT,
+    JudgedPrompt,
+    Passage,
+    Verdict,
+    close_all,
+    judge,
+    name_of,
+)
 from llama_hub.inference.service.problems import invalid, unavailable
 from llama_hub.inference.service.settings import ServedModel, ServiceSettings
 
@@ -71,6 +79,7 @@ class Service:
         await self.engine.shutdown()
         self.chat.close()
         self.bodies.close()
+        close_all(self.settings.moderators)
         self._tokenizing.shutdown(cancel_futures=True)
 
     async def tokenizing(self, work: Callable[..., T], *args: Any) -> T:
@@ -129,8 +138,21 @@ class Service:
             },
             "receipt": served.manifest.receipt if served.manifest else None,
             "engine": None if info is None else dataclasses.asdict(info),
+            "moderation": self.moderation(),
             "version": __version__,
             "document": self._manifest_document,
+        }
+
+    def moderation(self) -> dict[str, Any] | None:
+        """What judges prompts and answers here; ``None`` if nothing does."""
+        hooks = self.settings.moderators
+        if not hooks:
+            return None
+        chosen = self.settings.moderation
+        return {
+            "policy": chosen.policy,
+            "mode": chosen.mode,
+            "moderators": [name_of(hook) for hook in hooks],
         }
 
     @cached_property
@@ -155,13 +177,25 @@ class Service:
             return self.tokenizer.piece(token).encode()
         return self.tokenizer.token_bytes(token)
 
+    async def judge(self, passage: Passage) -> Verdict:
+        """The moderators' first refusal, or ``None``; counted in the metrics."""
+        return await judge(self.settings.moderators, passage, self.metrics.judged)
+
     async def judge_input(self, text: str, request_id: str) -> None:
-        """400 if a moderation hook refuses ``text``."""
-        passage = Passage("input", text, request_id)
-        verdict = await judge(self.settings.moderators, passage)
-        if verdict is not None:
-            raise invalid(
-                f"the content filter refused the prompt: {verdict}", "prompt", "content_filter"
-            )
+        """400 if a moderator refuses ``text``; in parallel mode its answer says so, if at all."""
+        judging = self.judge(Passage("input", text, request_id))
+        if self.settings.moderators and self.settings.moderation.mode == "parallel":
+            PROMPT.set(JudgedPrompt(text, asyncio.create_task(judging)))
+        else:
+            PROMPT.set(JudgedPrompt(text))
+            refuse_prompt(await judging)
         if self.settings.log_prompts:
             _log.info("prompt of %s: %r", request_id, text)
+
+
+def refuse_prompt(verdict: Verdict) -> None:
+    """400 (``Problem``) if ``verdict`` is a refusal."""
+    if verdict is not None:
+        raise invalid(
+            f"the content filter refused the prompt: {verdict}", "prompt", "content_filter"
+        )

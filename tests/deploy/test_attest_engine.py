@@ -8,6 +8,7 @@ import pytest
 
 from llama_hub.deploy import attest
 from llama_hub.deploy.backend import Endpoint
+from llama_hub.inference.service.moderators import policy
 
 STATED = {
     "engine": "torch",
@@ -47,3 +48,27 @@ def test_a_slow_way_is_no_secret(
     assert [one.evidence for one in proofs if one.what == "engine"] == expected
     assert all(one.ok for one in proofs)
     assert proofs[0].evidence == "sha256:1"
+
+
+RULES = {"moderators": [{"kind": "words", "words": ["bomb"]}]}
+DIGEST = policy.of_spec(RULES).digest
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stated", "ok"),
+    [
+        (RULES, DIGEST, True),
+        (RULES, "sha256:" + "0" * 64, False),
+        (RULES, None, False),
+        ({}, None, None),
+        ({}, DIGEST, True),
+    ],
+)
+def test_the_policy_that_was_deployed_judges(
+    wanted: dict[str, Any], stated: str | None, ok: bool | None
+) -> None:
+    good = [{"spec": {"moderation": wanted}}]
+    said = {"policy": stated, "mode": "before", "moderators": ["words"]} if stated else None
+    lines = attest._moderation(good, attest.policy_proof(said))
+    assert [line.ok for line in lines] == ([] if ok is None else [ok])
+    assert all(stated in line.evidence for line in lines if stated)

@@ -21,9 +21,11 @@ from llama_hub.backends.sagemaker.bodies import Account, DesiredState
 from llama_hub.backends.sagemaker.options import read as sagemaker_options
 from llama_hub.deploy import sizing
 from llama_hub.deploy.backend import Target
-from llama_hub.deploy.environment import engine_options, has_bfloat16
+from llama_hub.deploy.environment import engine_options, has_bfloat16, vllm_arguments
 from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.spec import DeploymentSpec
+from llama_hub.errors import UsageError
+from llama_hub.inference.service.moderators import policy
 from tests.support.deployments import TINY, artifact, make_folder
 
 Told = Mapping[str, str]
@@ -147,3 +149,28 @@ def test_the_engine_behind_a_handler_reads_the_same_variables(tmp_path: Path) ->
     assert (options.tensor_parallel, options.dtype) == (4, "float16")
     assert (options.context, options.max_batch) == (128, 3)
     assert engine_options({}).tensor_parallel == 1
+
+
+RULES = {"mode": "parallel", "moderators": [{"kind": "words", "words": ["bomb"]}]}
+
+
+@pytest.mark.parametrize("case", CLOUDS)
+def test_every_runtime_keeps_the_policy_or_refuses_it(tmp_path: Path, case: str) -> None:
+    told, instance, options = CLOUDS[case]
+    target = target_on(tmp_path, case.split()[0], options, Offer(instance, "r", 4, 24 << 30, 1.0))
+    target = dataclasses.replace(target, spec=dataclasses.replace(target.spec, moderation=RULES))
+    if "handler" in case:
+        with pytest.raises(UsageError, match="without the policy"):
+            told(target)
+        return
+    assert policy.from_variable(told(target)["LLAMA_HUB_MODERATION"]) == policy.of_spec(RULES)
+
+
+def test_a_local_replica_keeps_the_policy_and_vllm_refuses_it(tmp_path: Path) -> None:
+    target = target_on(tmp_path, "local", {}, Offer("cpu", "here", 0, 0, None))
+    assert "LLAMA_HUB_MODERATION" not in local._environment(target)
+    target = dataclasses.replace(target, spec=dataclasses.replace(target.spec, moderation=RULES))
+    told = local._environment(target)["LLAMA_HUB_MODERATION"]
+    assert policy.from_variable(told) == policy.of_spec(RULES)
+    with pytest.raises(UsageError, match="without the policy"):
+        vllm_arguments(target)

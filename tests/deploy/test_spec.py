@@ -38,6 +38,7 @@ environment: {LEVEL: 3, QUIET: true}
 tags: {team: research}
 ttl: 12h
 options: {port: 8123}
+moderation: {moderators: [{kind: words, words: [bomb]}]}
 """
 
 
@@ -55,6 +56,7 @@ def test_a_file_with_every_key_is_read(tmp_path: Path) -> None:
     [
         ({"contxt": 1}, "did you mean 'context'"),
         ({"context": "many"}, "context: input should be a valid integer"),
+        ({"moderation": {"moderators": [{"kind": "word"}]}}, "did you mean 'words'"),
         ({"context": 0}, "greater than or equal to 1"),
         ({"access": "everybody"}, "private"),
         ({"name": "Support Chat"}, "lower case"),
@@ -149,6 +151,7 @@ def test_yaml_json_and_python_describe_the_same_spec(changes: dict[str, Any]) ->
         ({"quantization": "int8"}, True),
         ({"environment": {"A": "1"}}, True),
         ({"options": {"a": 1}}, True),
+        ({"moderation": {"moderators": [{"kind": "words", "words": ["a"]}]}}, True),
         ({"instance": "one-gpu"}, True),
         ({"replicas_max": 3}, False),
         ({"tags": {"a": "b"}}, False),
