@@ -12,7 +12,17 @@ REPAIR = f"pip uninstall -y {FOREIGN} && pip install --force-reinstall --no-deps
 
 
 def main() -> None:
-    """Run the command; exit code 2 if ``llama_hub`` is another project's or was removed with it."""
+    """Run the command.
+
+    Exit code 2 on Windows, or if ``llama_hub`` is another project's or was removed with it.
+    """
+    if sys.platform == "win32":
+        sys.stderr.write(
+            "error: llama-hub does not run on Windows: its locks, preallocation, safe paths and"
+            " service processes are those of POSIX\n"
+            "  hint: wsl --install   and then, in that Linux: pip install llama2-hub\n"
+        )
+        raise SystemExit(2)
     import llama_hub
 
     if "DeploymentSpec" not in getattr(llama_hub, "__all__", ()):

@@ -6,6 +6,7 @@
 ``requirements.txt``  every dependency but torch, each file of it by its digest
 ``torch-cpu.txt``, ``torch-cuda.txt``  the builds of torch, likewise
 ``llama_hub.tar.gz``  this very package, the same bytes wherever it is made
+``sbom-cpu.cdx.json``, ``sbom-cuda.cdx.json``  what each image is made of (CycloneDX)
 ================  =============================================================
 
 The entry point is one for all: SageMaker calls ``IMAGE serve``, Azure ML and
@@ -37,14 +38,22 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from llama_hub import __version__
+from llama_hub.deploy.image_sbom import bom
 from llama_hub.distribution import NAME, install_command
 from llama_hub.errors import UsageError
 from llama_hub.files import write_atomic
 from llama_hub.kernel_build import PREBUILT
 
-CPU_BASE = "python:3.12.8-slim-bookworm"
+# Amazon's copy of Docker's official images has their digests, and no limit on anonymous pulls.
+CPU_BASE = (
+    "public.ecr.aws/docker/library/python:3.12.14-slim-bookworm"
+    "@sha256:392307d22300de8b5986851a12d9176dfc0fc073e65bf6523ebd7dcbeb23564e"
+)
 CUDA = "13.0"  # that PyTorch's wheels are built for
-CUDA_BASE = f"nvidia/cuda:{CUDA}.2-base-ubuntu24.04"
+CUDA_BASE = (
+    f"docker.io/nvidia/cuda:{CUDA}.2-base-ubuntu24.04"
+    "@sha256:2ab6381d970b211fb93853796dc6707eb8a72575a375c422b17cf4d8b2641701"
+)
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ARCHIVE = "llama_hub.tar.gz"
 PACKAGES = ("licenses", "hub", "inference", "deploy", "backends", "cli")
@@ -109,17 +118,26 @@ def context(cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> dict[str, b
     }
 
 
+def boms(cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> dict[str, bytes]:
+    """File name → what each of the two images is made of; not part of what is sent to a cloud."""
+    serve = _lock("serve")
+    return {
+        "sbom-cpu.cdx.json": bom(cpu_base, archive(), (_lock("torch-cpu"), serve)),
+        "sbom-cuda.cdx.json": bom(cuda_base, archive(), (_lock("torch-cuda"), serve)),
+    }
+
+
 def _lock(name: str) -> bytes:
     """A list of packages with the digests of their files, as this release was tested with."""
     return files("llama_hub.deploy").joinpath("locks", f"{name}.txt").read_bytes()
 
 
 def write(folder: Path, cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> list[Path]:
-    """Write the context into ``folder``, which must be new, empty or an earlier context.
+    """Write the context, and what it is made of, into ``folder``.
 
-    ``UsageError`` if it holds other files.
+    It must be new, empty or an earlier context; ``UsageError`` if it holds other files.
     """
-    made = context(cpu_base, cuda_base)
+    made = context(cpu_base, cuda_base) | boms(cpu_base, cuda_base)
     strange = {path.name for path in folder.iterdir()} - set(made) if folder.is_dir() else set()
     if strange:
         raise UsageError(

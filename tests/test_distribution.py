@@ -38,6 +38,21 @@ def test_the_command_says_that_llama_hub_is_another_projects(tmp_path: Path, set
     assert "hint: pip uninstall -y llama-hub && pip install --force-reinstall" in done.stderr
 
 
+def test_on_windows_the_command_says_so_before_it_imports_anything(tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.platform = 'win32'"
+    broken = tmp_path / "fcntl.py"  # what Windows does not have
+    broken.write_text("raise ImportError\n")
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import llama2_hub; llama2_hub.main()"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "hint: wsl --install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_doctor_notices_the_other_distribution(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,6 @@ from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import ProvisioningError
 from llama_hub.progress import Progress
 
-BASE = "public.ecr.aws/docker/library/python:3.12-slim-bookworm"  # no limit on anonymous pulls
 MACHINE = "BUILD_GENERAL1_LARGE"  # the layers with PyTorch do not fit into less
 STANDARD = "aws/codebuild/amazonlinux2-x86_64-standard:5.0"
 MINUTES = 60
@@ -52,7 +51,7 @@ phases:
 @cache
 def context() -> bytes:
     """The build context as a ZIP file, the same byte for byte wherever it is made."""
-    text = DOCKERFILE.format(base=BASE, requirements=" ".join(packed.requirements()))
+    text = DOCKERFILE.format(base=packed.CPU_BASE, requirements=" ".join(packed.requirements()))
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {

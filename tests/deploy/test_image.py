@@ -7,6 +7,7 @@ runs from the unpacked archive with each platform's variables; the platforms' ow
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -37,6 +38,7 @@ def test_the_context_is_complete_and_passes_its_own_lint(tmp_path: Path) -> None
     assert done.code == 0, done.stderr
     names = {path.name for path in (tmp_path / "ctx").iterdir()}
     assert names == {one["path"] for one in done.json["files"]}
+    assert {"sbom-cpu.cdx.json", "sbom-cuda.cdx.json"} <= names
     for name in ("Dockerfile", "Dockerfile.cuda"):
         assert image.lint((tmp_path / "ctx" / name).read_text()) == []
     assert run("image", "write", str(tmp_path / "ctx")).code == 0  # again, over itself
@@ -63,6 +65,41 @@ def test_every_file_that_the_image_installs_is_known_by_its_digest() -> None:
     for name in ("safetensors", "sentencepiece", "uvicorn", "typer", "httpx"):
         assert f"\n{name}==" in listed
     assert "\ntorch==" not in listed
+
+
+def test_bases_are_known_by_their_digest() -> None:
+    for base in (image.CPU_BASE, image.CUDA_BASE):
+        assert re.search(r"^[\w.]+\.\w+/.+:[\w.-]+@sha256:[0-9a-f]{64}$", base)
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_the_bill_of_materials_lists_what_the_image_installs(variant: str) -> None:
+    made = image.context() | image.boms()
+    bom = json.loads(made[f"sbom-{variant}.cdx.json"])
+    listed = {one["bom-ref"]: one for one in bom["components"]}
+    assert len(listed) == len(bom["components"])
+    for lock in (f"torch-{variant}.txt", "requirements.txt"):
+        for name, version in re.findall(r"^([\w.-]+)==(\S+) [^;]*$", made[lock].decode(), re.M):
+            component = listed[f"pkg:pypi/{name}@{version}"]
+            (reference,) = component["externalReferences"]
+            for known in reference["hashes"]:
+                assert known["content"].encode() in made[lock]
+    assert not any("pywin32" in name or "colorama" in name for name in listed)
+    base = {"cpu": image.CPU_BASE, "cuda": image.CUDA_BASE}[variant]
+    assert listed[base]["hashes"][0]["content"] == base.rpartition(":")[2]
+    (own,) = [one for one in bom["components"] if one["name"] == "llama2-hub"]
+    assert own["hashes"][0]["content"] == hashlib.sha256(made[image.ARCHIVE]).hexdigest()
+
+
+def test_the_bill_of_materials_is_valid() -> None:
+    validation = pytest.importorskip(
+        "cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed"
+    )
+    from cyclonedx.schema import SchemaVersion
+
+    for data in image.boms().values():
+        text = data.decode()
+        assert validation.JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
 
 
 def test_every_dependency_is_pinned() -> None:
