@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import email.utils
 import fnmatch
+import functools
 import http.client
 import itertools
 import json
@@ -83,6 +84,17 @@ class Call:
     write: bool = False
 
 
+@functools.cache
+def _moto_port() -> int:
+    """Of one moto for all planes of this process: each empties it, and ending it takes 0.5 s."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    return int(moto.get_host_and_port()[1])
+
+
 @dataclass
 class Plane:
     """AWS, for as long as the block lasts."""
@@ -118,12 +130,7 @@ class Plane:
     # --- life -----------------------------------------------------------------------------
 
     def __enter__(self) -> Plane:
-        from moto.server import ThreadedMotoServer
-
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        self._moto.start()
-        self._moto_port = self._moto.get_host_and_port()[1]
+        self._moto_port = _moto_port()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
@@ -136,7 +143,6 @@ class Plane:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-        self._moto.stop()
 
     @property
     def environment(self) -> dict[str, str]:
