@@ -170,6 +170,7 @@ class Journal:
         self.path = self.folder / NAME
         self._run = ""
         self._must_write = True
+        self._seen = _Seen()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -268,8 +269,9 @@ class Journal:
 
     def _mend(self) -> None:
         """Go on with what can be read; the damaged file is kept under another name."""
-        lines, history = _read(self.path)
+        lines, history = _read(self.path, self._seen)
         if history.damaged or self.path.is_symlink():
+            self._seen = _Seen()
             set_aside(self.path)
             if lines:
                 write_atomic(self.path, b"\n".join([*lines, b""]), mode=PRIVATE)
@@ -362,18 +364,35 @@ _FILE = FileKind("the journal", max_bytes=64 << 20)
 _LINE = FileKind("the journal", max_bytes=1 << 20)
 
 
-def _read(path: Path) -> tuple[list[bytes], History]:
-    """The lines of a journal that can be read, and what they tell."""
+@dataclass
+class _Seen:
+    """Whole lines that were read before, and what they told; every append would read all again."""
+
+    data: bytes = b""
+    lines: list[bytes] = field(default_factory=list)
+    runs: dict[str, Run] = field(default_factory=dict)
+
+
+def _read(path: Path, seen: _Seen | None = None) -> tuple[list[bytes], History]:
+    """The lines of a journal that can be read, and what they tell.
+
+    ``seen``, which learns what is read, counts where the file still begins with the same bytes.
+    After damage it must not be used again.
+    """
     try:
         data = read_bytes(path, _FILE)
     except NotFoundError:
         return [], History(())
     except FileFormatError:
         return [], History((), damaged=True)
-    runs: dict[str, Run] = {}
-    lines = data.split(b"\n")[:-1]  # what follows the last line end is torn
-    right = [line for line in lines if line and _add(runs, line, path)]
-    return right, History(tuple(runs.values()), damaged=len(right) < len(lines))
+    seen = seen or _Seen()
+    if not data.startswith(seen.data):
+        vars(seen).update(vars(_Seen()))
+    lines = data[len(seen.data) :].split(b"\n")[:-1]  # what follows the last line end is torn
+    right = [line for line in lines if line and _add(seen.runs, line, path)]
+    seen.lines += right
+    seen.data = data[: data.rfind(b"\n") + 1]
+    return seen.lines, History(tuple(seen.runs.values()), damaged=len(right) < len(lines))
 
 
 def _add(runs: dict[str, Run], line: bytes, path: Path) -> bool:

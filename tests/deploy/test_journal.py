@@ -17,7 +17,7 @@ from llama_hub.deploy import gc
 from llama_hub.deploy.apply import ApplyOptions
 from llama_hub.deploy.journal import Journal, journals
 from llama_hub.errors import DiskFullError, ProvisioningError
-from tests.support.deployments import PROMPT, Bench
+from tests.support.deployments import PROMPT, Bench, spec
 
 
 @pytest.fixture
@@ -88,6 +88,26 @@ def test_a_damaged_line_is_passed_over_and_kept_aside(name: str, bench: Bench) -
     check_every_command(bench)
     assert path.with_name("journal.jsonl.damaged").read_bytes() == damaged
     assert not journal(bench).history().damaged
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_damage_between_two_lines_of_one_run_is_seen(where: str, bench: Bench) -> None:
+    """In what the journal has read already as in what came after it."""
+    plan = bench.deployer.plan(spec())
+    mine = journal(bench)
+    with mine.locked():
+        mine.begin(plan, [], "")
+        mine.intent(plan.steps[0])
+        mine.outcome(plan.steps[0], {})  # has read the two lines before it
+        data = mine.path.read_bytes()
+        begin, intent, rest = data.split(b"\n", 2)
+        broken = (
+            b"\n".join([begin, b"x" * len(intent), rest]) if where == "before" else data + b"{}\n"
+        )
+        mine.path.write_bytes(broken)
+        mine.end("done")
+    assert mine.path.with_name("journal.jsonl.damaged").read_bytes() == broken
+    assert not mine.history().damaged
 
 
 def check_every_command(bench: Bench) -> None:
