@@ -52,6 +52,7 @@ class GenerationRequest:
     sampling: SamplingParams
     client: str = ""  # who asks: clients share the engine evenly
     call: str = ""  # the sequences of one call have one share together
+    embedding: bool = False  # the prompt is read and becomes one vector; nothing is generated
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens that the prefix cache supplied (first delta)
     queued: float = 0.0  # seconds before its first step (first delta)
+    # Mean of the last hidden states over the prompt's tokens, of length 1: float32, little-endian.
+    embedding: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class EngineInfo:
     max_batch: int  # sequences that decode together
     # How each kind of step is computed: {"decode 8": "graph, triton", "mixed": "triton"}.
     step_modes: Mapping[str, str] = field(default_factory=dict)
+    embedding_size: int = 0  # numbers of an embedding; 0: this engine makes none
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ class Executor(Protocol):
         """Compute a step; logits in float32 of the rows that the pieces ask for."""
         ...
 
+    def hidden(self, pieces: Sequence[Piece]) -> Tensor:
+        """The same, but the last hidden states ``[rows, dim]`` in float32 instead of logits."""
+        ...
+
     def device_scope(self) -> AbstractContextManager[object]:
         """Makes the executor's device the current one of a thread that computes with its logits."""
         ...
@@ -32,34 +36,48 @@ Forward = Callable[[Batch], Tensor]
 
 
 class LocalExecutor:
-    """One model in this process; ``forward`` holds its weights and its cache.
+    """One model in this process; ``forward`` and ``hidden`` hold its weights and its cache.
 
     ``release`` is called before the memory goes: what has to end in order.
     """
 
     def __init__(
-        self, forward: Forward, device: torch.device, release: Callable[[], None] | None = None
+        self,
+        forward: Forward,
+        hidden: Forward,
+        device: torch.device,
+        release: Callable[[], None] | None = None,
     ) -> None:
-        self._forward: Forward | None = forward
+        self._forward = forward
+        self._hidden = hidden
         self._device = device
         self._release = release
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> Tensor:
         """Logits of one step; ``RuntimeError`` once the executor is closed."""
-        if self._forward is None:
-            raise RuntimeError("the executor is closed")
         with self.device_scope():
             return self._forward(batch.build(pieces))
+
+    @torch.inference_mode()
+    def hidden(self, pieces: Sequence[Piece]) -> Tensor:
+        """Last hidden states of one step; ``RuntimeError`` once the executor is closed."""
+        with self.device_scope():
+            return self._hidden(batch.build(pieces)).float()
 
     def device_scope(self) -> AbstractContextManager[object]:
         return device_scope(self._device)
 
     def close(self) -> None:
-        if self._forward is not None and self._release is not None:
+        if self._release is not None:
             with self.device_scope():
                 self._release()
-        self._forward = self._release = None
+        self._forward = self._hidden = _closed
+        self._release = None
+
+
+def _closed(_: Batch) -> Tensor:
+    raise RuntimeError("the executor is closed")
 
 
 def device_scope(device: torch.device) -> AbstractContextManager[object]:

@@ -189,7 +189,9 @@ def _native_shard(
     native = native_model.NativeLlama(
         kernels, plan.architecture, heads, weights, rope, collective, plan.threads
     )
-    executor = LocalExecutor(partial(native.forward, cache=cache), plan.device)
+    executor = LocalExecutor(
+        partial(native.forward, cache=cache), partial(native.hidden, cache=cache), plan.device
+    )
     modes = {"all": f"native ({KERNELS.describe()})"}
     return Shard(executor, weights.bytes + cache.bytes, plan.pages, modes)
 
@@ -197,7 +199,9 @@ def _native_shard(
 def _cpu_shard(plan: Plan, model: Llama) -> Shard:
     layers, heads = plan.architecture.n_layers, model.heads
     cache = KVCache(layers, plan.pages, heads.keys, heads.width, plan.dtype, plan.device)
-    executor = LocalExecutor(partial(model.forward, cache=cache), plan.device)
+    executor = LocalExecutor(
+        partial(model.forward, cache=cache), partial(model.hidden, cache=cache), plan.device
+    )
     return Shard(executor, model.weights.bytes + cache.bytes, plan.pages, {"all": "torch"})
 
 
@@ -225,7 +229,7 @@ def _cuda_shard(plan: Plan, model: Llama, meter: MemoryMeter) -> Shard:
     )
     with torch.inference_mode():
         forward, cache = sized.build()
-    executor = LocalExecutor(forward, plan.device, forward.close)
+    executor = LocalExecutor(forward, forward.hidden, plan.device, forward.close)
     bytes_held = model.weights.bytes + cache.bytes
     return Shard(executor, bytes_held, cache.pages - 1, forward.modes)
 

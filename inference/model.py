@@ -83,12 +83,15 @@ class Llama:
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Logits in float32 of the wanted rows ``[R, vocab]``; fills the cache on the way."""
+        return self.collective.gather(self.weights.head(self.hidden(batch, cache)).float())
+
+    def hidden(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Last hidden states, after the last norm, of the wanted rows ``[R, dim]``."""
         x = self.weights.embedding[batch.tokens]
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, self.norm(x, layer.attention_norm), batch, cache)
             x = x + self.feed_forward(layer, self.norm(x, layer.ffn_norm))
-        logits = self.weights.head(self.norm(x[batch.wanted], self.weights.norm))
-        return self.collective.gather(logits.float())
+        return self.norm(x[batch.wanted], self.weights.norm)
 
     def _attention(
         self, index: int, layer: Layer, x: Tensor, batch: Batch, cache: KVCache

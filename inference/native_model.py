@@ -76,6 +76,12 @@ class NativeLlama:
 
     def forward(self, batch: Batch, cache: PagedCache) -> Tensor:
         """Logits in float32 of the wanted rows ``[R, vocab]``; fills the cache on the way."""
+        return self._collective.gather(
+            self._linear(self.weights.head, self.hidden(batch, cache), 0)
+        )
+
+    def hidden(self, batch: Batch, cache: PagedCache) -> Tensor:
+        """Last hidden states, after the last norm, of the wanted rows ``[R, dim]``."""
         x = self.weights.embedding[batch.tokens].float()
         spans = _Spans(batch)
         for index, layer in enumerate(self.weights.layers):
@@ -85,8 +91,7 @@ class NativeLlama:
             self._add(layer.out, mixed, x, batch.prompt_rows)
             gates = self._linear(layer.gate_up, self._norm(x, ffn_norm), batch.prompt_rows)
             self._add(layer.down, self._swiglu(gates), x, batch.prompt_rows)
-        wanted = self._norm(x[batch.wanted], self._last_norm)
-        return self._collective.gather(self._linear(self.weights.head, wanted, 0))
+        return self._norm(x[batch.wanted], self._last_norm)
 
     def _add(self, linear: Linear, inputs: Tensor, x: Tensor, prompt_rows: int) -> None:
         """``x += linear(inputs)``, summed over the processes."""

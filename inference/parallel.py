@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -74,15 +74,21 @@ class ParallelExecutor:
 
     def run(self, pieces: Sequence[Piece]) -> Tensor:
         """Logits of one step; ``RuntimeError`` once the processes are not in the same step."""
+        return self._step(encode(pieces), lambda: self._local.run(pieces))
+
+    def hidden(self, pieces: Sequence[Piece]) -> Tensor:
+        """Last hidden states of one step, which every process has; raises as ``run``."""
+        return self._step(encode(pieces, hidden=True), lambda: self._local.hidden(pieces))
+
+    def _step(self, payload: bytes, compute: Callable[[], Tensor]) -> Tensor:
         if self._failed:
             raise RuntimeError("the processes of the engine are no longer in the same step")
         self._failed = True  # until all have met: after a failure the others wait in vain
-        payload = encode(pieces)
         for follower in self._followers:
             _send(follower, payload)
-        logits = self._local.run(pieces)
+        rows = compute()
         self._failed = False
-        return logits
+        return rows
 
     def device_scope(self) -> AbstractContextManager[object]:
         return self._local.device_scope()
@@ -212,7 +218,8 @@ def follow(orders: dict[str, Any], steps: IO[bytes], answers: IO[bytes]) -> None
     executor = load_shard(_own(plan, rank), rank, collective).executor
     _report(answers, "loaded")
     for payload in frames(steps):
-        executor.run(decode(payload))
+        pieces, hidden = decode(payload)
+        (executor.hidden if hidden else executor.run)(pieces)
     executor.close()
     dist.destroy_process_group()
 

@@ -14,6 +14,8 @@ def check(request: GenerationRequest, info: EngineInfo) -> None:
     sampling.check(request.sampling, info.vocab_size)
     if request.sampling.grammar is not None:
         parse(request.sampling.grammar)
+    if request.embedding and not info.embedding_size:
+        raise UsageError(f"the {info.engine} engine makes no embeddings", hint="--engine torch")
     if not request.prompt:
         raise UsageError("the prompt is empty; begin it with BOS")
     wrong = [token for token in request.prompt if not 0 <= token < info.vocab_size]

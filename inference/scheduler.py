@@ -16,6 +16,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from llama_hub.inference.config import PAGE
 from llama_hub.inference.engine import FinishReason, GenerationRequest, TokenLogprob
 from llama_hub.inference.grammar import Grammar
@@ -39,6 +41,7 @@ class Sequence:
     names: list[bytes] = field(default_factory=list)  # of the full pages
     scores: list[TokenLogprob | None] = field(default_factory=list)  # of the prompt, if asked for
     cached: int | None = None  # prompt tokens that the prefix cache supplied, once known
+    hidden_sum: Tensor | None = None  # [dim], of the tokens computed, where a vector is wanted
     choice: Choice = field(init=False)
     submitted: float = field(default_factory=time.monotonic)
     queued: float | None = None  # seconds until it was first admitted
@@ -114,8 +117,8 @@ class Chunk:
 
     @property
     def wanted(self) -> int:
-        """How many of its rows need logits."""
-        return self.count if self.scored else int(self.last)
+        """How many of its rows need logits, or hidden states."""
+        return self.count if self.scored or self.sequence.request.embedding else int(self.last)
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -215,7 +218,7 @@ class Scheduler:
         sequence.computed += chunk.count
         self._shares.serve(sequence, chunk.count)
         known = len(sequence.names)
-        if not self._prefix_caching or sequence.computed < (known + 1) * PAGE:
+        if not self._shares_pages(sequence) or sequence.computed < (known + 1) * PAGE:
             return
         sequence.names = page_names(sequence.tokens[: sequence.computed], known=sequence.names)
         for index in range(known, len(sequence.names)):
@@ -287,12 +290,18 @@ class Scheduler:
 
     def _look_up(self, sequence: Sequence) -> list[int]:
         """Cached pages of the sequence's beginning; at least one token is left to compute."""
-        if not self._prefix_caching or sequence.request.sampling.prompt_logprobs is not None:
+        asks_of_all = sequence.request.sampling.prompt_logprobs is not None
+        if asks_of_all or not self._shares_pages(sequence):
             return []
         names = page_names(sequence.tokens[: len(sequence.tokens) - 1])
         cached = self.pool.find(names)
         sequence.names = names[: len(cached)]
         return cached
+
+    def _shares_pages(self, sequence: Sequence) -> bool:
+        """Whether its pages are found and named. Those of a text that becomes a vector are not:
+        all of it has to be computed, and nobody will continue it."""
+        return self._prefix_caching and not sequence.request.embedding
 
     def _make_room(self, sequence: Sequence, count: int, chunks: list[Chunk]) -> bool:
         """Pages for ``count`` more tokens, taken from who holds most if need be.
@@ -322,6 +331,7 @@ class Scheduler:
         self._stop(sequence)
         if len(sequence.scores) < sequence.prompt_length:
             sequence.scores.clear()  # the prompt is read again from its beginning
+        sequence.hidden_sum = None
         self.waiting.append(sequence)
         self.counters.preemptions += 1
 

@@ -1,8 +1,8 @@
 """A step's pieces as bytes, for the other processes of a tensor-parallel model.
 
-A frame is its length (uint32, little-endian) and int32 numbers: how many pieces; for each
-its numbers of tokens and pages, start, rows wanted and prompt tokens; then all tokens and
-all pages, piece by piece.
+A frame is its length (uint32, little-endian) and int32 numbers: how many pieces, whether
+hidden states are wanted instead of logits; for each piece its numbers of tokens and pages,
+start, rows wanted and prompt tokens; then all tokens and all pages, piece by piece.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import IO
 
 from llama_hub.inference.batch import Piece
 
-FIELDS = 5
+HEAD = 2  # numbers before those of the pieces
+FIELDS = 5  # numbers of a piece, besides its tokens and pages
 _LENGTH = struct.Struct("<I")
 
 
-def encode(pieces: Sequence[Piece]) -> bytes:
-    """The pieces as one payload."""
-    numbers = array("i", [len(pieces)])
+def encode(pieces: Sequence[Piece], *, hidden: bool = False) -> bytes:
+    """The pieces as one payload; ``hidden``: what is wanted of them."""
+    numbers = array("i", [len(pieces), hidden])
     for piece in pieces:
         sizes = (len(piece.tokens), len(piece.pages))
         numbers.extend((*sizes, piece.start, piece.wanted, piece.prompt))
@@ -31,19 +32,19 @@ def encode(pieces: Sequence[Piece]) -> bytes:
     return _little(numbers).tobytes()
 
 
-def decode(payload: bytes) -> list[Piece]:
-    """What ``encode`` was given."""
+def decode(payload: bytes) -> tuple[list[Piece], bool]:
+    """What ``encode`` was given: the pieces, and whether their hidden states are wanted."""
     numbers = _little(array("i", payload))
-    count, at = numbers[0], 1 + numbers[0] * FIELDS
+    count, at = numbers[0], HEAD + numbers[0] * FIELDS
     pieces: list[Piece] = []
     for index in range(count):
-        head = numbers[1 + index * FIELDS : 1 + (index + 1) * FIELDS]
+        head = numbers[HEAD + index * FIELDS : HEAD + (index + 1) * FIELDS]
         tokens, pages, start, wanted, prompt = head
         middle, end = at + tokens, at + tokens + pages
         own = (tuple(numbers[at:middle]), start, tuple(numbers[middle:end]))
         pieces.append(Piece(*own, wanted=wanted, prompt=prompt))
         at = end
-    return pieces
+    return pieces, bool(numbers[1])
 
 
 def write_frame(stream: IO[bytes], payload: bytes) -> None:

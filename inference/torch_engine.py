@@ -191,6 +191,7 @@ def _load(folder: Path, options: EngineOptions) -> Loaded:
         context=plan.context,
         vocab_size=plan.architecture.vocab_size,
         max_batch=options.max_batch,
+        embedding_size=plan.architecture.dim,
         step_modes=shard.modes,
     )
     return Loaded(executor, info, plan, shard.bytes * plan.processes, shard.pages)

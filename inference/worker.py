@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -143,7 +145,14 @@ class Worker:
             if self._by_id:  # all of them wait for their grammars
                 time.sleep(GRAMMAR_PAUSE)
             return
-        chunks, computed = self._compute(chunks)
+        self._embed([chunk for chunk in chunks if chunk.sequence.request.embedding])
+        chunks = [chunk for chunk in chunks if not chunk.sequence.request.embedding]
+        if chunks:
+            self._generate(chunks)
+
+    def _generate(self, chunks: list[Chunk]) -> None:
+        """Compute the chunks of answers, and hand out the tokens that it gave."""
+        chunks, computed = self._compute(chunks, self._executor.run)
         chunks, parts = self._on_time(chunks, computed)
         chunks, parts = self._score(chunks, parts)
         lasts = [part[-1:] for chunk, part in zip(chunks, parts, strict=True) if _samples(chunk)]
@@ -158,14 +167,36 @@ class Worker:
                 events.append((chunk.sequence.request.id, self._advance(chunk.sequence, answer)))
         self._deliver(events)
 
-    def _compute(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Tensor]]:
-        """Each chunk's logits; without the chunks that need more memory than there is.
+    def _embed(self, chunks: list[Chunk]) -> None:
+        """Compute the chunks of texts that become vectors, and hand out the vectors."""
+        if not chunks:
+            return
+        events: list[Event] = []
+        for chunk, hidden in zip(*self._compute(chunks, self._executor.hidden), strict=True):
+            sequence, done = chunk.sequence, chunk.last
+            part = hidden.sum(0, dtype=torch.float64)
+            total = part if sequence.hidden_sum is None else sequence.hidden_sum + part
+            sequence.hidden_sum = total
+            self.scheduler.computed(chunk)
+            if done:
+                self.scheduler.remove(sequence)
+                del self._by_id[sequence.request.id]
+                queued, vector = sequence.queued or 0.0, _float32_bytes(total / total.norm())
+                delta = Delta(finish_reason="stop", queued=queued, embedding=vector)
+                events.append((sequence.request.id, delta))
+        if events:
+            self._deliver(events)
+
+    def _compute(
+        self, chunks: list[Chunk], run: Callable[[Rows[Piece]], Tensor]
+    ) -> tuple[list[Chunk], list[Tensor]]:
+        """Each chunk's rows of what ``run`` gives; without the chunks for which memory is short.
 
         A step that does not fit is computed in halves: nobody loses an answer to another's prompt.
         """
         try:
-            logits = self._executor.run([_piece(chunk) for chunk in chunks])
-            return chunks, list(torch.split(logits, [chunk.wanted for chunk in chunks]))
+            rows = run([_piece(chunk) for chunk in chunks])
+            return chunks, list(torch.split(rows, [chunk.wanted for chunk in chunks]))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -175,8 +206,8 @@ class Worker:
             self._fail(chunks[0].sequence)
             return [], []
         half = len(chunks) // 2
-        first, first_parts = self._compute(chunks[:half])
-        second, second_parts = self._compute(chunks[half:])
+        first, first_parts = self._compute(chunks[:half], run)
+        second, second_parts = self._compute(chunks[half:], run)
         return first + second, first_parts + second_parts
 
     def _fail(self, sequence: Sequence) -> None:
@@ -303,6 +334,14 @@ class Worker:
 def _samples(chunk: Chunk) -> bool:
     """Whether a token is chosen after the chunk (``max_tokens`` 0 only reads the prompt)."""
     return chunk.last and chunk.sequence.request.sampling.max_tokens > 0
+
+
+def _float32_bytes(vector: Tensor) -> bytes:
+    """``vector`` as little-endian float32."""
+    numbers = array("f", vector.tolist())
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
 def _stacked(rows: Rows[Tensor]) -> Tensor:

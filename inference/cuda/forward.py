@@ -76,6 +76,10 @@ class CudaForward:
             return self._model.forward(batch.to(self._device), self._cache)
         return self._mixed(self._step, self._operations, batch)
 
+    def hidden(self, batch: Batch) -> Tensor:
+        """Last hidden states of the wanted rows ``[R, dim]``, by the plain model."""
+        return self._model.hidden(batch.to(self._device), self._cache)
+
     def _replay(self, batch: Batch) -> Tensor | None:
         """The smallest recorded step that takes the batch, if there is one."""
         rows = len(batch.spans)

@@ -91,7 +91,7 @@ async def pieces(
         async with aclosing(source):
             while True:
                 try:
-                    piece = await _before(deadline, anext(source))
+                    piece = await before(deadline, anext(source))
                 except StopAsyncIteration:
                     return
                 yield piece
@@ -146,8 +146,8 @@ def _with_logprobs(ask: Ask) -> Ask:
     return dataclasses.replace(ask, sampling=dataclasses.replace(ask.sampling, logprobs=0))
 
 
-async def _before(deadline: float, awaitable: Awaitable[T]) -> T:
-    """``awaitable``'s result; a 504 problem if it comes after ``deadline`` (loop time)."""
+async def before(deadline: float, awaitable: Awaitable[T]) -> T:
+    """``awaitable``'s result; ``Problem`` 504 if it comes after ``deadline`` (loop time)."""
     try:
         async with asyncio.timeout_at(deadline):
             return await awaitable

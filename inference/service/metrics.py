@@ -93,6 +93,7 @@ class Metrics:
         self._of_request = {
             name: (help_text, Histogram(bounds)) for name, help_text, bounds in _OF_REQUEST
         }
+        self._embedded = Histogram(REQUEST_BUCKETS)
         self._finished: Counter[str] = Counter()
         self._http: Counter[tuple[str, str]] = Counter()
         self._verdicts: Counter[tuple[str, str, str]] = Counter()
@@ -133,6 +134,10 @@ class Metrics:
             mean = decode / (course.generated - 1)
             self._of_request["time_per_output_token_seconds"][1].observe(mean)
 
+    def embedded(self, seconds: float) -> None:
+        """A text became a vector, ``seconds`` after it was given to the engine."""
+        self._embedded.observe(seconds)
+
     def answered(self, route: str, status: int) -> None:
         """An HTTP request to ``route`` was answered."""
         self._http[route, str(status)] += 1
@@ -161,6 +166,7 @@ class Metrics:
             # The name that vLLM's dashboard still asks for.
             ("vllm:time_per_output_token_seconds", "Token to token.", self._next_token),
             ("vllm:e2e_request_latency_seconds", "Acceptance to last token.", self._request),
+            ("llama_hub_embedding_seconds", "A text to its vector.", self._embedded),
             *((f"vllm:request_{name}", *rest) for name, rest in self._of_request.items()),
         ):
             samples = [(s, {**named, **labels}, v) for s, labels, v in histogram.samples()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from llama_hub.inference.service.base_schemas import (
     MAX_STOPS,
@@ -72,6 +72,30 @@ class OllamaGenerateBody(_OllamaBody):
     suffix: Refused = None
     images: Refused = None
     context: Refused = None
+
+
+class OllamaEmbedBody(Body):
+    """``POST /api/embed``."""
+
+    model: ModelName
+    input: Annotated[
+        Any,
+        WithJsonSchema({"anyOf": [{"type": "string"},
+                                  {"type": "array", "items": {"type": "string"}}]}),
+    ] = None  # fmt: skip
+    truncate: bool | None = None  # default true: the end of what is too long is left out
+    dimensions: Annotated[int, Field(ge=1)] | None = None  # only the model's own number
+    options: OllamaOptions | None = None
+    keep_alive: Ignored = None
+
+
+class OllamaEmbeddingsBody(Body):
+    """``POST /api/embeddings``."""
+
+    model: ModelName
+    prompt: str = ""
+    options: OllamaOptions | None = None
+    keep_alive: Ignored = None
 
 
 class OllamaShowBody(Body):

@@ -42,6 +42,7 @@ async def encode(
     bos: bool,
     fits: bool = True,
     parse_special: bool | None = None,
+    param: str = "prompt",
 ) -> list[tuple[int, ...]]:
     """Token ids of each of ``texts``, as the model's own tokenizer cuts raw text.
 
@@ -51,7 +52,7 @@ async def encode(
     many tokens.
     """
     for text in texts:
-        _check_length(service, len(text), "prompt")
+        _check_length(service, len(text), param)
     special = service.settings.parse_special if parse_special is None else parse_special
     if sum(map(len, texts)) <= INLINE:
         return _encode_each(service, texts, bos, fits, special)
@@ -88,17 +89,21 @@ async def prompts_of(
 
     ``width``: sequences for each prompt; they are counted before anything is tokenised.
     """
-    if isinstance(given, list) and _is_tokens(given):
-        given = [given]
-    listed = [given] if isinstance(given, str) else given
-    if not isinstance(listed, list) or not listed:
-        raise invalid("prompt must be a text, token ids, or a list of either", "prompt")
+    listed = listed_prompts(given, "prompt")
     service.admission.check(len(listed) * width)
-    if all(isinstance(item, str) for item in listed):
+    if isinstance(listed[0], str):
         return await encode(service, listed, bos=bos, parse_special=parse_special)
-    if all(_is_tokens(item) for item in listed):
-        return [checked_tokens(service, item) for item in listed]
-    raise invalid("prompt must be a text, token ids, or a list of either", "prompt")
+    return [checked_tokens(service, item) for item in listed]
+
+
+def listed_prompts(given: Any, param: str) -> list[str] | list[list[int]]:
+    """Texts, or lists of token ids, of a field that may be one or several of either; else 400."""
+    listed = [given] if isinstance(given, str) or _is_tokens(given) else given
+    if isinstance(listed, list) and listed:
+        texts = all(isinstance(item, str) for item in listed)
+        if texts or all(_is_tokens(item) for item in listed):
+            return listed
+    raise invalid(f"{param} must be a text, token ids, or a list of either", param)
 
 
 def _is_tokens(value: Any) -> bool:

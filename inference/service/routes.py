@@ -7,16 +7,32 @@ from functools import cache
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llama_hub.inference.service import info, moderations, openai, openai_responses, openapi
+from llama_hub.inference.service import (
+    embeddings,
+    info,
+    moderations,
+    openai,
+    openai_responses,
+    openapi,
+)
 from llama_hub.inference.service.dispatch import by_field, by_path
+from llama_hub.inference.service.embeddings import EmbeddingBody
 from llama_hub.inference.service.moderations import ModerationBody
 from llama_hub.inference.service.ollama_schemas import (
     OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaEmbeddingsBody,
     OllamaGenerateBody,
     OllamaShowBody,
 )
 from llama_hub.inference.service.pages import about, page
-from llama_hub.inference.service.platforms import azureml, huggingface, ollama, sagemaker
+from llama_hub.inference.service.platforms import (
+    azureml,
+    huggingface,
+    ollama,
+    ollama_embeddings,
+    sagemaker,
+)
 from llama_hub.inference.service.responses_schemas import ResponsesBody
 from llama_hub.inference.service.route import Route
 from llama_hub.inference.service.schemas import (
@@ -72,6 +88,11 @@ ROUTES: tuple[Route, ...] = (
         (ResponsesBody,), needs_model=True,
     ),
     Route(
+        "POST", "/v1/embeddings", embeddings.embeddings,
+        "Vectors of texts: the mean of the last hidden states, of length 1 (OpenAI).",
+        (EmbeddingBody,), needs_model=True,
+    ),
+    Route(
         "POST", "/v1/moderations", moderations.moderate,
         "What the installed moderation hooks say of texts (OpenAI).", (ModerationBody,),
     ),
@@ -111,6 +132,14 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST", "/api/generate", ollama.generate, "Continue a prompt (Ollama).",
         (OllamaGenerateBody,), shape="ollama", needs_model=True,
+    ),
+    Route(
+        "POST", "/api/embed", ollama_embeddings.embed, "Vectors of texts (Ollama).",
+        (OllamaEmbedBody,), shape="ollama", needs_model=True,
+    ),
+    Route(
+        "POST", "/api/embeddings", ollama_embeddings.embeddings, "Vector of a text (Ollama).",
+        (OllamaEmbeddingsBody,), shape="ollama", needs_model=True,
     ),
     Route(
         "POST", "/api/show", ollama.show, "What the model is (Ollama).",

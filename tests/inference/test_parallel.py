@@ -14,7 +14,7 @@ from llama_hub.errors import UsageError
 from llama_hub.hub.architecture import Architecture
 from llama_hub.inference.partition import Partition
 from tests.inference.conftest import Serving
-from tests.support.hf_models import Answer, ask, judged_greedy, prompt
+from tests.support.hf_models import Answer, ask, embed, judged_embedding, judged_greedy, prompt
 from tests.support.tiers import family
 
 Model = Callable[..., Path]
@@ -134,3 +134,16 @@ def test_a_number_that_does_not_divide_the_heads_is_refused_with_those_that_do()
     with pytest.raises(UsageError, match="64 attention heads") as caught:
         Partition(LLAMA_70B, 0, 3)
     assert "1, 2, 4, 8, 16, 32, 64" in caught.value.hint
+
+
+def test_embeddings_equal_the_judge(model: Model, serving: Serving, kernels: None) -> None:
+    async def run() -> tuple[torch.Tensor, Answer]:
+        options = {"tensor_parallel": 2, "kernels": "on", "dtype": "float32", "step_tokens": 24}
+        async with serving(model(), **options) as engine:
+            return await asyncio.gather(
+                embed(engine, PROMPTS[2]), ask(engine, PROMPTS[1], max_tokens=12)
+            )
+
+    vector, answer = asyncio.run(run())
+    assert (vector - judged_embedding(model(), PROMPTS[2])).abs().max() <= 1e-5
+    assert list(answer.tokens) == judged_greedy(model(), PROMPTS[1], 12)

@@ -16,9 +16,9 @@ LISTS = st.lists(NUMBERS, max_size=20).map(tuple)
 PIECES = st.builds(Piece, LISTS, NUMBERS, LISTS, wanted=NUMBERS, prompt=NUMBERS)
 
 
-@given(st.lists(PIECES, max_size=6))
-def test_what_arrives_is_what_was_sent(pieces: list[Piece]) -> None:
-    assert decode(encode(pieces)) == pieces
+@given(st.lists(PIECES, max_size=6), st.booleans())
+def test_what_arrives_is_what_was_sent(pieces: list[Piece], hidden: bool) -> None:
+    assert decode(encode(pieces, hidden=hidden)) == (pieces, hidden)
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(0, 3))

@@ -9,6 +9,7 @@ engine with the demo model.
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator
 
 from llama_hub.errors import NotEnoughError, UsageError
@@ -21,6 +22,7 @@ from llama_hub.inference.engine import (
 )
 
 EOS = 2
+EMBEDDING_SIZE = 8
 
 
 class EchoEngine:
@@ -36,7 +38,10 @@ class EchoEngine:
         load: asyncio.Event | None = None,
         fail: Exception | None = None,
     ) -> None:
-        self.info = EngineInfo("echo", "cpu", "float32", None, context, vocab_size, max_batch)
+        self.info = EngineInfo(
+            "echo", "cpu", "float32", None, context, vocab_size, max_batch,
+            embedding_size=EMBEDDING_SIZE,
+        )  # fmt: skip
         self.pace = pace
         self.load = load
         self.fail = fail
@@ -69,10 +74,25 @@ class EchoEngine:
         try:
             async with self._slots:
                 self._waiting -= 1
+                if request.embedding:
+                    yield await self._embedding(request)
+                    return
                 async for delta in self._answer(request):
                     yield delta
         finally:
             self.running.pop(request.id, None)
+
+    async def _embedding(self, request: GenerationRequest) -> Delta:
+        """The one of the axes that the prompt's last token names."""
+        self._prompt_tokens += len(request.prompt)
+        await asyncio.sleep(self.pace)
+        if self.gate is not None:
+            await self.gate.wait()
+        if request.id in self.aborted:
+            return Delta(finish_reason="abort")
+        axis = request.prompt[-1] % EMBEDDING_SIZE
+        numbers = [float(axis == each) for each in range(EMBEDDING_SIZE)]
+        return Delta(finish_reason="stop", embedding=struct.pack(f"<{EMBEDDING_SIZE}f", *numbers))
 
     async def _answer(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         self._prompt_tokens += len(request.prompt)

@@ -83,6 +83,14 @@ def judged_logits(
     return logits[0].float()
 
 
+@torch.inference_mode()
+def judged_embedding(folder: Path, tokens: Sequence[int]) -> Tensor:
+    """Mean of transformers' last hidden states over all positions, of length 1 ``[dim]``."""
+    states = judge(folder)(torch.tensor([list(tokens)]), output_hidden_states=True).hidden_states
+    mean = states[-1][0].double().mean(0)
+    return mean / mean.norm()
+
+
 def judged_greedy(folder: Path, prompt: Sequence[int], count: int) -> list[int]:
     """transformers' greedy continuation in float32, without an end token."""
     tokens = list(prompt)
@@ -126,6 +134,15 @@ def put_together(deltas: Sequence[Delta]) -> Answer:
         finish_reason=deltas[-1].finish_reason,
         cached_tokens=deltas[0].cached_tokens,
     )
+
+
+async def embed(engine: Engine, tokens: Sequence[int], name: str = "e") -> Tensor:
+    """The vector of a text ``[dim]``."""
+    request = GenerationRequest(name, tuple(tokens), SamplingParams(max_tokens=0), embedding=True)
+    (delta,) = [delta async for delta in engine.generate(request)]
+    assert delta.finish_reason == "stop"
+    assert delta.embedding is not None
+    return torch.frombuffer(bytearray(delta.embedding), dtype=torch.float32)
 
 
 async def ask(engine: Engine, tokens: Sequence[int], name: str = "a", **sampling: Any) -> Answer:

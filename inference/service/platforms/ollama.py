@@ -49,7 +49,7 @@ Said = Callable[[str, list[Call]], Document]  # the part of an answer that holds
 async def chat(service: Service, request: Request, document: Document) -> Response:
     """``POST /api/chat``."""
     body = read(OllamaChatBody, document)
-    _check_name(service, body.model)
+    check_name(service, body.model)
     if not body.messages:
         return JSONResponse(_loaded(service, _message("", [])))
     given = _openai_fields(body.options, body.format)
@@ -65,7 +65,7 @@ async def chat(service: Service, request: Request, document: Document) -> Respon
 async def generate(service: Service, request: Request, document: Document) -> Response:
     """``POST /api/generate``."""
     body = read(OllamaGenerateBody, document)
-    _check_name(service, body.model)
+    check_name(service, body.model)
     if not body.prompt:
         return JSONResponse(_loaded(service, _response("", [])))
     given = _openai_fields(body.options, body.format)
@@ -91,8 +91,8 @@ async def _completion_ask(
     return Ask(prompt, dataclasses.replace(sampling, max_tokens=most), stops_of(asked.stop))
 
 
-def _check_name(service: Service, name: str) -> None:
-    """404 for another model's name, where the server was told to mind; ``:latest`` is no part."""
+def check_name(service: Service, name: str) -> None:
+    """``Problem`` 404 for another name, where the server minds; ``:latest`` is no part of it."""
     wanted = name.removesuffix(":latest")
     if service.settings.check_model and wanted != service.served.name:
         raise Problem(404, f"model {name[:100]!r} not found", param="model", code="model_not_found")
@@ -230,7 +230,7 @@ async def tags(service: Service, request: Request, document: Document) -> Respon
 async def show(service: Service, request: Request, document: Document) -> Response:
     """``POST /api/show``."""
     body = read(OllamaShowBody, document)
-    _check_name(service, body.model)
+    check_name(service, body.model)
     served, info = service.served, service.engine.info
     return JSONResponse(
         {
