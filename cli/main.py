@@ -71,6 +71,10 @@ COMMANDS: dict[str, Entry] = {
     "chat": Entry(
         "llama_hub.cli.chat:app", "Chat with a model, a folder, a server or a deployment."
     ),
+    "eval": Entry(
+        "llama_hub.cli.eval:app",
+        "Compare results of evaluations; gates for CI (exit 9).",
+    ),
     "deploy": Entry("llama_hub.cli.deploy:app", "Run a model as an endpoint: here, or in a cloud."),
     "ps": Entry(
         "llama_hub.cli.ps:app",

@@ -56,7 +56,7 @@ CUDA_BASE = (
 )
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ARCHIVE = "llama_hub.tar.gz"
-PACKAGES = ("licenses", "hub", "inference", "deploy", "backends", "cli")
+PACKAGES = ("licenses", "hub", "inference", "evaluation", "deploy", "backends", "cli")
 # Folders that no service reads: the demo's weights; digests of wheels, which hardly compress.
 LEFT_OUT = ("demo", "locks", "__pycache__")
 PORT = 8080

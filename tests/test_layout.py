@@ -12,7 +12,7 @@ from textwrap import indent
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("licenses", "hub", "inference", "deploy", "backends", "cli")
+FOLDERS = ("licenses", "hub", "inference", "evaluation", "deploy", "backends", "cli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

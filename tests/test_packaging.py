@@ -17,7 +17,7 @@ from llama_hub import kernel_build
 from llama_hub.kernels import _features
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("licenses", "hub", "inference", "deploy", "backends", "cli")
+FOLDERS = ("licenses", "hub", "inference", "evaluation", "deploy", "backends", "cli")
 
 
 PREBUILT = pytest.mark.skipif(

@@ -21,7 +21,7 @@ from llama_hub.deploy import spec
 from llama_hub.hub import catalog
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("licenses", "hub", "inference", "deploy", "backends", "cli")
+FOLDERS = ("licenses", "hub", "inference", "evaluation", "deploy", "backends", "cli")
 GENERATED = {"docs/cli.md"}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`(llama-hub [^`\n]+)`")

@@ -1,0 +1,1 @@
+"""Worth and behaviour of a model or endpoint: suites, records, comparison, red team, card."""
