@@ -139,7 +139,7 @@ def _published(against: str) -> bool:
 
 
 def entries_of(paths: Sequence[Path]) -> list[Entry]:
-    """The records at ``paths`` with their samples, each under a name; ``UsageError`` for too many."""
+    """The records at ``paths`` with their samples, each named; ``UsageError`` if too many."""
     from llama_hub.evaluation import record
     from llama_hub.evaluation.compare import MAX_RECORDS, Entry
 
