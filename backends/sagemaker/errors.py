@@ -47,6 +47,15 @@ _QUOTA = re.compile(
 )
 _ACTION = re.compile(r"not authorized to perform: ([\w:-]+)")
 
+
+class ExistsError(ProvisioningError):
+    """Something of that name is there already."""
+
+
+class YoungRoleError(ProvisioningError):
+    """A service cannot assume or use a role, which passes if the role is seconds old."""
+
+
 # part of a FailureReason or refusal → what it means, what mends it
 CAUSES: Mapping[str, tuple[type[LlamaHubError], str, str]] = {
     "InsufficientInstanceCapacity": (
@@ -65,10 +74,43 @@ CAUSES: Mapping[str, tuple[type[LlamaHubError], str, str]] = {
         "the container started, but GET /ping did not answer 200 in time",
         "its last log lines say why; more memory: --instance, more time: a smaller model",
     ),
-    "Could not assume role": (
+    # Three sentences of three years, and CodeBuild's own.
+    "Could not assume role|The execution role ARN .* is invalid|sts:AssumeRole on ": (
+        YoungRoleError,
+        "the service may not assume the role (or it is seconds old)",
+        "llama-hub doctor sagemaker --set options.role=…   (looks at its trust policy)",
+    ),
+    "Could not access model data": (
+        YoungRoleError,
+        "the execution role may not read the weights (or its policy is seconds old)",
+        "allow s3:GetObject and s3:ListBucket to it: llama-hub export PLAN policies; "
+        "or leave options.role out, so that a role with the right policy is made",
+    ),
+    "does not have BatchGetImage permission|The repository of your image": (
+        AccessError,
+        "the image may not be pulled",
+        "allow ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and ecr:BatchCheckLayerAvailability "
+        "to the execution role, and in the repository's policy if it is another account's",
+    ),
+    "make sure all images included in the model": (
         ProvisioningError,
-        "SageMaker may not assume the execution role (or it is seconds old)",
-        "llama-hub doctor sagemaker   (shows the trust policy that is needed)",
+        "the image is not there, or the execution role may not pull it",
+        "look at it: aws ecr describe-images; leave options.image out to have one built",
+    ),
+    "Requested image .* not found": (
+        NotFoundError,
+        "there is no such image in the registry of this region",
+        "look at its tags: aws ecr describe-images; leave options.image out to have one built",
+    ),
+    "scalable target exists for a variant being deleted": (
+        AccessError,
+        "its scaling target has to go first",
+        "allow application-autoscaling:DeregisterScalableTarget to the identity that you use",
+    ),
+    "ManagedInstanceScaling is only supported": (
+        UsageError,
+        "only inference components scale their machines",
+        "scale_to_zero: true deploys one",
     ),
     "Could not find model data": (
         ProvisioningError,
@@ -98,12 +140,10 @@ CAUSES: Mapping[str, tuple[type[LlamaHubError], str, str]] = {
 }
 
 
-class ExistsError(ProvisioningError):
-    """Something of that name is there already."""
-
-
 def _permission(response: ErrorResponse) -> str:
     action = _ACTION.search(response.message)
+    if action and "explicit deny" in response.message:
+        return f"your organisation denies {action[1]}: ask whoever keeps its policies"
     return f"allow {action[1]} to the identity that you use" if action else LOGIN
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from llama_hub.backends.sagemaker import bodies, iam
 from llama_hub.backends.sagemaker.bodies import ROOT, Account
 from llama_hub.backends.sagemaker.inventory import Inventory
+from llama_hub.backends.sagemaker.revisions import with_young_role
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
 from llama_hub.deploy import image as packed
 from llama_hub.deploy.waiting import wait_for
@@ -139,16 +140,11 @@ class Builder:
         if found["projects"]:
             return
         request = project(self._project, role["arn"], self._inventory.account, self._key, body)
-
-        def create() -> Any:
-            try:
-                return self._aws.call("codebuild", "create_project", **request)
-            except ProvisioningError as error:
-                if "assume role" in error.message:
-                    return None
-                raise
-
-        wait_for(create, "the role of the build", timeout=120, every=5.0, sleep=self._aws.sleep)
+        with_young_role(
+            lambda: self._aws.call("codebuild", "create_project", **request),
+            "the role of the build",
+            self._aws.sleep,
+        )
 
     def _ended(self, id_: str) -> Mapping[str, Any] | None:
         found = self._aws.call("codebuild", "batch_get_builds", ids=[id_])["builds"][0]

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.support import sagemaker_host as host
+from tests.support.sagemaker_refusals import ApiError, failure, refusal
 
 if TYPE_CHECKING:
     from tests.support.sagemaker_plane import Plane
 
-ROLE_DELAY = 10.0  # virtual seconds until a new role can be assumed
 NVME = ("g4dn", "g5", "g6", "g6e", "p4d", "p4de", "p5", "p5e", "p5en")
 DRIVERS = {  # AMI → highest CUDA version that its driver runs
     "al2-ami-sagemaker-inference-gpu-2": 12.2,
@@ -31,17 +31,19 @@ DRIVERS = {  # AMI → highest CUDA version that its driver runs
 }
 
 
-class ApiError(Exception):
-    """A refusal: type and words."""
-
-    def __init__(self, kind: str, message: str, status: int = 400) -> None:
-        super().__init__(f"{kind}: {message}")
-        self.kind, self.message, self.status = kind, message, status
+def invalid(problem: str) -> ApiError:
+    """A refusal whose words nobody recorded."""
+    return refusal("invalid", problem=problem)
 
 
-def invalid(message: str) -> ApiError:
-    """What SageMaker answers to almost everything that is wrong."""
-    return ApiError("ValidationException", message)
+def not_found(what: str, arn: str) -> ApiError:
+    """The refusal for something that is not there."""
+    return refusal("not found", what=what, arn=arn)
+
+
+def exists(what: str, arn: str) -> ApiError:
+    """The refusal for a name that is taken."""
+    return refusal("exists", what=what, arn=arn)
 
 
 @dataclass
@@ -98,6 +100,7 @@ class Control:
         self.components: dict[str, Component] = {}
         self.tags: dict[str, dict[str, str]] = {}
         self.created: dict[str, float] = {}
+        self.failing: list[str] = []  # reasons for which the next launches fail
         self.lock = threading.RLock()
 
     # --- the outside ----------------------------------------------------------------------
@@ -155,20 +158,21 @@ class Control:
 
     def _exists(self, arn: str) -> None:
         if arn not in self.tags:
-            raise invalid(f"Could not find resource {arn}")
+            raise refusal("no resource", arn=arn)
 
     # --- models and configurations --------------------------------------------------------
 
     def CreateModel(self, body: dict[str, Any]) -> dict[str, Any]:
         arn = self.arn("model", body["ModelName"])
         if body["ModelName"] in self.models:
-            raise invalid(f'Cannot create already existing model "{arn}".')
-        self.plane.check_role(body["ExecutionRoleArn"])
+            raise exists("model", arn)
+        self.plane.roles.check(body["ExecutionRoleArn"])
         container = body["PrimaryContainer"]
         self.plane.check_image(container["Image"])
         source = container["ModelDataSource"]["S3DataSource"]
         if source["S3DataType"] == "S3Prefix" and not source["S3Uri"].endswith("/"):
             raise invalid("S3Uri of an S3Prefix must end with /")
+        self.plane.roles.check_data(body["ExecutionRoleArn"], source["S3Uri"])
         variables = container.get("Environment", {})
         if sum(len(key) + len(value) for key, value in variables.items()) > 32 << 10:
             raise invalid("Environment is larger than 32 KB")
@@ -180,7 +184,7 @@ class Control:
         arn = self.arn("model", body["ModelName"])
         found = self.models.get(body["ModelName"])
         if found is None:
-            raise invalid(f'Could not find model "{arn}".')
+            raise not_found("model", arn)
         known = {key: value for key, value in found.items() if key != "Tags"}
         return known | {"ModelArn": arn, "CreationTime": self.created[arn]}
 
@@ -196,7 +200,7 @@ class Control:
         name = body["EndpointConfigName"]
         arn = self.arn("endpoint-config", name)
         if name in self.configs:
-            raise invalid(f'Cannot create already existing endpoint configuration "{arn}".')
+            raise exists("endpoint configuration", arn)
         for variant in body["ProductionVariants"]:
             self._check_variant(body, variant)
         self.configs[name] = body
@@ -208,11 +212,9 @@ class Control:
         if model is None and "ExecutionRoleArn" not in body:
             raise invalid("ExecutionRoleArn is required for inference component endpoints")
         if model is not None and model not in self.models:
-            raise invalid(f'Could not find model "{self.arn("model", model)}".')
+            raise not_found("model", self.arn("model", model))
         if model is not None and "ManagedInstanceScaling" in variant:
-            raise invalid(
-                "ManagedInstanceScaling is only supported for inference component endpoints"
-            )
+            raise refusal("no managed scaling")
         if ("InstanceType" in variant) == ("InstancePools" in variant):
             raise invalid("exactly one of InstanceType and InstancePools is needed")
         for instance in instances(variant):
@@ -224,7 +226,7 @@ class Control:
         arn = self.arn("endpoint-config", name)
         found = self.configs.get(name)
         if found is None:
-            raise invalid(f'Could not find endpoint configuration "{arn}".')
+            raise not_found("endpoint configuration", arn)
         known = {key: value for key, value in found.items() if key != "Tags"}
         return known | {"EndpointConfigArn": arn, "CreationTime": self.created[arn]}
 
@@ -247,13 +249,13 @@ class Control:
     def _endpoint(self, name: str) -> Endpoint:
         found = self.endpoints.get(name)
         if found is None:
-            raise invalid(f'Could not find endpoint "{self.arn("endpoint", name)}".')
+            raise not_found("endpoint", self.arn("endpoint", name))
         return found
 
     def CreateEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:
         name, arn = body["EndpointName"], self.arn("endpoint", body["EndpointName"])
         if name.lower() in {known.lower() for known in self.endpoints}:
-            raise invalid(f'Cannot create already existing endpoint "{arn}".')
+            raise exists("endpoint", arn)
         config = self.DescribeEndpointConfig(body)
         self._check_quota(config, None)
         made = Endpoint(name, body["EndpointConfigName"], "Creating", self.plane.now())
@@ -267,11 +269,11 @@ class Control:
         endpoint.worker.start()
 
     def _create(self, endpoint: Endpoint, config: Mapping[str, Any]) -> None:
-        variants, failure = self._launch_all(endpoint.name, config)
+        variants, problem = self._launch_all(endpoint.name, config)
         with self.lock:
             endpoint.variants = variants
-            endpoint.failure = failure
-            endpoint.status = "Failed" if failure else "InService"
+            endpoint.failure = problem
+            endpoint.status = "Failed" if problem else "InService"
 
     def _launch_all(
         self, endpoint: str, config: Mapping[str, Any]
@@ -280,26 +282,22 @@ class Control:
         for each in config["ProductionVariants"]:
             variant = Variant(dict(each), each["InitialInstanceCount"])
             variants[each["VariantName"]] = variant
-            failure = self._provision(each)
-            if not failure and "ModelName" in each:
+            problem = self._provision(each)
+            if not problem and "ModelName" in each:
                 model = self.models[each["ModelName"]]
                 where = f"/aws/sagemaker/Endpoints/{endpoint}"
-                failure = self._launch(variant, model, each, each, where)
-            if failure:
+                problem = self._launch(variant, model, each, each, where)
+            if problem:
                 for one in variants.values():
                     one.close()
-                return {}, failure
+                return {}, problem
         return variants, ""
 
     def _provision(self, variant: Mapping[str, Any]) -> str:
         """Machines; with pools the first type that is there."""
         if any(one not in self.plane.no_capacity for one in instances(variant)):
             return ""
-        return (
-            "Unable to provision requested ML compute capacity due to "
-            "InsufficientInstanceCapacity error. Please retry using a different ML instance type "
-            "or after some time."
-        )
+        return failure("no capacity")
 
     def _launch(
         self,
@@ -310,19 +308,21 @@ class Control:
         group: str,
     ) -> str:
         """Start a container; the reason if it does not answer ``/ping``."""
+        if self.failing:
+            return self.failing.pop(0)
         container = model["PrimaryContainer"]
         wrong_driver = self._driver(container["Image"], machine)
         if wrong_driver:
             return wrong_driver
         uri = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        denied = self.plane.denied_to(model["ExecutionRoleArn"], container["Image"], bucket, prefix)
+        denied = self.plane.roles.denied(model["ExecutionRoleArn"], container["Image"], uri)
         if denied:
             return denied
         objects = self.plane.s3.buckets[bucket].objects
         files = {k[len(prefix) :]: v.path for k, v in objects.items() if k.startswith(prefix)}
         if not files:
-            return f"Could not find model data at {uri}."
+            return refusal("no model data", uri=uri).message
         assert startup.get("ModelDataDownloadTimeoutInSeconds", 0) >= 60
         variant.folder = self.plane.new_folder()
         host.place_weights(files, variant.folder)
@@ -332,10 +332,7 @@ class Control:
         if not reason:
             return ""
         variant.close()
-        return (
-            "The primary container for production variant AllTraffic did not pass the ping health "
-            "check. Please check CloudWatch logs for this endpoint."
-        )
+        return failure("ping", variant="AllTraffic")
 
     def _driver(self, image: str, machine: Mapping[str, Any]) -> str:
         """The CUDA version of the image against the driver of the AMI, on GPU machines."""
@@ -345,7 +342,7 @@ class Control:
         driver = DRIVERS[machine.get("InferenceAmiVersion", "")]
         if needed is None or (needed <= driver and not (driver >= 13 > needed)):
             return ""
-        return "CannotStartContainerError. Please ensure the model container starts correctly."
+        return failure("container", variant="AllTraffic")
 
     def DescribeEndpoint(self, body: dict[str, Any]) -> dict[str, Any]:
         found = self._endpoint(body["EndpointName"])
@@ -393,7 +390,7 @@ class Control:
         found = self._endpoint(body["EndpointName"])
         arn = self.arn("endpoint", found.name)
         if found.status != "InService":
-            raise invalid(f'Cannot update in-progress endpoint "{arn}".')
+            raise refusal("in progress", arn=arn)
         if body["EndpointConfigName"] == found.config:
             raise invalid("the endpoint uses this configuration already")
         config = self.DescribeEndpointConfig(body)
@@ -410,7 +407,7 @@ class Control:
     def _check_autoscaled(self, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         changed = instances(old["ProductionVariants"][0]) != instances(new["ProductionVariants"][0])
         if changed and self.plane.others.targets_of(f"endpoint/{name}/"):
-            raise invalid("The variant is registered for autoscaling; deregister it first")
+            raise refusal("autoscaled")
 
     def _check_deployment(self, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         routing = wanted.get("BlueGreenUpdatePolicy", {}).get("TrafficRoutingConfiguration", {})
@@ -425,7 +422,7 @@ class Control:
     def _update(
         self, endpoint: Endpoint, config: Mapping[str, Any], body: Mapping[str, Any]
     ) -> None:
-        green, failure = self._launch_all(endpoint.name, config)
+        green, problem = self._launch_all(endpoint.name, config)
         alarms = body.get("DeploymentConfig", {}).get("AutoRollbackConfiguration", {})
         ringing = [
             one["AlarmName"]
@@ -433,12 +430,11 @@ class Control:
             if self.plane.alarm_state(one["AlarmName"]) == "ALARM"
         ]
         with self.lock:
-            if failure or ringing:
+            if problem or ringing:
                 for variant in green.values():
                     variant.close()
                 endpoint.status = "RollingBack"
-                why = failure or f"Alarm(s) {ringing} went off during the deployment"
-                endpoint.failure = why
+                endpoint.failure = problem or failure("alarm", alarms=ringing)
             else:
                 self._switch(endpoint, green, body)
         self.plane.tick(lambda: self._rolled_back(endpoint))
@@ -461,7 +457,7 @@ class Control:
     def UpdateEndpointWeightsAndCapacities(self, body: dict[str, Any]) -> dict[str, Any]:
         found = self._endpoint(body["EndpointName"])
         if found.status != "InService":
-            raise invalid("Cannot update in-progress endpoint")
+            raise refusal("in progress", arn=self.arn("endpoint", found.name))
         for wanted in body["DesiredWeightsAndCapacities"]:
             variant = found.variants[wanted["VariantName"]]
             variant.count = wanted.get("DesiredInstanceCount", variant.count)
@@ -470,10 +466,12 @@ class Control:
     def DeleteEndpoint(self, body: dict[str, Any]) -> None:
         found = self._endpoint(body["EndpointName"])
         if found.status in ("Creating", "Updating", "RollingBack"):
-            raise invalid(f'Cannot update in-progress endpoint "{found.name}".')
+            raise refusal("in progress", arn=self.arn("endpoint", found.name))
         if any(one.request["EndpointName"] == found.name for one in self.components.values()):
-            raise invalid("the endpoint has inference components; delete them first")
+            raise refusal("has components")
         if self.plane.others.targets_of(f"endpoint/{found.name}/"):
+            if self.plane.is_denied("application-autoscaling:DeregisterScalableTarget"):
+                raise refusal("autoscaled and no right to deregister")
             self.plane.problems.append(f"{found.name} was deleted with a scalable target")
         found.status = "Deleting"
 
@@ -484,13 +482,9 @@ class Control:
             if not allowed:
                 instance = instances(variant)[0]
                 limit, used = self.plane.quota(instance), self.used(instance)
-                raise ApiError(
-                    "ResourceLimitExceeded",
-                    f"The account-level service limit '{instance} for endpoint usage' is {limit} "
-                    f"Instances, with current utilization of {used} Instances and a request delta "
-                    f"of {variant['InitialInstanceCount']} Instances. Please use AWS Service "
-                    "Quotas to request an increase for this quota.",
-                )
+                wanted = variant["InitialInstanceCount"]
+                known = {"instance": instance, "limit": limit, "used": used, "wanted": wanted}
+                raise refusal("quota", **known)
 
     def _has_room(self, instance: str, variant: Mapping[str, Any]) -> bool:
         wanted = self.used(instance) + int(variant["InitialInstanceCount"])
@@ -511,7 +505,7 @@ class Control:
         name = body["InferenceComponentName"]
         arn = self.arn("inference-component", name)
         if name in self.components:
-            raise invalid(f'Cannot create already existing inference component "{arn}".')
+            raise exists("inference component", arn)
         endpoint = self._endpoint(body["EndpointName"])
         if endpoint.status != "InService":
             raise invalid("the endpoint is not InService")
@@ -525,21 +519,21 @@ class Control:
     def _start_component(self, component: Component, endpoint: Endpoint) -> None:
         specification = component.request["Specification"]
         machine = endpoint.variants[component.request["VariantName"]].config
-        failure = ""
+        problem = ""
         if component.variant.count:
             model = self.models[specification["ModelName"]]
             startup = specification["StartupParameters"]
             where = f"/aws/sagemaker/InferenceComponents/{component.name}"
-            failure = self._launch(component.variant, model, machine, startup, where)
+            problem = self._launch(component.variant, model, machine, startup, where)
         with self.lock:
-            component.status = "Failed" if failure else "InService"
-            component.failure = failure
+            component.status = "Failed" if problem else "InService"
+            component.failure = problem
 
     def _component(self, body: Mapping[str, Any]) -> Component:
         found = self.components.get(body["InferenceComponentName"])
         if found is None:
-            name = self.arn("inference-component", body["InferenceComponentName"])
-            raise invalid(f'Could not find inference component "{name}".')
+            arn = self.arn("inference-component", body["InferenceComponentName"])
+            raise not_found("inference component", arn)
         return found
 
     def DescribeInferenceComponent(self, body: dict[str, Any]) -> dict[str, Any]:

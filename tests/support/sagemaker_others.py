@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.support.sagemaker_control import ApiError
+from tests.support.sagemaker_refusals import ApiError
 
 if TYPE_CHECKING:
     from tests.support.sagemaker_plane import Plane
@@ -240,7 +240,7 @@ class Others:
     def CreateProject(self, body: Body) -> Body:
         if body["name"] in self.projects:
             raise ApiError("ResourceAlreadyExistsException", body["name"])
-        self.plane.check_role(body["serviceRole"], "codebuild.amazonaws.com")
+        self.plane.roles.check_build(body["serviceRole"])
         self.projects[body["name"]] = body
         return {"project": {"name": body["name"]}}
 

@@ -33,8 +33,10 @@ from typing import Any
 from tests.support import sagemaker_host as host
 from tests.support import sagemaker_s3 as s3
 from tests.support import sagemaker_shapes as shapes
-from tests.support.sagemaker_control import ApiError, Control
+from tests.support.sagemaker_control import Control
 from tests.support.sagemaker_others import Others
+from tests.support.sagemaker_refusals import ApiError, refusal
+from tests.support.sagemaker_roles import Roles
 from tests.support.sagemaker_runtime import Runtime
 
 REGION = "us-east-1"
@@ -121,7 +123,7 @@ class Plane:
         self._offset = 0.0
         self._names = itertools.count()
         self._ticks: list[Callable[[], None]] = []
-        self._roles_born: dict[str, float] = {}
+        self.roles = Roles(self)
         self.s3 = s3.S3(self.root / "s3", self.region)
         self.control = Control(self)
         self.others = Others(self)
@@ -223,7 +225,8 @@ class Plane:
 
     # --- moto -----------------------------------------------------------------------------
 
-    def _backend(self, service: str) -> Any:
+    def backend(self, service: str) -> Any:
+        """moto's own state of a service."""
         from moto.backends import get_backend
         from moto.core.base_backend import BackendDict
 
@@ -231,61 +234,23 @@ class Plane:
         return found[self.account]["aws" if service == "iam" else self.region]
 
     def _moto_roles(self) -> list[str]:
-        return [role.name for role in self._backend("iam").roles.values()]
+        return [role.name for role in self.backend("iam").roles.values()]
 
     def _alarms(self) -> list[str]:
-        return list(self._backend("cloudwatch").alarms)
+        return list(self.backend("cloudwatch").alarms)
 
     def alarm_state(self, name: str) -> str | None:
         """OK, ALARM or INSUFFICIENT_DATA; ``None`` if there is no such alarm."""
-        found = self._backend("cloudwatch").alarms.get(name)
+        found = self.backend("cloudwatch").alarms.get(name)
         return str(found.state_value) if found else None
-
-    def check_role(self, arn: str, service: str = "sagemaker.amazonaws.com") -> None:
-        """Refuse a role that is not there, does not trust the service, or is too new."""
-        name = arn.rpartition("/")[2]
-        roles = {role.name: role for role in self._backend("iam").roles.values()}
-        role = roles.get(name)
-        born = self._roles_born.setdefault(name, self.now()) if role else 0.0
-        new = self.now() - born < 10
-        if (
-            role is None
-            or role.arn != arn
-            or service not in str(role.assume_role_policy_document)
-            or new
-        ):
-            raise ApiError(
-                "ValidationException",
-                f"Could not assume role {arn}. Please ensure that the role exists and allows "
-                f"principal '{service}' to assume the role.",
-            )
-
-    def denied_to(self, role_arn: str, image: str, bucket: str, prefix: str) -> str:
-        """What the execution role may not do of what a container's start needs."""
-        name = role_arn.rpartition("/")[2]
-        roles = {role.name: role for role in self._backend("iam").roles.values()}
-        policies = [json.loads(text) for text in roles[name].policies.values()]
-        needs = [("s3:ListBucket", f"arn:aws:s3:::{bucket}")]
-        needs += [
-            ("s3:GetObject", f"arn:aws:s3:::{bucket}/{key}")
-            for key in self.s3.buckets[bucket].objects
-            if key.startswith(prefix)
-        ]
-        repository = image.partition("/")[2].partition(":")[0].partition("@")[0]
-        where = f"arn:aws:ecr:{self.region}:{image.split('.')[0]}:repository/{repository}"
-        needs += [("ecr:BatchGetImage", where), ("ecr:GetAuthorizationToken", "*")]
-        for action, resource in needs:
-            if not any(_allows(policy, action, resource) for policy in policies):
-                return f"Access denied: the role {role_arn} may not {action} on {resource}."
-        return ""
 
     def check_image(self, image: str) -> None:
         """Refuse an image of another region, or one that is not in the account's repository."""
         match = re.fullmatch(r"(\d+)\.dkr\.ecr\.([\w-]+)\.amazonaws\.com/([^:@]+)[:@](.+)", image)
         if match is None or match[2] != self.region:
-            raise ApiError("ValidationException", f"The image {image} is not in ECR of this region")
+            raise refusal("invalid", problem=f"The image {image} is not in ECR of this region")
         if match[1] == self.account and match[4] not in self.others.repositories.get(match[3], {}):
-            raise ApiError("ValidationException", f"Requested image {image} not found.")
+            raise refusal("no image", image=image)
 
     def cuda_of(self, image: str) -> float | None:
         """CUDA version of an image; ours has 13.0."""
@@ -377,9 +342,8 @@ class Plane:
         self._kill(call, after=False)
         headers = {k: v for k, v in request.headers.items() if k.lower() != "connection"}
         reply = self._forward(request.method, request.path or "/", headers, body)
-        if call.operation == "CreateRole" and reply.status < 300:
-            name = re.search(rb"RoleName=([\w+=,.@-]+)", body)
-            self._roles_born[name[1].decode() if name else ""] = self.now()
+        if call.service == "iam" and call.write and reply.status < 300:
+            self.roles.changed(call.operation, body)
         return reply
 
     def _forward(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> s3.Reply:
@@ -399,16 +363,24 @@ class Plane:
         named = f"{call.service}:{call.operation}"
         if not after:
             self._check_time(call, request)
-            for pattern in self.denied:
-                if fnmatch.fnmatchcase(named, pattern):
-                    who = f"arn:aws:iam::{self.account}:user/you"
-                    message = f"User: {who} is not authorized to perform: {named}"
-                    raise _error(call.service, "AccessDeniedException", message, 403)
+            if self.is_denied(named):
+                raise self._denial(call)
         for fault in self.faults:
             due = fault.times and fault.after == after
             if due and fnmatch.fnmatchcase(named, fault.operation):
                 fault.times -= 1
                 raise _error(call.service, fault.kind, fault.message, fault.status)
+
+    def is_denied(self, action: str) -> bool:
+        """Whether the caller may not do ``service:Operation``."""
+        return any(fnmatch.fnmatchcase(action, pattern) for pattern in self.denied)
+
+    def _denial(self, call: Call) -> Exception:
+        who = f"arn:aws:iam::{self.account}:user/you"
+        service = "cloudwatch" if call.service == "monitoring" else call.service
+        action = f"{service}:{call.operation}"
+        refused = refusal("denied", who=who, action=action, resource="*")
+        return _error(call.service, refused.kind, refused.message, 403)
 
     def _check_time(self, call: Call, request: s3.Request) -> None:
         stamp = request.headers.get("X-Amz-Date", "")
@@ -441,19 +413,6 @@ def _error(service: str, kind: str, message: str, status: int) -> Exception:
             503 if kind == "ThrottlingException" else status, code.get(kind, kind), message
         )
     return ApiError(kind, message, status)
-
-
-def _allows(policy: Mapping[str, Any], action: str, resource: str) -> bool:
-    for statement in policy["Statement"]:
-        actions = (
-            statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-        )
-        where = statement["Resource"]
-        resources = where if isinstance(where, list) else [where]
-        if statement["Effect"] == "Allow" and action in actions:
-            if any(fnmatch.fnmatchcase(resource, pattern) for pattern in resources):
-                return True
-    return False
 
 
 def _refusal(service: str, error: ApiError) -> s3.Reply:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from tests.support import sagemaker_host as host
 from tests.support import sagemaker_s3 as s3
 from tests.support import sagemaker_stream as stream
-from tests.support.sagemaker_control import ApiError, Variant
+from tests.support.sagemaker_control import Variant
+from tests.support.sagemaker_refusals import ApiError, refusal
 
 if TYPE_CHECKING:
     from tests.support.sagemaker_plane import Plane
@@ -59,8 +60,7 @@ class Runtime:
         control = self.plane.control
         endpoint = control.endpoints.get(name)
         if endpoint is None or endpoint.status not in ("InService", "Updating", "RollingBack"):
-            where = f"Endpoint {name} of account {self.plane.account} not found."
-            raise ApiError("ValidationError", where)
+            raise refusal("not there", name=name, account=self.plane.account)
         chosen: Variant
         if component is None:
             chosen = next(iter(endpoint.variants.values()))
