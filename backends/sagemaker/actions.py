@@ -12,7 +12,7 @@ from llama_hub.backends.sagemaker.scaler import Scaler, listed
 from llama_hub.backends.sagemaker.status import MOVING
 from llama_hub.deploy.backend import Context, Step
 from llama_hub.deploy.waiting import until_gone, until_settled, wait_for
-from llama_hub.errors import AccessError
+from llama_hub.errors import AccessError, LlamaHubError
 
 LOOK = 10.0  # seconds between two looks at something that takes minutes
 LAST_LINES = 20
@@ -95,7 +95,7 @@ class Actions:
 
     def last_lines(self) -> list[str]:
         """The container's; none where they may not be read."""
-        with suppress(AccessError):
+        with suppress(LlamaHubError):  # they explain an error that is told in any case
             return logs.last(self.inventory, self.name, LAST_LINES)
         return []
 

@@ -123,10 +123,7 @@ class SageMakerBackend:
     def _offer(
         self, machine: machines.Machine, spec: DeploymentSpec, used: Mapping[str, int]
     ) -> Offer:
-        quota = None
-        if self._quotas is not None:
-            limit = self._quotas.get(machine.name, 0)
-            quota = max(0, limit - used.get(machine.name, 0))
+        quota = quotas.left(self._quotas, used, machine.name)
         hint = quota_hint(f"{machine.name} for endpoint usage", spec.replicas_max)
         return machines.offer(machine, self._aws.region, self._prices, quota, hint)
 

@@ -167,6 +167,9 @@ class Aws:
         """One operation, tried once."""
         if self._expected is not None and service != "sts":
             self.identity  # noqa: B018  raises in another account
+        if service == "s3" and operation != "create_bucket":
+            # Names of buckets can be guessed: a stranger's must never get the weights.
+            request = {"ExpectedBucketOwner": self.account} | request
         what = f"{operation.replace('_', ' ')} ({service})"
         with translated(what):
             answer: dict[str, Any] = getattr(self.client(service), operation)(**request)

@@ -124,11 +124,11 @@ def _quota(inventory: Inventory) -> Check:
         )
     used = quotas.used(inventory)
     free = {
-        name: limits.get(name, 0) - used.get(name, 0)
+        name: quotas.left(limits, used, name)
         for name, machine in machines.table().items()
         if machine.accelerators
     }
-    room = [f"{count} x {name}" for name, count in free.items() if count > 0]
+    room = [f"{count} x {name}" for name, count in free.items() if count]
     if room:
         busy = ", ".join(f"{count} x {name}" for name, count in used.items()) or "nothing"
         return Check("quota", True, f"room for {', '.join(room)}; in use: {busy}")

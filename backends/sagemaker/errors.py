@@ -163,6 +163,13 @@ CODES = (
     ),
     Rule(TransientError, "AWS is busy and did not {what}: {code}", codes=BUSY),
     Rule(TransientError, "AWS is busy and did not {what}: {code}", statuses=SERVER_ERRORS),
+    Rule(
+        AccessError,
+        "S3 does not allow to {what}: {said}; the bucket may be another account's",
+        "name one of yours: --set options.bucket=…; if it is yours: llama-hub doctor sagemaker",
+        codes=DENIED | {"BucketAlreadyExists"},
+        words="^(Access Denied|The requested bucket name is not available.*|Forbidden)$",
+    ),
     Rule(AccessError, "AWS does not allow to {what}: {said}", _permission, codes=DENIED),
     Rule(NotFoundError, "could not {what}: {said}", codes=ABSENT),
     Rule(

@@ -20,13 +20,15 @@ from llama_hub.backends.sagemaker.revisions import with_young_role
 from llama_hub.backends.sagemaker.roles import ensure_role, remove_role
 from llama_hub.deploy import image as packed
 from llama_hub.deploy.waiting import wait_for
-from llama_hub.errors import ProvisioningError
+from llama_hub.errors import LlamaHubError, ProvisioningError
 from llama_hub.progress import Progress
 
 MACHINE = "BUILD_GENERAL1_LARGE"  # the layers with PyTorch do not fit into less
 STANDARD = "aws/codebuild/amazonlinux2-x86_64-standard:5.0"
 MINUTES = 60
 LOOK = 15.0  # seconds between two looks at a build
+WORKING = "IN_PROGRESS"
+MOST_BUILDS = 100  # that can be asked for in one call; the newest come first
 
 DOCKERFILE = """\
 # llama-hub: `docker run IMAGE serve` answers /ping and /invocations on port 8080
@@ -84,10 +86,7 @@ class Builder:
         self._ensure_repository(body["tags"])
         tag = str(body["image"]).rpartition(":")[2]
         if not self._is_built(tag):
-            try:
-                self._run(body, timeout, progress)
-            finally:
-                self._clean_up()
+            self._run(self._running() or self._start(body), body, timeout, progress)
         return {"image": body["image"]}
 
     def _ensure_repository(self, tags: Mapping[str, str]) -> None:
@@ -111,14 +110,30 @@ class Builder:
         )
         return found is not None
 
-    def _run(self, body: Mapping[str, Any], timeout: float, progress: Progress) -> None:
-        self._inventory.container().ensure()
-        self._inventory.bucket.put(self._key, context())
-        role = iam.build_role(self._name, self._inventory.account)
-        ensure_role(self._inventory, role, body["tags"])
-        self._ensure_project(role, body)
-        started = self._aws.call("codebuild", "start_build", projectName=self._project)
-        id_ = str(started["build"]["id"])
+    def _running(self) -> str | None:
+        """A build that a run which was cut off has left working; a second one would collide."""
+        found = self._aws.find("codebuild", "list_builds_for_project", projectName=self._project)
+        ids = list((found or {}).get("ids", []))[:MOST_BUILDS]
+        if not ids:
+            return None
+        builds = self._aws.call("codebuild", "batch_get_builds", ids=ids)["builds"]
+        return next((str(one["id"]) for one in builds if one["buildStatus"] == WORKING), None)
+
+    def _start(self, body: Mapping[str, Any]) -> str:
+        try:
+            self._inventory.container().ensure()
+            self._inventory.bucket.put(self._key, context())
+            role = iam.build_role(self._name, self._inventory.account)
+            ensure_role(self._inventory, role, body["tags"])
+            self._ensure_project(role, body)
+            started = self._aws.call("codebuild", "start_build", projectName=self._project)
+        except LlamaHubError:
+            self._clean_up()
+            raise
+        return str(started["build"]["id"])
+
+    def _run(self, id_: str, body: Mapping[str, Any], timeout: float, progress: Progress) -> None:
+        """Wait for the end; a wait that is cut off leaves the build to the next run."""
         progress.say(f"CodeBuild builds {body['image']} ({id_})")
         found = wait_for(
             lambda: self._ended(id_),
@@ -127,7 +142,11 @@ class Builder:
             every=LOOK,
             sleep=self._aws.sleep,
         )
-        if found["buildStatus"] != "SUCCEEDED":
+        self._clean_up()
+        # Somebody else's build may have put the same image there in the meantime.
+        if found["buildStatus"] != "SUCCEEDED" and not self._is_built(
+            str(body["image"]).rpartition(":")[2]
+        ):
             where = found.get("logs", {}).get("deepLink", "the console of CodeBuild")
             raise ProvisioningError(
                 f"the image could not be built: {found['buildStatus']} in {found['currentPhase']}",
@@ -135,10 +154,8 @@ class Builder:
             )
 
     def _ensure_project(self, role: Mapping[str, Any], body: Mapping[str, Any]) -> None:
-        """A new role takes seconds until a service may assume it."""
-        found = self._aws.call("codebuild", "batch_get_projects", names=[self._project])
-        if found["projects"]:
-            return
+        """One that a run which was cut off has left is made anew: it may be another release's."""
+        self._aws.find("codebuild", "delete_project", name=self._project)
         request = project(self._project, role["arn"], self._inventory.account, self._key, body)
         with_young_role(
             lambda: self._aws.call("codebuild", "create_project", **request),
@@ -148,7 +165,7 @@ class Builder:
 
     def _ended(self, id_: str) -> Mapping[str, Any] | None:
         found = self._aws.call("codebuild", "batch_get_builds", ids=[id_])["builds"][0]
-        return None if found["buildStatus"] == "IN_PROGRESS" else dict(found)
+        return None if found["buildStatus"] == WORKING else dict(found)
 
     def _clean_up(self) -> None:
         self._aws.find("codebuild", "delete_project", name=self._project)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llama_hub.backends.sagemaker.inventory import Inventory
-from llama_hub.errors import LlamaHubError
 
 ENDPOINTS = "/aws/sagemaker/Endpoints/"
 COMPONENTS = "/aws/sagemaker/InferenceComponents/"
@@ -21,7 +20,7 @@ def groups(inventory: Inventory, name: str) -> list[str]:
 
 
 def streams(inventory: Inventory, group: str) -> list[str]:
-    """Streams of a group, the one with the newest line last; none if the group is not there."""
+    """The newest streams of a group, that with the newest line last; none if it is not there."""
     found = inventory.aws.find(
         "logs", "describe_log_streams", logGroupName=group, orderBy="LastEventTime", descending=True
     )
@@ -29,16 +28,25 @@ def streams(inventory: Inventory, group: str) -> list[str]:
 
 
 def events(
-    inventory: Inventory, group: str, stream: str, *, tail: int = MOST, token: str | None = None
+    inventory: Inventory,
+    group: str,
+    stream: str,
+    *,
+    tail: int = MOST,
+    token: str | None = None,
+    from_head: bool = False,
 ) -> tuple[list[Mapping[str, Any]], str | None]:
-    """The newest ``tail`` events, or those after ``token``; and the token of what follows."""
+    """The newest ``tail`` events, or those after ``token``; and the token of what follows.
+
+    ``from_head``: without a token the oldest come first.
+    """
     more: dict[str, Any] = {"nextToken": token} if token else {}
     found = inventory.aws.find(
         "logs",
         "get_log_events",
         logGroupName=group,
         logStreamName=stream,
-        startFromHead=token is not None,
+        startFromHead=from_head or token is not None,
         limit=max(1, min(MOST, tail)),
         **more,
     )
@@ -48,30 +56,34 @@ def events(
 
 
 def last(inventory: Inventory, name: str, tail: int) -> list[str]:
-    """The last lines of all streams, oldest first; none where they cannot be read."""
-    try:
-        found = [
-            event
-            for group in groups(inventory, name)
-            for stream in streams(inventory, group)
-            for event in events(inventory, group, stream, tail=tail)[0]
-        ]
-    except LlamaHubError:
-        return []
+    """The last lines of all streams, oldest first; ``AccessError`` where they may not be read."""
+    found = [
+        event
+        for group, stream in places(inventory, name)
+        for event in events(inventory, group, stream, tail=tail)[0]
+    ]
     ordered = sorted(found, key=lambda event: int(event.get("timestamp", 0)))
     lines = [line for event in ordered for line in str(event["message"]).splitlines()]
     return lines[-tail:]
 
 
+def places(inventory: Inventory, name: str) -> list[tuple[str, str]]:
+    """Group and stream of every log of ``name``."""
+    return [
+        (group, stream) for group in groups(inventory, name) for stream in streams(inventory, group)
+    ]
+
+
 def follow(inventory: Inventory, name: str) -> Iterator[str]:
-    """New lines, for ever."""
-    places: dict[tuple[str, str], str | None] = {}
-    for group in groups(inventory, name):
-        for stream in streams(inventory, group):
-            places[group, stream] = events(inventory, group, stream, tail=1)[1]
+    """New lines, for ever; a stream that comes later (another instance) is shown from its start."""
+    tokens: dict[tuple[str, str], str | None] = {
+        place: events(inventory, *place, tail=1)[1] for place in places(inventory, name)
+    }
     while True:
         inventory.aws.sleep(FOLLOW)
-        for place, token in list(places.items()):
-            fresh, places[place] = events(inventory, *place, token=token)
+        for place in places(inventory, name):
+            fresh, tokens[place] = events(
+                inventory, *place, token=tokens.get(place), from_head=True
+            )
             for event in fresh:
                 yield from str(event["message"]).splitlines()

@@ -30,6 +30,7 @@ class Others:
         self.projects: dict[str, Body] = {}
         self.builds: dict[str, Body] = {}
         self.build_outcome = "SUCCEEDED"
+        self.build_looks = 0  # further looks at a build until it ends
 
     def inventory(self) -> list[str]:
         """Everything that exists."""
@@ -168,13 +169,19 @@ class Others:
     # --- quotas and prices ----------------------------------------------------------------
 
     def ListServiceQuotas(self, body: Body) -> Body:
+        return self._quota_page(body, self.plane.quotas)
+
+    def ListAWSDefaultServiceQuotas(self, body: Body) -> Body:
+        return self._quota_page(body, self.plane.default_quotas)
+
+    def _quota_page(self, body: Body, known: Mapping[str, int]) -> Body:
         quotas = [
             {
-                "QuotaName": f"{name} for endpoint usage",
+                "QuotaName": f"{name} for endpoint usage" if name.startswith("ml.") else name,
                 "QuotaCode": f"L-{n:08X}",
                 "Value": float(v),
             }
-            for n, (name, v) in enumerate(self.plane.quotas.items())
+            for n, (name, v) in enumerate(known.items())
         ]
         start = int(body.get("NextToken", "0"))
         page = quotas[start : start + 10]
@@ -188,8 +195,11 @@ class Others:
         return {
             "FormatVersion": "aws_v1",
             "PriceList": [
-                json.dumps(_product(name, price, region))
-                for name, price in self.plane.prices.items()
+                *(
+                    json.dumps(_product(name, price, region))
+                    for name, price in self.plane.prices.items()
+                ),
+                *(json.dumps(one) for one in self.plane.odd_products),
             ],
         }
 
@@ -255,10 +265,24 @@ class Others:
         project = self.projects[body["projectName"]]
         id_ = f"{body['projectName']}:{len(self.builds)}"
         self.builds[id_] = {"id": id_, "buildStatus": "IN_PROGRESS", "logs": {}} | {
-            "currentPhase": "BUILD"
+            "currentPhase": "BUILD",
+            "projectName": body["projectName"],
         }
-        self.plane.tick(lambda: self._built(id_, project))
+        self._work(id_, project, self.build_looks)
         return {"build": self.builds[id_]}
+
+    def _work(self, id_: str, project: Mapping[str, Any], looks: int) -> None:
+        more = looks - 1
+        if looks:
+            self.plane.tick(lambda: self._work(id_, project, more))
+        else:
+            self.plane.tick(lambda: self._built(id_, project))
+
+    def ListBuildsForProject(self, body: Body) -> Body:
+        if body["projectName"] not in self.projects:
+            raise ApiError("ResourceNotFoundException", f"Project {body['projectName']} not found")
+        mine = [id_ for id_ in self.builds if id_.startswith(f"{body['projectName']}:")]
+        return {"ids": mine[::-1]}
 
     def _built(self, id_: str, project: Mapping[str, Any]) -> None:
         bucket, _, key = project["source"]["location"].partition("/")
@@ -269,12 +293,21 @@ class Others:
         }
         if self.build_outcome == "SUCCEEDED":
             name, _, tag = variables["IMAGE"].partition("/")[2].rpartition(":")
+            if tag in self.repositories[name]:  # tags of our repositories cannot be overwritten
+                self.builds[id_]["buildStatus"] = "FAILED"
             self.repositories[name][tag] = "sha256:" + "0" * 64
 
     def BatchGetBuilds(self, body: Body) -> Body:
         return {"builds": [self.builds[id_] for id_ in body["ids"] if id_ in self.builds]}
 
     def DeleteProject(self, body: Body) -> None:
+        for id_ in (
+            self.ListBuildsForProject({"projectName": body["name"]})["ids"]
+            if (body["name"] in self.projects)
+            else ()
+        ):
+            if self.builds[id_]["buildStatus"] == "IN_PROGRESS":
+                self.plane.problems.append(f"{body['name']} was deleted while it built")
         self.projects.pop(body["name"], None)
 
 

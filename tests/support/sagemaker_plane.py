@@ -107,6 +107,8 @@ class Plane:
     launch: host.Launch = host.stub
     page: int = 2  # entries of one page
     quotas: dict[str, int] = field(default_factory=lambda: dict(QUOTAS))
+    default_quotas: dict[str, int] = field(default_factory=dict)
+    odd_products: list[Any] = field(default_factory=list)  # of the price list, of other shapes
     prices: dict[str, float] = field(default_factory=lambda: {"ml.m5.large": 0.115})
     no_capacity: set[str] = field(default_factory=set)
     denied: set[str] = field(default_factory=set)  # patterns of service:Operation
@@ -221,7 +223,7 @@ class Plane:
 
     def quota(self, instance: str) -> int:
         """Instances of a type that the account may have."""
-        return self.quotas.get(instance, 0)
+        return self.quotas.get(instance, self.default_quotas.get(instance, 0))
 
     # --- moto -----------------------------------------------------------------------------
 

@@ -64,6 +64,8 @@ class Bucket:
     """A bucket with its settings."""
 
     region: str
+    owner: str = ""  # account, if it is not ours
+    is_public: bool = False  # whether its owner lets everybody write
     objects: dict[str, Stored] = field(default_factory=dict)
     settings: dict[str, bytes] = field(default_factory=dict)  # sub-resource → XML as it was put
 
@@ -111,6 +113,7 @@ class S3:
         self.root, self.region = root, region
         self.buckets: dict[str, Bucket] = {}
         self.uploads: dict[str, Upload] = {}
+        self.unnamed: list[str] = []  # requests that did not say whose the bucket must be
         self.lock = threading.RLock()
         self.verify = True
         self._names = itertools.count()
@@ -119,11 +122,29 @@ class S3:
     def handle(self, request: Request) -> Reply:
         """Answer one request; raises ``S3Error``."""
         bucket, key = request.place
+        self._check_owner(request, bucket)
         if not key:
             return self._on_bucket(request, bucket)
         if "uploadId" in request.query or "uploads" in request.query:
             return self._on_upload(request, bucket, key)
         return self._on_object(request, bucket, key)
+
+    def _check_owner(self, request: Request, name: str) -> None:
+        """A bucket of others is closed to us, and to whoever names us as its owner."""
+        known = self.buckets.get(name)
+        named = request.headers.get("x-amz-expected-bucket-owner")
+        creates = request.method == "PUT" and request.place[1] == "" and not request.query
+        if named is None and not creates:
+            self.unnamed.append(f"{request.method} {request.path}")
+        if known is not None and known.owner and creates:
+            raise S3Error(
+                409,
+                "BucketAlreadyExists",
+                "The requested bucket name is not available. The bucket namespace is shared by "
+                "all users of the system. Please select a different name and try again.",
+            )
+        if known is not None and known.owner and (named is not None or not known.is_public):
+            raise S3Error(403, "AccessDenied", "Access Denied")
 
     def _bucket(self, name: str) -> Bucket:
         found = self.buckets.get(name)

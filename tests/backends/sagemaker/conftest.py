@@ -28,6 +28,7 @@ def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
             monkeypatch.setenv(name, value)
         yield running
         assert running.problems == []
+        assert running.s3.unnamed == []
 
 
 @pytest.fixture

@@ -241,6 +241,60 @@ def test_an_assumed_role_is_used(plane: Plane, bench: Bench) -> None:
     assert "AssumeRole" in [call.operation for call in plane.calls]
 
 
+ODD_PRODUCTS = [
+    {"product": {"attributes": {"usagetype": "USE1-Host:ml.m5.large-Free"}}, "terms": {}},
+    {"product": {"attributes": {}}},
+    {"terms": []},
+    [],
+    {
+        "product": {"attributes": {"usagetype": "Host:ml.m5.large"}},
+        "terms": {
+            "OnDemand": {
+                "x": {"priceDimensions": {"y": {"unit": "GB-Mo", "pricePerUnit": {"USD": "0.14"}}}}
+            }
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("odd", ODD_PRODUCTS)
+def test_one_odd_product_of_the_price_list_hides_no_other(
+    plane: Plane, bench: Bench, odd: object
+) -> None:
+    plane.prices, plane.odd_products = {"ml.m5.large": 0.2}, [odd]
+    offer = bench.plan().offer
+    assert offer is not None
+    assert offer.price_per_hour == 0.2
+
+
+def test_a_quota_that_is_not_listed_is_not_known(plane: Plane, bench: Bench) -> None:
+    """The list of one's own may lack what was never changed; the defaults are the second source."""
+    del plane.quotas["ml.m5.large"]
+    plane.default_quotas = {"ml.m5.large": 3}
+    offer = bench.plan().offer
+    assert (offer and offer.quota_left) == 3
+    plane.default_quotas = {}
+    offer = bench.plan().offer
+    assert offer is not None
+    assert offer.quota_left is None
+
+
+def test_the_quota_of_all_types_counts_as_well(plane: Plane, bench: Bench) -> None:
+    plane.quotas["Number of instances across active endpoints"] = 1
+    bench.deploy("other", instance="ml.m5.xlarge")
+    with pytest.raises(QuotaError, match="the quota leaves 0"):
+        bench.plan(instance="ml.m5.large")
+
+
+@pytest.mark.parametrize("denied", ["sagemaker:ListEndpoints", "servicequotas:*", "pricing:*"])
+def test_offers_need_neither_others_endpoints_nor_quotas_nor_prices(
+    plane: Plane, bench: Bench, denied: str
+) -> None:
+    bench.deploy("other")
+    plane.denied = {denied}
+    assert bench.deploy().status == "ready"
+
+
 def test_the_price_of_today_or_the_dated_table(plane: Plane, bench: Bench) -> None:
     plane.prices = {"ml.m5.large": 0.2}
     offer = bench.plan().offer

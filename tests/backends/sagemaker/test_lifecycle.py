@@ -10,7 +10,8 @@ import pytest
 
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, TAG_MANIFEST
 from llama_hub.deploy.plan import Plan
-from llama_hub.errors import NotFoundError, ProvisioningError, QuotaError, UsageError
+from llama_hub.errors import AccessError, NotFoundError, ProvisioningError, QuotaError, UsageError
+from tests.support import sagemaker_s3 as s3
 from tests.support.sagemaker_bench import Bench
 from tests.support.sagemaker_host import Stub
 from tests.support.sagemaker_plane import Fault, Plane
@@ -375,6 +376,63 @@ def test_a_build_that_fails_is_told(plane: Plane, bench: Bench) -> None:
     with pytest.raises(ProvisioningError, match="image could not be built"):
         bench.deploy(options={"image": None})
     assert "project" not in " ".join(plane.inventory())
+
+
+def test_a_build_that_a_cut_off_run_has_left_is_joined(plane: Plane, bench: Bench) -> None:
+    plane.others.build_looks = 1000
+
+    def interrupt(seconds: float) -> None:
+        if plane.others.builds:
+            raise KeyboardInterrupt
+        plane.sleep(seconds)
+
+    bench.aws.sleep = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench.deploy(options={"image": None})
+    bench.aws.sleep = plane.sleep
+    (build,) = plane.others.builds
+    plane.others.builds[build]["buildStatus"] = "IN_PROGRESS"
+    plane.tick(lambda: plane.others._built(build, plane.others.projects["llama-hub-x"]))
+    assert bench.deploy(options={"image": None}).status == "ready"
+    assert len(plane.others.builds) == 1
+    assert plane.others.projects == {}
+    bench.delete()
+    assert plane.inventory() == []
+
+
+def test_new_instances_and_late_streams_are_followed(plane: Plane, bench: Bench) -> None:
+    bench.deploy()
+    group = "/aws/sagemaker/Endpoints/x"
+    lines = bench.backend().logs("x", tail=1, follow=True)
+    assert next(lines) == "ready, 0 answers so far"
+
+    def later(seconds: float) -> None:
+        plane.write_log(group, "AllTraffic/i-new", ["a new instance", "is ready"])
+        bench.aws.sleep = plane.sleep
+
+    bench.aws.sleep = later
+    assert [next(lines), next(lines)] == ["a new instance", "is ready"]
+
+
+def test_logs_that_may_not_be_read_are_not_taken_for_none(plane: Plane, bench: Bench) -> None:
+    bench.deploy()
+    plane.denied = {"logs:*"}
+    with pytest.raises(AccessError, match="logs:DescribeLogStreams"):
+        list(bench.backend().logs("x"))
+    plane.denied = set()
+    plane.others.groups.clear()
+    assert list(bench.backend().logs("x")) == []
+
+
+def test_a_bucket_of_a_stranger_never_gets_the_weights(plane: Plane, bench: Bench) -> None:
+    """Its name can be guessed, and its owner may have opened it to everybody."""
+    theirs = s3.Bucket("us-east-1", owner="999999999999", is_public=True)
+    plane.s3.buckets["sagemaker-us-east-1-123456789012"] = theirs
+    with pytest.raises(AccessError) as caught:
+        bench.deploy()
+    assert "options.bucket" in caught.value.hint
+    assert theirs.objects == {}
+    assert plane.writes() == []
 
 
 def test_a_stream_that_breaks_is_an_error(plane: Plane, bench: Bench) -> None:
