@@ -107,11 +107,7 @@ def listed_prompts(given: Any, param: str) -> list[str] | list[list[int]]:
 
 
 def _is_tokens(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
-    )
+    return isinstance(value, list) and set(map(type, value)) == {int}
 
 
 def checked_tokens(

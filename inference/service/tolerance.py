@@ -109,10 +109,15 @@ def _unknown(model: BaseModel, path: str = "") -> Iterator[tuple[str, str, Any]]
         value = getattr(model, name, None)
         if isinstance(value, BaseModel):
             yield from _unknown(value, f"{path}{name}.")
-        elif isinstance(value, list):
+        elif isinstance(value, list) and _holds_models(value):
             for each in value:
                 if isinstance(each, BaseModel):
                     yield from _unknown(each, f"{path}{name}[].")
+
+
+def _holds_models(values: list[Any]) -> bool:
+    """Whether there is anything to look into: lists of a hundred thousand token ids are passed."""
+    return any(issubclass(kind, BaseModel) for kind in set(map(type, values)))
 
 
 def _note(where: str) -> None:
