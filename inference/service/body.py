@@ -8,14 +8,14 @@ first, with array operations that let go of the lock; only what has few enough i
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
+import pydantic_core
 from starlette.requests import ClientDisconnect, Request
 
 from llama_hub.inference.service.client import CLIENT
@@ -28,11 +28,9 @@ MAX_FIELDS = 4096  # of one object
 MAX_ALL_FIELDS = 1 << 15  # of all objects: each is a text and an entry of a table
 MAX_FRACTIONS = 1 << 15  # numbers with a point or an exponent (each is read by a call); true, false
 MAX_DEPTH = 100
-MAX_DIGITS = 400  # of an integer: reading one takes the square of its length
 ON_LOOP = 1 << 14  # bytes below which parsing is quicker than a thread's start
 AT_ONCE = 16  # bodies of the largest size that are held together
 SPARE = 4  # one in so many of these bytes is kept for clients that hold fewer than half
-
 
 # What the bytes of a JSON text mean to ``check_structure``; all others are 0.
 _QUOTE, _OPENED, _CLOSED, _COLON, _COMMA, _POINT = range(1, 7)
@@ -40,22 +38,6 @@ _KINDS = {_QUOTE: b'"', _OPENED: b"[{", _CLOSED: b"]}", _COLON: b":", _COMMA: b"
 _MARKS = bytes(
     next((kind for kind, each in _KINDS.items() if byte in each), 0) for byte in range(256)
 )
-_DIGITS = 400  # of an integer: reading one takes the square of its length
-ON_LOOP = 1 << 14  # bytes below which parsing is quicker than a thread's start
-AT_ONCE = 16  # bodies of the largest size that are held together
-SPARE = 4  # one in so many of these bytes is kept for clients that hold fewer than half
-
-
-# What the bytes of a JSON text mean to ``check_structure``; all others are 0.
-_QUOTE, _OPENED, _CLOSED, _COLON, _COMMA, _POINT = range(1, 7)
-_MARKS = bytes(
-    {**dict.fromkeys(b'"', _QUOTE), **dict.fromkeys(b"[{", _OPENED), **dict.fromkeys(b"]}", _CLOSED),
-     **dict.fromkeys(b":", _COLON), **dict.fromkeys(b",", _COMMA), **dict.fromkeys(b".eE", _POINT)}
-    .get(byte, 0)
-    for byte in range(256)
-)  # fmt: skip
-_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
-_LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
 
 
 class Bodies:
@@ -169,19 +151,13 @@ def parse_json(body: bytes) -> dict[str, Any]:
     """``body`` as a JSON object with finite numbers and valid Unicode; a 400 problem otherwise."""
     check_structure(body)
     try:
-        document = json.loads(
-            body.decode(),
-            parse_constant=_refuse,
-            parse_float=_number,
-            parse_int=_integer if _LONG_NUMBER in body.translate(_DIGITS) else None,
-            object_pairs_hook=_object,
-        )
-        if b"\\u" in body:
-            json.dumps(document, ensure_ascii=False).encode()  # lone surrogates fail here
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"the body is not valid JSON: {_reason(error)}") from None
-    if not isinstance(document, dict):
-        raise invalid("the body must be a JSON object")
+        # Five times as fast as Python's own, so the lock is held for at most some 40 ms.
+        document = pydantic_core.from_json(body, allow_inf_nan=False)
+        if not isinstance(document, dict):
+            raise invalid("the body must be a JSON object")
+        _check_values(document)
+    except ValueError as error:
+        raise invalid(f"the body is not valid JSON: {error}") from None
     return document
 
 
@@ -212,36 +188,30 @@ def _check_count(name: str, count: int, most: int) -> None:
         raise invalid(f"the body has {count} {name}; at most {most} are taken")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; 400 if it has more fields than any route knows what to do with."""
-    if len(pairs) > MAX_FIELDS:
-        raise invalid(f"an object has {len(pairs)} fields; at most {MAX_FIELDS} are taken")
-    return dict(pairs)
+def _check_values(document: dict[str, Any]) -> None:
+    """Make ``1.0`` the integer 1, in place, as JSON Schema has it.
+
+    400 for an object with more fields than any route knows what to do with; ``ValueError`` for a
+    number that is too large.
+    """
+    stack: list[Any] = [document]
+    while stack:
+        container = stack.pop()
+        if isinstance(container, dict) and len(container) > MAX_FIELDS:
+            count = len(container)
+            raise invalid(f"an object has {count} fields; at most {MAX_FIELDS} are taken")
+        is_object = isinstance(container, dict)
+        values = container.values() if is_object else container
+        kinds = set(map(type, values))  # a list of a hundred thousand token ids is passed so
+        if float in kinds:
+            for key, value in list(container.items() if is_object else enumerate(container)):
+                if type(value) is float:
+                    container[key] = _number(value)
+        if dict in kinds or list in kinds:
+            stack += [value for value in values if isinstance(value, (dict, list))]
 
 
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError("a number is too large")
-    return int(digits)
-
-
-def _number(digits: str) -> float | int:
-    """A finite number; ``1.0`` is the integer 1, as JSON Schema has it."""
-    value = float(digits)
+def _number(value: float) -> float | int:
     if math.isinf(value):
         raise ValueError("a number is too large")
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} (line {error.lineno}, column {error.colno})"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, UnicodeError):
-        return "it is not Unicode text"
-    return str(error)

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import httpx
+import pydantic_core
 import pytest
 
 from llama_hub.hub.manifest import Manifest
@@ -205,13 +206,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_json_is_counted_not_parsed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads = json.loads
+    from_json = pydantic_core.from_json
 
-    def guarded(text: str, **more: Any) -> Any:
+    def guarded(data: bytes, **more: Any) -> Any:
         assert name == "fields"
-        return loads(text, **more)
+        return from_json(data, **more)
 
-    monkeypatch.setattr(bodies.json, "loads", guarded)
+    monkeypatch.setattr(bodies.pydantic_core, "from_json", guarded)
     with pytest.raises(Problem, match="at most"):
         parse_json(b'{"prompt": ' + HOSTILE[name] + b"}")
 
