@@ -198,7 +198,7 @@ ATTACKS: dict[str, Attack | None] = {
     "five megabytes of lists": constant("/v1/completions", b'{"prompt":[' + items(b"[]") + b"]}"),
     "five megabytes of objects": constant("/score", b'{"messages":[' + items(b"{}") + b"]}"),
     "the largest list of ids": constant(
-        "/v1/completions", b'{"prompt":[' + items(b"300", MEGABYTE) + b"]}"
+        "/v1/completions", b'{"prompt":[' + items(b"300", MEGABYTE // 2) + b"]}"
     ),
     "the largest object": constant(
         "/invocations",
@@ -221,7 +221,7 @@ ATTACKS: dict[str, Attack | None] = {
         "/v1/completions", b'{"prompt":"a","logit_bias":[' + items(b"0.123456789012345") + b"]}", 16
     ),
     "16 senders of many numbers": constant(
-        "/v1/completions", b'{"prompt":[' + items(b"12345678901234567890", 5505000) + b"]}", 16
+        "/v1/completions", b'{"prompt":[' + items(b"12345678901234567890", 2750000) + b"]}", 16
     ),
     "300 streams that nobody reads": holding(300, request(*STREAM), reads=False),
 }  # fmt: skip

@@ -22,7 +22,7 @@ from llama_hub.inference.service.client import CLIENT
 from llama_hub.inference.service.parse_queue import ParseQueue
 from llama_hub.inference.service.problems import ClientGoneError, Problem, invalid, overloaded
 
-MAX_VALUES = 1 << 18  # of any kind: 64 prompts of 4096 token ids
+MAX_VALUES = 1 << 17  # of any kind: 32 prompts of 4096 token ids
 MAX_CONTAINERS = 1 << 14  # objects and lists
 MAX_FIELDS = 4096  # of one object
 MAX_ALL_FIELDS = 1 << 15  # of all objects: each is a text and an entry of a table
@@ -58,7 +58,7 @@ class Bodies:
         """End the thread."""
         self.thread.shutdown(cancel_futures=True)
 
-    async def parse(self, data: bytes) -> dict[str, Any]:
+    async def parse(self, data: bytes | bytearray) -> dict[str, Any]:
         """A large body as a JSON object, on the thread in its turn; a 400 problem otherwise."""
         loop = asyncio.get_running_loop()
         async with self._queue.turn(CLIENT.get(), len(data)):
@@ -128,10 +128,9 @@ async def read_json(request: Request, bodies: Bodies, timeout: float) -> dict[st
             raise Problem(408, f"the body did not arrive within {timeout:g} s") from None
         except ClientDisconnect:
             raise ClientGoneError from None
-        data = bytes(body.data)
-        if len(data) <= ON_LOOP:
-            return parse_json(data)
-        return await bodies.parse(data)
+        if len(body.data) <= ON_LOOP:
+            return parse_json(body.data)
+        return await bodies.parse(body.data)
 
 
 async def _read(request: Request, body: Body) -> None:
@@ -147,7 +146,7 @@ async def _read(request: Request, body: Body) -> None:
         body.add(chunk)
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
+def parse_json(body: bytes | bytearray) -> dict[str, Any]:
     """``body`` as a JSON object with finite numbers and valid Unicode; a 400 problem otherwise."""
     check_structure(body)
     try:
@@ -161,7 +160,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return document
 
 
-def check_structure(body: bytes) -> None:
+def check_structure(body: bytes | bytearray) -> None:
     """400 for a JSON text that would take long to parse, as brackets and commas outside of strings
     tell; about 10 ms for a megabyte, most of it without Python's lock."""
     import numpy as np
