@@ -73,7 +73,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "eval": Entry(
         "llama_hub.cli.eval:app",
-        "Compare results of evaluations; gates for CI (exit 9).",
+        "Score a model or endpoint; compare results; gates for CI (exit 9).",
     ),
     "deploy": Entry("llama_hub.cli.deploy:app", "Run a model as an endpoint: here, or in a cloud."),
     "ps": Entry(

@@ -65,8 +65,6 @@ def _of_shares(deltas: Sequence[float]) -> Difference:
     plus = n + 2
     about = (won - lost) / plus
     spread = Z * math.sqrt(max(0.0, (won + lost + 1) / plus - about * about) / plus)
-    if won == lost == 0:
-        return Difference(0.0, 0.0, 0.0, 1.0, "exact McNemar", n)
     return Difference(
         mean, min(mean, about - spread), max(mean, about + spread),
         mcnemar(won, lost), "exact McNemar", n,
