@@ -345,7 +345,8 @@ def _print_plan(out: Output, folder: Path, options: EngineOptions) -> None:
     """The memory arithmetic; ``NotEnoughError`` (exit 7) after it if the model does not fit."""
     from llama_hub.inference.loading import make_plan
 
-    fit = make_plan(folder, replace(options, check_memory=False)).fit
+    plan = make_plan(folder, replace(options, check_memory=False))
+    fit, grows = plan.fit, plan.device.type == "cpu"
     document = {
         "fits": fit.fits,
         "weights_bytes": fit.weights_bytes,
@@ -354,6 +355,7 @@ def _print_plan(out: Output, folder: Path, options: EngineOptions) -> None:
         "workspace_bytes": fit.workspace_bytes,
         "total_bytes": fit.total_bytes,
         "least_bytes": fit.least_bytes,
+        "kv_grows": grows,
         "device_memory": fit.device_memory,
         "dtype": fit.dtype,
         "quantization": fit.quantization,
@@ -362,5 +364,6 @@ def _print_plan(out: Output, folder: Path, options: EngineOptions) -> None:
         "alternatives": fit.alternatives() if not fit.fits else [],
     }
     verdict = "it fits" if fit.fits else "it does not fit"
-    out.result(document, f"{fit.explain()}: {verdict}")
+    growth = "\nthe KV cache takes memory as it is written, the least not at once either"
+    out.result(document, f"{fit.explain()}: {verdict}{growth if grows else ''}")
     fit.require()

@@ -28,6 +28,10 @@ class Executor(Protocol):
         """Makes the executor's device the current one of a thread that computes with its logits."""
         ...
 
+    def give_back(self, pages: Sequence[int]) -> None:
+        """Let the memory of these pages of the cache go, where that can be done."""
+        ...
+
     def close(self) -> None:
         """Give the memory back."""
 
@@ -38,7 +42,8 @@ Forward = Callable[[Batch], Tensor]
 class LocalExecutor:
     """One model in this process; ``forward`` and ``hidden`` hold its weights and its cache.
 
-    ``release`` is called before the memory goes: what has to end in order.
+    ``release`` is called before the memory goes: what has to end in order. ``give_back`` lets the
+    memory of some pages of the cache go.
     """
 
     def __init__(
@@ -47,11 +52,13 @@ class LocalExecutor:
         hidden: Forward,
         device: torch.device,
         release: Callable[[], None] | None = None,
+        give_back: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
         self._forward = forward
         self._hidden = hidden
         self._device = device
         self._release = release
+        self._give_back = give_back
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> Tensor:
@@ -68,12 +75,16 @@ class LocalExecutor:
     def device_scope(self) -> AbstractContextManager[object]:
         return device_scope(self._device)
 
+    def give_back(self, pages: Sequence[int]) -> None:
+        if self._give_back is not None:
+            self._give_back(pages)
+
     def close(self) -> None:
         if self._release is not None:
             with self.device_scope():
                 self._release()
         self._forward = self._hidden = _closed
-        self._release = None
+        self._release = self._give_back = None
 
 
 def _closed(_: Batch) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from llama_hub.inference.config import PAGE
+from llama_hub.inference.reserved_memory import ReservedMemory, give_back_pages
 
 
 def page_name(previous: bytes, tokens: Sequence[int]) -> bytes:
@@ -45,6 +46,7 @@ class PagePool:
     _kept: OrderedDict[int, None] = field(init=False)  # free but named; oldest first
     _by_name: dict[bytes, int] = field(init=False)
     _names: dict[int, bytes] = field(init=False)
+    _written: set[int] = field(init=False)  # held by somebody since they were last given back
 
     def __post_init__(self) -> None:
         self._owners = [0] * self.pages
@@ -52,6 +54,7 @@ class PagePool:
         self._kept = OrderedDict()
         self._by_name = {}
         self._names = {}
+        self._written = set()
 
     @property
     def free(self) -> int:
@@ -107,6 +110,20 @@ class PagePool:
             else:
                 heapq.heappush(self._blank, page)
 
+    def give_back(self, *, forget: bool) -> list[int]:
+        """Pages that were written and that nobody needs: their memory may go.
+
+        Those with a name, which a later prompt may find, only if they are to be forgotten.
+        """
+        if forget:
+            for page in self._kept:
+                del self._by_name[self._names.pop(page)]
+                heapq.heappush(self._blank, page)
+            self._kept.clear()
+        pages = sorted(self._written.intersection(self._blank))
+        self._written.difference_update(pages)
+        return pages
+
     def _take(self) -> int:
         if self._blank:
             page = heapq.heappop(self._blank)
@@ -114,6 +131,7 @@ class PagePool:
             page, _ = self._kept.popitem(last=False)
             del self._by_name[self._names.pop(page)]
         self._owners[page] = 1
+        self._written.add(page)
         return page
 
 
@@ -121,7 +139,7 @@ class KVCache:
     """Keys and values of all layers: ``[layers, 2, slots, kv_heads, head_dim]``.
 
     A slot is one token's place: ``page * PAGE + offset``. Token-major, so that a run of
-    neighbouring pages is a plain view.
+    neighbouring pages is a plain view. On a CPU it takes room as it is written.
     """
 
     def __init__(
@@ -134,13 +152,23 @@ class KVCache:
         device: torch.device,
     ) -> None:
         shape = (layers, 2, pages * PAGE, kv_heads, head_dim)
-        self.data = torch.zeros(shape, dtype=dtype, device=device)
+        self._memory = ReservedMemory(shape, dtype) if device.type == "cpu" else None
+        self.data = (
+            torch.zeros(shape, dtype=dtype, device=device)
+            if self._memory is None
+            else self._memory.tensor
+        )
         self.pages = pages
 
     @property
     def bytes(self) -> int:
         """Size on the device."""
         return self.data.numel() * self.data.element_size()
+
+    def give_back(self, pages: Sequence[int]) -> None:
+        """Let the memory of ``pages`` go, where the system takes it: they are zeros again."""
+        if self._memory is not None:
+            give_back_pages(self._memory, self.pages, pages)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store ``keys`` and ``values`` ``[T, kv_heads, head_dim]`` at ``slots`` ``[T]``."""

@@ -190,7 +190,10 @@ def _native_shard(
         kernels, plan.architecture, heads, weights, rope, collective, plan.threads
     )
     executor = LocalExecutor(
-        partial(native.forward, cache=cache), partial(native.hidden, cache=cache), plan.device
+        partial(native.forward, cache=cache),
+        partial(native.hidden, cache=cache),
+        plan.device,
+        give_back=cache.give_back,
     )
     modes = {"all": f"native ({KERNELS.describe()})"}
     return Shard(executor, weights.bytes + cache.bytes, plan.pages, modes)
@@ -200,7 +203,10 @@ def _cpu_shard(plan: Plan, model: Llama) -> Shard:
     layers, heads = plan.architecture.n_layers, model.heads
     cache = KVCache(layers, plan.pages, heads.keys, heads.width, plan.dtype, plan.device)
     executor = LocalExecutor(
-        partial(model.forward, cache=cache), partial(model.hidden, cache=cache), plan.device
+        partial(model.forward, cache=cache),
+        partial(model.hidden, cache=cache),
+        plan.device,
+        give_back=cache.give_back,
     )
     return Shard(executor, model.weights.bytes + cache.bytes, plan.pages, {"all": "torch"})
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from llama_hub.inference.collective import Collective
 from llama_hub.inference.config import PAGE
 from llama_hub.inference.linear import Dense, Linear, Quantized
 from llama_hub.inference.model import Heads, Weights
+from llama_hub.inference.reserved_memory import ReservedMemory, give_back_pages
 from llama_hub.inference.rope import Rope
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -33,16 +35,25 @@ def suits(architecture: Architecture, widths: tuple[int, ...]) -> bool:
 
 
 class PagedCache:
-    """Keys and values of all layers: ``[layers, 2, pages, kv_heads, PAGE, head_dim]``."""
+    """Keys and values of all layers: ``[layers, 2, pages, kv_heads, PAGE, head_dim]``.
+
+    It takes room as it is written.
+    """
 
     def __init__(self, layers: int, pages: int, heads: Heads, dtype: torch.dtype) -> None:
-        self.data = torch.zeros(layers, 2, pages, heads.keys, PAGE, heads.width, dtype=dtype)
+        self._memory = ReservedMemory((layers, 2, pages, heads.keys, PAGE, heads.width), dtype)
+        self.data = self._memory.tensor
+        self.pages = pages
         self.type = TYPES[dtype]
 
     @property
     def bytes(self) -> int:
         """Size if every page were used."""
         return self.data.numel() * self.data.element_size()
+
+    def give_back(self, pages: Sequence[int]) -> None:
+        """Let the memory of ``pages`` go: they are zeros again."""
+        give_back_pages(self._memory, self.pages, pages)
 
     def pointers(self, layer: int) -> tuple[int, int]:
         """Addresses of a layer's keys and values."""

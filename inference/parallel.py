@@ -31,7 +31,13 @@ from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.executor import LocalExecutor
 from llama_hub.inference.loading import Plan, Shard, load_shard, make_plan
 from llama_hub.inference.partition import Partition
-from llama_hub.inference.step_message import decode, encode, frames, write_frame
+from llama_hub.inference.step_message import (
+    decode,
+    encode,
+    encode_give_back,
+    frames,
+    write_frame,
+)
 
 PATIENCE = timedelta(minutes=10)  # the slowest step
 GRACE = 10.0  # seconds that a follower has to end
@@ -89,6 +95,12 @@ class ParallelExecutor:
         rows = compute()
         self._failed = False
         return rows
+
+    def give_back(self, pages: Sequence[int]) -> None:
+        """Let the memory of ``pages`` go in every process; ``RuntimeError`` if one has ended."""
+        for follower in self._followers:
+            _send(follower, encode_give_back(pages))
+        self._local.give_back(pages)
 
     def device_scope(self) -> AbstractContextManager[object]:
         return self._local.device_scope()
@@ -218,8 +230,11 @@ def follow(orders: dict[str, Any], steps: IO[bytes], answers: IO[bytes]) -> None
     executor = load_shard(_own(plan, rank), rank, collective).executor
     _report(answers, "loaded")
     for payload in frames(steps):
-        pieces, hidden = decode(payload)
-        (executor.hidden if hidden else executor.run)(pieces)
+        message = decode(payload)
+        if message.give_back:
+            executor.give_back(message.give_back)
+        else:
+            (executor.hidden if message.hidden else executor.run)(message.pieces)
     executor.close()
     dist.destroy_process_group()
 

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 Event = tuple[str, Delta | BaseException]  # request id, and what to tell its reader
 Deliver = Callable[[list[Event]], None]
 GRAMMAR_WAIT = 0.02  # seconds that a step waits for all grammars together
+IDLE = 5.0  # seconds without a request after which pages that hold nothing give their memory back
+FORGET = 600.0  # and after which kept beginnings of prompts do
 GRAMMAR_PAUSE = 0.001  # seconds between two looks when there is nothing else to do
 
 
@@ -115,13 +117,24 @@ class Worker:
         """Take what has come in, waiting for the first of it if asked to; False on stop."""
         while True:
             try:
-                command = self._inbox.get(block=wait)
+                command = self._await_next() if wait else self._inbox.get(block=False)
             except queue.Empty:
                 return True
             wait = False
             if isinstance(command, _Stop):
                 return False
             self._handle(command)
+
+    def _await_next(self) -> _Submit | _Abort | _Stop:
+        """What comes in next; while nothing does, memory that nobody needs goes."""
+        for pause, forget in ((IDLE, False), (FORGET, True)):
+            try:
+                return self._inbox.get(timeout=pause)
+            except queue.Empty:
+                pages = self.scheduler.pool.give_back(forget=forget)
+                if pages:
+                    self._executor.give_back(pages)
+        return self._inbox.get()
 
     def _handle(self, command: _Submit | _Abort) -> None:
         if isinstance(command, _Submit):

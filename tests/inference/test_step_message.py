@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_hub.inference.batch import Piece
-from llama_hub.inference.step_message import decode, encode, frames, write_frame
+from llama_hub.inference.step_message import (
+    Message,
+    decode,
+    encode,
+    encode_give_back,
+    frames,
+    write_frame,
+)
 
 NUMBERS = st.integers(0, 2**31 - 1)
 LISTS = st.lists(NUMBERS, max_size=20).map(tuple)
@@ -18,7 +25,13 @@ PIECES = st.builds(Piece, LISTS, NUMBERS, LISTS, wanted=NUMBERS, prompt=NUMBERS)
 
 @given(st.lists(PIECES, max_size=6), st.booleans())
 def test_what_arrives_is_what_was_sent(pieces: list[Piece], hidden: bool) -> None:
-    assert decode(encode(pieces, hidden=hidden)) == (pieces, hidden)
+    assert decode(encode(pieces, hidden=hidden)) == Message(pieces, hidden=hidden)
+
+
+@given(LISTS.filter(bool))
+def test_pages_to_give_back_arrive(pages: tuple[int, ...]) -> None:
+    message = decode(encode_give_back(pages))
+    assert (message.pieces, tuple(message.give_back)) == ([], pages)
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(0, 3))
