@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-import typer.core
 
+from llama_hub.cli.default_command import RUN, RunGroup
 from llama_hub.cli.eval_view import Files, Gates, entries_of, is_published, present
 from llama_hub.cli.options import CatalogFile, Json, Quiet, Yes, secret
 from llama_hub.cli.output import output
 from llama_hub.errors import UsageError
 
-RUN = "run"
-
-
-class EvalGroup(typer.core.TyperGroup):
-    """A group in which what names no command of it is the target of ``run``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """``eval TARGET …`` is ``eval run TARGET …``."""
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = [RUN, *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=EvalGroup,
+    cls=RunGroup,
     help="Score a model or endpoint; compare results; gates for CI (exit 9).",
     no_args_is_help=True,
     add_completion=False,
@@ -144,7 +131,7 @@ def run_(
 ) -> None:
     """Score TARGET with lm-eval; `llama-hub eval TARGET` is the same. Writes a record."""
     from llama_hub.cli import eval_run
-    from llama_hub.cli.eval_target import Wishes, opened
+    from llama_hub.cli.eval_target import Wishes, opened, serve_options
     from llama_hub.evaluation import harness
 
     out = output(json, quiet)
@@ -153,7 +140,7 @@ def run_(
         suite, limit=limit, seed=seed, chat=chat, allow_code=allow_code, trusted=trust_tasks,
         folder=folder,
     )  # fmt: skip
-    options = _serve_options(quantize, serve_option or [])
+    options = serve_options(quantize, serve_option or [])
     key = secret(api_key, "LLAMA_HUB_API_KEY")
     with opened(out, target, Wishes(options, key, model, tokenizer, catalog)) as found:
         made, result = eval_run.run(out, found, plan)
@@ -165,19 +152,6 @@ def run_(
         Gates(fail_under or [], fail_if_worse_than), entries[-1],
         eval_run.document(made, result, folder),
     )  # fmt: skip
-
-
-def _serve_options(quantize: str | None, given: list[str]) -> tuple[str, ...]:
-    words: list[str] = [] if quantize is None else ["--quantize", quantize]
-    for each in given:
-        name, equals, value = each.removeprefix("--").partition("=")
-        if not name or not equals or name in ("json", "port", "host", "api-key"):
-            raise UsageError(
-                f"--serve-option {each[:100]!r} is not OPTION=VALUE of an option that is free",
-                hint="--serve-option dtype=float32",
-            )
-        words += [f"--{name}", value]
-    return tuple(words)
 
 
 @app.command("setup")

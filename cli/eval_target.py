@@ -42,6 +42,20 @@ def is_url(target: str) -> bool:
     return target.startswith(("http://", "https://"))
 
 
+def serve_options(quantize: str | None, given: list[str]) -> tuple[str, ...]:
+    """Words for ``llama-hub serve``; ``UsageError`` for an option that is not free."""
+    words: list[str] = [] if quantize is None else ["--quantize", quantize]
+    for each in given:
+        name, equals, value = each.removeprefix("--").partition("=")
+        if not name or not equals or name in ("json", "port", "host", "api-key"):
+            raise UsageError(
+                f"--serve-option {each[:100]!r} is not OPTION=VALUE of an option that is free",
+                hint="--serve-option dtype=float32",
+            )
+        words += [f"--{name}", value]
+    return tuple(words)
+
+
 @contextmanager
 def opened(out: Output, target: str, wishes: Wishes) -> Iterator[Opened]:
     """The target while the block runs; what was started for it ends with it.

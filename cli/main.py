@@ -75,6 +75,10 @@ COMMANDS: dict[str, Entry] = {
         "llama_hub.cli.eval:app",
         "Score a model or endpoint; compare results; gates for CI (exit 9).",
     ),
+    "redteam": Entry(
+        "llama_hub.cli.redteam:app",
+        "Replay prompts that should be refused; exit 5 if one is answered that was refused before.",
+    ),
     "deploy": Entry("llama_hub.cli.deploy:app", "Run a model as an endpoint: here, or in a cloud."),
     "ps": Entry(
         "llama_hub.cli.ps:app",
