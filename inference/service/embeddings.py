@@ -163,7 +163,8 @@ async def _judge(
     if not isinstance(listed[0], str):
         decode = service.tokenizer.decode
         texts = [await service.tokenizing(decode, list(prompt)) for prompt in prompts]
-    await service.judge_input("\n".join(texts), f"embd-{uuid.uuid4().hex}")
+    call_id = f"embd-{uuid.uuid4().hex}"
+    await service.judge_input("\n".join(texts), call_id, answered=False)
 
 
 async def embedded(service: Service, prompts: Sequence[tuple[int, ...]]) -> Embedded:

@@ -181,10 +181,14 @@ class Service:
         """The moderators' first refusal, or ``None``; counted in the metrics."""
         return await judge(self.settings.moderators, passage, self.metrics.judged)
 
-    async def judge_input(self, text: str, request_id: str) -> None:
-        """400 if a moderator refuses ``text``; in parallel mode its answer says so, if at all."""
+    async def judge_input(self, text: str, request_id: str, *, answered: bool = True) -> None:
+        """400 if a moderator refuses ``text``; in parallel mode its answer says so, if at all.
+
+        ``answered``: whether there will be one that can.
+        """
         judging = self.judge(Passage("input", text, request_id))
-        if self.settings.moderators and self.settings.moderation.mode == "parallel":
+        parallel = self.settings.moderation.mode == "parallel" and answered
+        if self.settings.moderators and parallel:
             PROMPT.set(JudgedPrompt(text, asyncio.create_task(judging)))
         else:
             PROMPT.set(JudgedPrompt(text))

@@ -6,14 +6,14 @@ import asyncio
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
 from openai import OpenAI
 
 from llama_hub.inference.service import embeddings
-from llama_hub.inference.service.settings import ServiceSettings
+from llama_hub.inference.service.settings import Moderation, ServiceSettings
 from tests.support.echo_engine import EMBEDDING_SIZE
 from tests.support.serving import Running, demo_tokenizer, echo_engine, serving
 
@@ -146,14 +146,16 @@ def test_the_key_guards_them() -> None:
             assert post(running, path, input="a", model="m").status_code == 401
 
 
-def test_hooks_judge_the_texts() -> None:
+@pytest.mark.parametrize("mode", ["before", "parallel"])
+def test_hooks_judge_the_texts(mode: Literal["before", "parallel"]) -> None:
     seen: list[str] = []
 
     def judge(passage: Any) -> str | None:
         seen.append(passage.text)
         return "no" if "evil" in passage.text else None
 
-    with serving(settings=ServiceSettings(moderators=(judge,))) as running:
+    settings = ServiceSettings(moderators=(judge,), moderation=Moderation(mode))
+    with serving(settings=settings) as running:
         assert post(running, input=["good", "nice"]).status_code == 200
         tokens = demo_tokenizer().encode("an evil text", bos=True)
         assert "content filter" in problem(post(running, input=tokens), 400)
