@@ -6,19 +6,18 @@ import logging
 import os
 import socket
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from llama_hub.cli.options import CatalogFile, Json, Quiet, secret
+from llama_hub.cli.door import Door, open_door
+from llama_hub.cli.options import CatalogFile, Json, Quiet
 from llama_hub.cli.output import Output, output
 from llama_hub.cli.printable import PrintableFormatter
 from llama_hub.cli.serve_options import (
-    DEFAULT_PORT,
     EVERYWHERE,
-    LOOPBACK,
     MAX_SERVED_NAME,
     AllowedHost,
     ApiKey,
@@ -32,11 +31,14 @@ from llama_hub.cli.serve_options import (
     EngineName,
     GpuMemoryUtilization,
     Host,
+    IdleUnload,
+    KvCacheBytes,
+    LoadTimeout,
     LogPrompts,
     MaxBatch,
     MaxPrompt,
     MaxQueue,
-    Model,
+    Models,
     ModerationMode,
     Moderator,
     NoApiKey,
@@ -66,7 +68,8 @@ _MODES = {"before": "is judged before generation", "parallel": "is judged beside
 
 @app.command()
 def serve(
-    model: Model = None,
+    ctx: typer.Context,
+    models: Models = None,
     host: Host = None,
     port: Port = None,
     engine: EngineName = "torch",
@@ -77,6 +80,9 @@ def serve(
     max_batch: MaxBatch = 16,
     tensor_parallel: TensorParallel = 1,
     gpu_memory_utilization: GpuMemoryUtilization = 0.92,
+    kv_cache_bytes: KvCacheBytes = None,
+    idle_unload: IdleUnload = None,
+    load_timeout: LoadTimeout = 120.0,
     api_key: ApiKey = None,
     no_api_key: NoApiKey = False,
     max_queue: MaxQueue = 256,
@@ -100,11 +106,12 @@ def serve(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Serve a model: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.
+    """Serve models: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.
 
     Without MODEL it serves what a cloud mounted (/opt/ml/model, AZUREML_MODEL_DIR, /repository,
     or LLAMA_HUB_MODEL_DIR). In a container, options are set by variables of the same name:
-    LLAMA_HUB_CONTEXT=2048, LLAMA_HUB_MAX_BATCH=8 and so on.
+    LLAMA_HUB_CONTEXT=2048, LLAMA_HUB_MAX_BATCH=8 and so on. Several models have a process each
+    behind the one address, and requests choose by `model`.
     """
     out = output(json, quiet)
     from llama_hub.inference.config import EngineOptions
@@ -119,20 +126,26 @@ def serve(
         max_queue=max_queue + max_batch,
         tensor_parallel=tensor_parallel,
         gpu_memory_utilization=gpu_memory_utilization,
+        kv_cache_bytes=kv_cache_bytes,
     )
+    several = len(models or ()) > 1 or idle_unload is not None
     moderators, moderation = _moderators(out, moderator or [], moderation_mode)
-    where, platform = _what(out, model, catalog, packed=engine == "torch" and quantize is None)
-    if where.loss:
-        out.status(where.loss)
+    packed = engine == "torch" and quantize is None
+    found = [_what(out, model, catalog, packed=packed) for model in (models or (None,))]
+    where, platform = found[0]
     if served_name is not None:
-        _check_name(served_name)
+        _check_name(served_name, several=len(found) > 1)
         where = replace(where, served=replace(where.served, name=served_name))
+    chosen = [where, *(each for each, _ in found[1:])]
     if chat:
-        where = replace(where, served=replace(where.served, chat=True))
-    if plan:
+        chosen = [replace(each, served=replace(each.served, chat=True)) for each in chosen]
+    for each in chosen:
+        if each.loss:
+            out.status(each.loss)
+    if plan and not several:
         _print_plan(out, where.folder, options)
         return
-    door = _door(host, port, platform, api_key, no_api_key)
+    door = open_door(host, port, platform, api_key, no_api_key)
     settings = ServiceSettings(
         api_key=door.key,
         check_host=door.check_host,
@@ -152,18 +165,13 @@ def serve(
         moderation=moderation,
     )
     _log_to_stderr(quiet)
-    _run(out, where, make_engine(engine, where.folder, options), settings, door)
+    if several:
+        from llama_hub.cli import serve_models
 
-
-@dataclass(frozen=True)
-class Door:
-    """Where the server listens and who may come in."""
-
-    host: str
-    port: int
-    key: str | None
-    new_key: bool  # made for this run, so that it has to be shown
-    check_host: bool  # only this machine can reach it, so only loopback's names are right
+        by_word = serve_models.by_word(models or [], chosen)
+        serve_models.run(out, ctx, by_word, settings, door, plan=plan)
+        return
+    _run(out, chosen[0], make_engine(engine, where.folder, options), settings, door)
 
 
 def _proxies(named: list[str] | None) -> tuple[str, ...]:
@@ -180,7 +188,12 @@ def _root(path: str) -> str:
     return path
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, *, several: bool) -> None:
+    if several:
+        raise UsageError(
+            "--served-name is for one model; several have the names that they have in the store",
+            hint="llama-hub list",
+        )
     if not name.isprintable() or not 0 < len(name) <= MAX_SERVED_NAME:
         raise UsageError(
             f"--served-name must be 1 to {MAX_SERVED_NAME} printable characters",
@@ -208,26 +221,6 @@ def _what(
         )
     out.status(f"{platform.name or 'container'}: serving {platform.folder}")
     return served_model.mounted(platform.folder, catalogue), platform
-
-
-def _door(
-    host: str | None, port: int | None, platform: Platform | None, api_key: str | None, open_: bool
-) -> Door:
-    """Loopback without a key, or everywhere with one, unless the platform stands guard."""
-    from llama_hub.inference.service.api_key import new_key
-    from llama_hub.inference.service.auth import is_loopback
-
-    key = secret(api_key, "LLAMA_HUB_API_KEY")
-    if key is not None and open_:
-        raise UsageError("--no-api-key and an API key exclude each other")
-    inside = platform is not None
-    address = host or (EVERYWHERE if inside else LOOPBACK)
-    number = port if port is not None else (platform.port if platform else DEFAULT_PORT)
-    guarded = platform is not None and platform.guarded
-    local = is_loopback(address)
-    if key is None and not (local or open_ or guarded):
-        return Door(address, number, new_key(), new_key=True, check_host=False)
-    return Door(address, number, key, new_key=False, check_host=local and not guarded)
 
 
 def _moderators(
@@ -349,6 +342,8 @@ def _print_plan(out: Output, folder: Path, options: EngineOptions) -> None:
     fit, grows = plan.fit, plan.device.type == "cpu"
     document = {
         "fits": fit.fits,
+        "device": str(plan.device),
+        "vocab_size": plan.architecture.vocab_size,
         "weights_bytes": fit.weights_bytes,
         "kv_bytes": fit.kv_bytes,
         "least_kv_bytes": fit.least_kv_bytes,

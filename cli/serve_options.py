@@ -13,11 +13,12 @@ LOOPBACK = "127.0.0.1"
 MAX_SERVED_NAME = 256  # characters
 EVERYWHERE = "0.0.0.0"
 
-Model = Annotated[
-    str | None,
+Models = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="[MODEL|PATH]",
-        help="Catalogue id or folder. In a cloud's container: what the platform mounted.",
+        metavar="[MODEL|PATH]...",
+        help="Catalogue ids or folders. In a cloud's container: what the platform mounted.",
+        show_default=False,
         autocompletion=completion.stored,
     ),
 ]
@@ -203,6 +204,28 @@ ServedName = Annotated[
 ]
 LogPrompts = Annotated[
     bool, typer.Option("--log-prompts", help="Write prompts into the log; never done otherwise.")
+]
+IdleUnload = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION",
+        help="Load a model when it is asked for, and unload it when nobody has for so long (10m).",
+        show_default="models stay loaded",
+    ),
+]
+LoadTimeout = Annotated[
+    float,
+    typer.Option(help="Seconds that a request waits while its model is loaded.", min=1),
+]
+KvCacheBytes = Annotated[
+    int | None,
+    typer.Option(
+        help="Bytes of the KV cache.",
+        show_default="room for --max-batch, as far as the memory goes",
+        min=1,
+        envvar="LLAMA_HUB_KV_CACHE_BYTES",
+        show_envvar=False,
+    ),
 ]
 ParseSpecial = Annotated[
     bool,

@@ -35,6 +35,7 @@ LONG_ENOUGH = 60.0  # seconds of health after which a restart counts as the firs
 AFTER_TERM = 40.0  # seconds between SIGTERM and SIGKILL; the service itself drains for 25
 OWN_QUESTION = "GET /health 200"  # lines about our own questions would fill the log
 PR_SET_PDEATHSIG = 1
+_logger = logging.getLogger()  # the supervisor's; logging.info would make a handler where none is
 LINE_LIMIT = 1 << 20  # bytes
 
 
@@ -230,7 +231,7 @@ class Replica:
     def _become(self, word: str) -> None:
         if word != self._word:
             self._word, self._since = word, _now()
-            logging.info("replica %s is %s %s", self.name, word, self._error)
+            _logger.info("replica %s is %s %s", self.name, word, self._error)
 
     def _log(self, line: str) -> None:
         record = logging.LogRecord("service", logging.INFO, "", 0, line, None, None)

@@ -161,7 +161,7 @@ class ReverseProxy:
                     client.abort()
                     raise ClientGoneError from error
                 if not replays:
-                    raise _not_repeated() from error
+                    raise not_repeated() from error
                 replays -= 1
             await asyncio.sleep(RETRY_PAUSE)
         raise unavailable("no replica can be reached", 1)
@@ -201,7 +201,8 @@ class ReverseProxy:
         return min(ready, key=lambda one: (one in tried, one.in_flight, one.taken))
 
 
-def _not_repeated() -> Problem:
+def not_repeated() -> Problem:
+    """502 for a request whose replica ended."""
     return Problem(
         502,
         "the replica that worked on this request ended before it answered; the request may have "

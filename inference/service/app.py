@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from llama_hub.inference.engine import Engine
 from llama_hub.inference.service.auth import Authentication, HostCheck
 from llama_hub.inference.service.body import read_json
 from llama_hub.inference.service.client import CLIENT, client_of
+from llama_hub.inference.service.host import Host
 from llama_hub.inference.service.problems import ClientGoneError, Problem, as_problem
 from llama_hub.inference.service.proxies import Forwarded
 from llama_hub.inference.service.route import Route
@@ -48,15 +49,25 @@ def create_app(
     ``app.state.service`` is the ``Service`` that its routes share.
     """
     service = Service(engine, tokenizer, served, settings)
+    return application(service, ROUTES, lambda route: _endpoint(service, route))
+
+
+def application(
+    host: Host, routes: Sequence[Route], endpoint: Callable[[Route], Endpoint]
+) -> Starlette:
+    """``routes``, and what surrounds every one of them; ``host`` begins and ends with the server.
+
+    ``app.state.service`` is the host.
+    """
+    settings = host.settings
     app = Starlette(
         routes=[
-            StarletteRoute(route.path, _endpoint(service, route), methods=[route.method])
-            for route in ROUTES
+            StarletteRoute(route.path, endpoint(route), methods=[route.method]) for route in routes
         ],
-        lifespan=lambda _: _lifespan(service),
+        lifespan=lambda _: _lifespan(host),
         exception_handlers={HTTPException: _http_error},
         middleware=[
-            Middleware(RequestLog, service=service),
+            Middleware(RequestLog, host=host),
             Middleware(HostCheck, settings=settings),
             Middleware(Forwarded, settings=settings),
             Middleware(HostCheck, settings=settings),  # the name that a proxy passed on, too
@@ -64,17 +75,17 @@ def create_app(
             Middleware(Authentication, settings=settings, open_routes=OPEN),
         ],
     )
-    app.state.service = service
+    app.state.service = host
     return app
 
 
 @asynccontextmanager
-async def _lifespan(service: Service) -> AsyncIterator[None]:
-    start = asyncio.create_task(service.start())
+async def _lifespan(host: Host) -> AsyncIterator[None]:
+    start = asyncio.create_task(host.start())
     yield
     start.cancel()
     await asyncio.gather(start, return_exceptions=True)
-    await service.close()
+    await host.close()
 
 
 def _cors(settings: ServiceSettings) -> list[Middleware]:
@@ -133,9 +144,9 @@ async def _http_error(_: Request, error: Exception) -> Response:
 class RequestLog:
     """ASGI middleware: an id on every answer, one line in the log, one count in the metrics."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, host: Host) -> None:
         self._app = app
-        self._service = service
+        self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and note how it was answered."""
@@ -159,6 +170,6 @@ class RequestLog:
         finally:
             route = scope.get("route")
             path = getattr(route, "path", "unknown")
-            self._service.metrics.answered(path, status)
+            self._host.metrics.answered(path, status)
             seconds = time.monotonic() - begun
             _log.info("%s %s %d %.3f s id=%s", scope["method"], path, status, seconds, request_id)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pydantic_core
@@ -120,6 +120,16 @@ async def read_json(request: Request, bodies: Bodies, timeout: float) -> dict[st
 
     ``Problem`` 400, 408, 413 or 429 otherwise; ``ClientGoneError`` if the client left.
     """
+    async with received(request, bodies, timeout) as data:
+        return await parsed(bodies, data)
+
+
+@asynccontextmanager
+async def received(request: Request, bodies: Bodies, timeout: float) -> AsyncIterator[bytearray]:
+    """The body's bytes, which count as held until the block ends.
+
+    ``Problem`` 408, 413 or 429 otherwise; ``ClientGoneError`` if the client left.
+    """
     with bodies.room() as body:
         try:
             async with asyncio.timeout(timeout):
@@ -128,9 +138,12 @@ async def read_json(request: Request, bodies: Bodies, timeout: float) -> dict[st
             raise Problem(408, f"the body did not arrive within {timeout:g} s") from None
         except ClientDisconnect:
             raise ClientGoneError from None
-        if len(body.data) <= ON_LOOP:
-            return parse_json(body.data)
-        return await bodies.parse(body.data)
+        yield body.data
+
+
+async def parsed(bodies: Bodies, data: bytearray) -> dict[str, Any]:
+    """``data`` as a JSON object; a 400 ``Problem`` otherwise."""
+    return parse_json(data) if len(data) <= ON_LOOP else await bodies.parse(data)
 
 
 async def _read(request: Request, body: Body) -> None:

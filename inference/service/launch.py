@@ -48,11 +48,11 @@ def _ready_document(child: subprocess.Popen[str]) -> dict[str, Any]:
             "the service ended before it was ready", hint="llama-hub serve MODEL shows why"
         ) from error
     if "error" in document:
-        raise _its_own(document["error"])
+        raise its_own(document["error"])
     return document
 
 
-def _its_own(stated: dict[str, Any]) -> LlamaHubError:
+def its_own(stated: dict[str, Any]) -> LlamaHubError:
     """The child's error as ours, with its exit code."""
     error = LlamaHubError(stated["message"], hint=stated["hint"])
     error.exit_code = ExitCode(stated["code"])

@@ -32,6 +32,7 @@ LENGTH_BUCKETS = (
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000,
 )  # fmt: skip
 COUNT_BUCKETS = (1, 2, 5, 10, 20)
+HTTP_REQUESTS = "llama_hub_http_requests_total"
 LATELY = 64  # answers that the mean duration looks back on
 _OF_REQUEST = (
     ("queue_time_seconds", "Acceptance to the engine's first step.", REQUEST_BUCKETS),
@@ -170,21 +171,25 @@ class Metrics:
             *((f"vllm:request_{name}", *rest) for name, rest in self._of_request.items()),
         ):
             samples = [(s, {**named, **labels}, v) for s, labels, v in histogram.samples()]
-            lines += _family(name, "histogram", help_text, samples)
-        lines += _family(
+            lines += family(name, "histogram", help_text, samples)
+        lines += family(
             "vllm:request_success_total",
             "counter",
             "Sequences by how they ended.",
             [("", {**named, "finished_reason": r}, n) for r, n in sorted(self._finished.items())],
         )
-        lines += _family(
-            "llama_hub_http_requests_total",
+        lines += self.http()
+        lines += self._moderation()
+        return "\n".join(lines) + "\n"
+
+    def http(self) -> list[str]:
+        """The lines about HTTP requests."""
+        return family(
+            HTTP_REQUESTS,
             "counter",
             "HTTP requests by route and status.",
             [("", {"route": r, "status": s}, n) for (r, s), n in sorted(self._http.items())],
         )
-        lines += self._moderation()
-        return "\n".join(lines) + "\n"
 
     def _moderation(self) -> list[str]:
         """Verdicts and how long they took; no line before the first."""
@@ -201,8 +206,8 @@ class Metrics:
         ]
         name = "llama_hub_moderation"
         return [
-            *_family(f"{name}_verdicts_total", "counter", "Verdicts of moderators.", counted),
-            *_family(f"{name}_seconds", "histogram", "A moderator's time for a text.", timed),
+            *family(f"{name}_verdicts_total", "counter", "Verdicts of moderators.", counted),
+            *family(f"{name}_seconds", "histogram", "A moderator's time for a text.", timed),
         ]
 
 
@@ -218,7 +223,7 @@ def _engine(
         "dtype": info.dtype,
         "quantization": info.quantization or "",
     }
-    lines = _family("llama_hub_info", "gauge", "What runs; always 1.", [("", about, 1)])
+    lines = family("llama_hub_info", "gauge", "What runs; always 1.", [("", about, 1)])
     for name, kind, help_text, value in (
         ("vllm:num_requests_running", "gauge", "Sequences being decoded.", stats.running),
         ("vllm:num_requests_waiting", "gauge", "Sequences waiting.", stats.waiting),
@@ -242,12 +247,12 @@ def _engine(
         ("vllm:num_preemptions_total", "counter", "Preemptions.", stats.preemptions),
         ("llama_hub_memory_bytes", "gauge", "Weights and cache.", stats.memory_bytes),
     ):
-        lines += _family(name, kind, help_text, [("", named, value)])
+        lines += family(name, kind, help_text, [("", named, value)])
     modes = [("", {**named, "step": s, "mode": m}, 1) for s, m in info.step_modes.items()]
-    return lines + _family("llama_hub_step_mode", "gauge", "How steps run; always 1.", modes)
+    return lines + family("llama_hub_step_mode", "gauge", "How steps run; always 1.", modes)
 
 
-def _family(
+def family(
     name: str,
     kind: str,
     help_text: str,

@@ -232,7 +232,7 @@ async def _chunks(
 
 async def list_models(service: Service, request: Request, document: Document) -> Response:
     """``GET /v1/models``."""
-    return JSONResponse({"object": "list", "data": [_model(service)]})
+    return JSONResponse({"object": "list", "data": [model_document(service)]})
 
 
 async def get_model(service: Service, request: Request, document: Document) -> Response:
@@ -245,10 +245,11 @@ async def get_model(service: Service, request: Request, document: Document) -> R
             param="model",
             code="model_not_found",
         )
-    return JSONResponse(_model(service))
+    return JSONResponse(model_document(service))
 
 
-def _model(service: Service) -> Document:
+def model_document(service: Service) -> Document:
+    """The model as ``/v1/models`` lists it."""
     return {
         "id": service.served.name,
         "object": "model",

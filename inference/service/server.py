@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.errors import LlamaHubError, MissingExtraError, UsageError
+from llama_hub.inference.service.host import Host
 from llama_hub.inference.service.state import Service
 
 if TYPE_CHECKING:
@@ -120,19 +121,19 @@ def run(
     ``on_ready`` is called when requests will be answered; ``on_report`` now and then with a line
     about throughput, while there is any.
     """
-    service: Service = app.state.service
+    host: Host = app.state.service
     # The engine's thread lets go of Python's lock in each operation and has to get it back from
     # the event loop, which may keep it for so long. With Python's own 5 ms, a step of sixty
     # operations beside a busy loop takes a third of a second.
     sys.setswitchinterval(SWITCH_INTERVAL)
-    asyncio.run(_serve(make_server(app), service, bound, on_ready, on_report))
-    if service.failure is not None:
-        raise service.failure
+    asyncio.run(_serve(make_server(app), host, bound, on_ready, on_report))
+    if host.failure is not None:
+        raise host.failure
 
 
 async def _serve(
     server: Any,
-    service: Service,
+    host: Host,
     bound: socket.socket,
     on_ready: Callable[[], None],
     on_report: Callable[[str], None] | None,
@@ -145,13 +146,13 @@ async def _serve(
     def stop() -> None:
         if drains:
             server.force_exit = True
-        drains.append(asyncio.create_task(_drain(server, service)))
+        drains.append(asyncio.create_task(_drain(server, host)))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    watchers = [asyncio.create_task(_announce(server, service, on_ready))]
-    if on_report is not None:
-        watchers.append(asyncio.create_task(_report(service, on_report)))
+    watchers = [asyncio.create_task(_announce(server, host, on_ready))]
+    if on_report is not None and isinstance(host, Service):
+        watchers.append(asyncio.create_task(_report(host, on_report)))
     try:
         await server.serve(sockets=[bound])
     finally:
@@ -167,31 +168,31 @@ def _no_signals() -> Any:
     yield
 
 
-async def _announce(server: Any, service: Service, on_ready: Callable[[], None]) -> None:
-    await service.started.wait()
+async def _announce(server: Any, host: Host, on_ready: Callable[[], None]) -> None:
+    await host.started.wait()
     # What is there now stays: no later collection of garbage walks through all of torch, which
     # would hold everybody up for a third of a second.
     gc.freeze()
-    if service.failure is not None:
+    if host.failure is not None:
         server.should_exit = True
-    elif not service.admission.draining:
+    elif not host.admission.draining:
         on_ready()
 
 
-async def _drain(server: Any, service: Service) -> None:
+async def _drain(server: Any, host: Host) -> None:
     """Let nothing new in, wait for the rest, cut off what is late, then close."""
-    service.admission.drain()
-    deadline = service.settings.drain_timeout
-    _log.info("stopping; %d sequences are under way", service.admission.sequences)
+    host.admission.drain()
+    deadline = host.settings.drain_timeout
+    _log.info("stopping; %d sequences are under way", host.admission.sequences)
     with suppress(TimeoutError):
         async with asyncio.timeout(deadline):
-            await service.admission.emptied()
-    if service.admission.sequences:
-        _log.warning("%d sequences are cut off after %g s", service.admission.sequences, deadline)
-        await service.cut_off()
+            await host.admission.emptied()
+    if host.admission.sequences:
+        _log.warning("%d sequences are cut off after %g s", host.admission.sequences, deadline)
+        await host.cut_off()
         with suppress(TimeoutError):
             async with asyncio.timeout(AFTER_CUT):
-                await service.admission.emptied()
+                await host.admission.emptied()
     server.should_exit = True
 
 

@@ -2,7 +2,9 @@
 
 Its answers name the content of the folder that it serves, so that a test sees which revision
 answered. What it cannot prove: anything about inference. Told by variables of its environment:
-``STANDIN_FAIL`` ends before it is ready, ``STANDIN_DELAY`` seconds go by before an answer.
+``STANDIN_FAIL`` ends before it is ready, ``STANDIN_DELAY`` seconds go by before an answer,
+``STANDIN_LOAD`` and ``STANDIN_GATE`` name files that it waits for before it is ready and before it
+answers (in a stream: after the first letter).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 FOLDER = Path(sys.argv[1])
 CONTENT = (FOLDER / "model.safetensors").read_text()
 DELAY = float(os.environ.get("STANDIN_DELAY", "0"))
+GATE = os.environ.get("STANDIN_GATE")
 KEY = os.environ.get("LLAMA_HUB_API_KEY")
 
 
@@ -55,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
             self._stream()
             return
         time.sleep(DELAY)
+        pass_gate()
         answer = {"role": "assistant", "content": CONTENT}
         self._send({"choices": [{"index": 0, "message": answer, "finish_reason": "stop"}]})
 
@@ -67,6 +71,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(DELAY)
             delta = {"choices": [{"index": 0, "delta": {"content": letter}}]}
             self._chunk(f"data: {json.dumps(delta)}\n\n".encode())
+            pass_gate()
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
 
@@ -88,6 +93,11 @@ class Handler(BaseHTTPRequestHandler):
         print(self.requestline, file=sys.stderr)
 
 
+def pass_gate(gate: str | None = GATE) -> None:
+    while gate and not Path(gate).exists():
+        time.sleep(0.01)
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True  # answers under way are finished before the end
@@ -99,6 +109,7 @@ if __name__ == "__main__":
     if os.environ.get("STANDIN_FAIL"):
         print("cannot load: out of memory, as the test wants", file=sys.stderr)
         sys.exit(3)
+    pass_gate(os.environ.get("STANDIN_LOAD"))
     server = Server(("127.0.0.1", 0), Handler)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}), flush=True)

@@ -213,18 +213,20 @@ def _loaded(service: Service, said: Document) -> Document:
 
 async def tags(service: Service, request: Request, document: Document) -> Response:
     """``GET /api/tags``."""
+    return JSONResponse({"models": [tag(service)]})
+
+
+def tag(service: Service) -> Document:
+    """The model as ``/api/tags`` lists it."""
     served = service.served
-    modified = datetime.fromtimestamp(served.created, UTC).isoformat()
-    size = sum(entry.size for entry in served.manifest.files) if served.manifest else 0
-    model = {
+    return {
         "name": served.name,
         "model": served.name,
-        "modified_at": modified,
-        "size": size,
+        "modified_at": datetime.fromtimestamp(served.created, UTC).isoformat(),
+        "size": sum(entry.size for entry in served.manifest.files) if served.manifest else 0,
         "digest": service.manifest_digest.removeprefix("sha256:"),
         "details": _details(service),
     }
-    return JSONResponse({"models": [model]})
 
 
 async def show(service: Service, request: Request, document: Document) -> Response:
