@@ -66,7 +66,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "serve": Entry(
         "llama_hub.cli.serve:app",
-        "Serve a model: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.",
+        "Serve models: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.",
     ),
     "chat": Entry(
         "llama_hub.cli.chat:app", "Chat with a model, a folder, a server or a deployment."
