@@ -96,6 +96,12 @@ def _check_settings(found: type[Any], name: str, stated: Mapping[str, Any]) -> N
     """Refuse settings that the constructor does not take from a file, or not of that type."""
     from llama_hub.deploy import config
 
+    for key in SECRETS.intersection(stated):
+        raise UsageError(
+            f"{home() / 'config.toml'}: backends.{name}.{key} would be a secret, and that file is "
+            "no place for one",
+            hint="take it out; set the platform's own variable, or log in with its own program",
+        )
     parameters = inspect.signature(found).parameters.values()
     types = {one.name: _SETTABLE.get(_annotation(one)) for one in parameters}
     config.require_known(f"backends.{name}", stated, [key for key in types if types[key]])
@@ -105,6 +111,7 @@ def _check_settings(found: type[Any], name: str, stated: Mapping[str, Any]) -> N
             raise config.KIND.invalid(home() / "config.toml", problem, f"backends.{name}.{key}")
 
 
+SECRETS = frozenset({"token", "secret", "password", "key", "api_key"})  # names of parameters
 # Types of a constructor's parameters that a file can state; others are for programs and tests.
 _SETTABLE: Mapping[str, tuple[type, ...]] = {
     "str": (str,),

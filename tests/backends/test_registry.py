@@ -146,3 +146,12 @@ def test_a_plugin_is_used_from_the_command_line(installed: Path, home: Path) -> 
     assert [one["name"] for one in fly("ps")["deployments"]] == ["x"]  # type: ignore[index]
     assert fly("delete", "x", "--yes")["status"] == "absent"  # type: ignore[index]
     assert list((home / "fly").iterdir()) == []
+
+
+def test_a_secret_in_the_settings_is_refused_and_not_shown(home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "config.toml").write_text('[backends.huggingface]\ntoken = "hf_abcdefghijkl"\n')
+    shown = run("deploy", "huggingface", "llama-2-7b-chat", "--plan", "--json")
+    assert shown.code == 2
+    assert "backends.huggingface.token" in shown.stderr + shown.stdout
+    assert "hf_abcdefghijkl" not in shown.stderr + shown.stdout

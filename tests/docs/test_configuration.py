@@ -63,4 +63,5 @@ def test_each_key_of_a_backend_is_listed() -> None:
 def settable(backend: str) -> set[str]:
     """The keys that the registry lets through: parameters that a file can state."""
     parameters = inspect.signature(registry.backend_class(backend)).parameters.values()
-    return {one.name for one in parameters if registry._annotation(one) in registry._SETTABLE}
+    stated = {one.name for one in parameters if registry._annotation(one) in registry._SETTABLE}
+    return stated - registry.SECRETS
