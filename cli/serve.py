@@ -359,6 +359,6 @@ def _print_plan(out: Output, folder: Path, options: EngineOptions) -> None:
         "alternatives": fit.alternatives() if not fit.fits else [],
     }
     verdict = "it fits" if fit.fits else "it does not fit"
-    growth = "\nthe KV cache takes memory as it is written, the least not at once either"
+    growth = "\nthe KV cache takes memory as it is written, nothing at the start"
     out.result(document, f"{fit.explain()}: {verdict}{growth if grows else ''}")
     fit.require()
