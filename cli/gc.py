@@ -65,15 +65,15 @@ def gc(
 def _find(only: str | None, asked: Mapping[str, str]) -> tuple[Leftovers, list[dict[str, Any]]]:
     """Leftovers with the deployer that can remove them, and the backends that did not answer."""
     from llama_hub.backends import lookup
-    from llama_hub.deploy.gc import find
+    from llama_hub.deploy.gc import search
 
     leftovers: Leftovers = []
     errors: list[dict[str, Any]] = []
     for spot in lookup.places(only, asked):
         try:
             deployer = lookup.deployer_at(spot.backend, spot.location)
-            left = find(deployer.backend, location=deployer.location)
-            leftovers += [(deployer, one) for one in left]
+            for left in search(deployer.backend, location=deployer.location):
+                leftovers.append((deployer, left))
         except Exception as error:  # the others are looked at all the same
             errors.append(lookup.unasked(spot, error))
     return _distinct(leftovers), lookup.distinct(errors)

@@ -63,7 +63,21 @@ def find(
     now: datetime | None = None,
     location: place.Location | None = None,
 ) -> list[Leftover]:
-    """Everything left over in one backend; only reads. ``location``: where that is, resolved."""
+    """``search``, as a list."""
+    return list(search(backend, root=root, now=now, location=location))
+
+
+def search(
+    backend: Backend,
+    *,
+    root: Path | None = None,
+    now: datetime | None = None,
+    location: place.Location | None = None,
+) -> Iterator[Leftover]:
+    """Everything left over in one backend; only reads. ``location``: where that is, resolved.
+
+    What could be read comes before the error about what could not.
+    """
     here = place.resolved(backend, {}) if location is None else location
     journals_here = list(_open(backend, root, here))
     cut_off = list(_cut_off(backend, journals_here))
@@ -71,7 +85,8 @@ def find(
     named = {one.id for left in (*cut_off, *expired) for one in left.resources}
     # Of an update that was cut off, what answers nothing is left over: it may bill.
     busy = {journal.name for journal, _ in journals_here if journal.is_busy()}
-    return [*cut_off, *expired, *_orphans(backend, named, busy)]
+    yield from (*cut_off, *expired)
+    yield from _orphans(backend, named, busy)
 
 
 def remove(deployer: Deployer, left: Leftover, options: ApplyOptions) -> None:

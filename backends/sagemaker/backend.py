@@ -44,7 +44,7 @@ from llama_hub.deploy.backend import (
 )
 from llama_hub.deploy.offer import Offer
 from llama_hub.deploy.status import unfinished
-from llama_hub.errors import NotFoundError, UsageError
+from llama_hub.errors import AccessError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from llama_hub.deploy.sizing import Need
@@ -140,8 +140,11 @@ class SageMakerBackend:
         return self.inventory.observe(name)
 
     def plan(self, target: Target, observed: Observed) -> Sequence[Step]:
-        """See ``planning``."""
-        return planning.Planner(self._wanted(target), observed).steps()
+        """See ``planning``; what it has to know and could not be read ends it."""
+        desired = self._wanted(target)
+        for kind in sorted(planning.needed(desired) & set(observed.unread)):
+            raise observed.unread[kind]
+        return planning.Planner(desired, observed).steps()
 
     def _wanted(self, target: Target) -> DesiredState:
         options = read_options(target.spec)
@@ -193,7 +196,12 @@ class SageMakerBackend:
         return self._deployed(self._endpoint(name))
 
     def _deployed(self, endpoint: Resource) -> Deployed:
-        components = self.inventory.components(endpoint.name)
+        components: Sequence[Resource] | None = []
+        if not status.has_model(endpoint):
+            try:
+                components = self.inventory.components(endpoint.name)
+            except AccessError:
+                components = None
         return status.deployed(endpoint, components, self._price, self._url(endpoint.name))
 
     def _price(self, instance: str) -> float | None:
@@ -255,8 +263,10 @@ class SageMakerBackend:
         return export.files(steps, form)
 
     def orphans(self) -> Iterator[Resource]:
-        """What no endpoint of ours uses."""
-        return self.inventory.orphans()
+        """What no endpoint of ours uses; see ``orphans``."""
+        from llama_hub.backends.sagemaker.orphans import Orphans
+
+        return Orphans(self.inventory).find()
 
 
 def _is_apt(offer: Offer, spec: DeploymentSpec, need: Need) -> bool:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from llama_hub.backends.sagemaker import bodies, scaling
-from llama_hub.backends.sagemaker.bodies import ROLE_PATH, ROOT, Account
+from llama_hub.backends.sagemaker.bodies import Account
 from llama_hub.backends.sagemaker.buckets import Container
 from llama_hub.backends.sagemaker.client import Aws
 from llama_hub.backends.sagemaker.iam import POLICY
 from llama_hub.backends.sagemaker.storage import Bucket
 from llama_hub.deploy.backend import TAG_DEPLOYMENT, Observed, Resource
-from llama_hub.errors import NotFoundError
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError
 from llama_hub.hub.manifest import MANIFEST_NAME
 
 KINDS = {  # kind → listing operation, its key, prefix of the entry's keys, kind in an ARN
@@ -28,7 +30,7 @@ KINDS = {  # kind → listing operation, its key, prefix of the entry's keys, ki
         "inference-component",
     ),
 }
-_MADE = re.compile(r"(?P<name>[a-z][a-z0-9-]*)-[0-9a-f]{10}")
+MADE = re.compile(r"(?P<name>[a-z][a-z0-9-]*)-[0-9a-f]{10}")  # names that end in a digest
 
 
 class Inventory:
@@ -60,25 +62,38 @@ class Inventory:
         return Container(self.bucket, self.account.region, self.has_default_bucket)
 
     def observe(self, name: str) -> Observed:
-        """Everything of deployment ``name``."""
-        found = [
-            *self.weights(name),
-            *self._made("model", name),
-            *self._made("config", name),
-            *self._made("component", name),
-            *_given(self.endpoint(name)),
-            *self._scaling(name),
-            *self._alarms(name),
-            *_given(self._role(name)),
-            *_given(self._image(name)),
-        ]
-        return Observed(tuple(found), tuple(self._foreign(name)))
+        """Everything of deployment ``name``.
 
-    def _foreign(self, name: str) -> Iterator[Resource]:
-        """An endpoint of that name that is not ours."""
+        Only the endpoint has to be readable: a kind that is not stands in ``unread``.
+        """
+        unread: dict[str, LlamaHubError] = {}
+
+        def read(kind: str, look: Callable[[], Iterable[Resource]]) -> list[Resource]:
+            try:
+                return list(look())
+            except AccessError as error:
+                unread[kind] = error
+                return []
+
         there = self._any_endpoint(name)
-        if there is not None and there.tags.get(TAG_DEPLOYMENT) != name:
-            yield there
+        endpoints = [] if there is None else [self._with_config(there)]
+        found = [
+            *read("weights", lambda: self.weights(name)),
+            *read("model", lambda: self._made("model", name)),
+            *read("config", lambda: self._made("config", name)),
+            *read("component", lambda: self._made("component", name)),
+            *endpoints,
+            *read("scaling", lambda: self._scaling(name)),
+            *read("alarm", lambda: self._alarms(name)),
+            *read("role", lambda: _given(self.any_role(bodies.role_name(name, self._region)))),
+            *read("image", lambda: _given(self._any_image(name))),
+        ]
+        ours = [one for one in found if _is_of(one, name)]
+        return Observed(tuple(ours), tuple(one for one in found if one not in ours), unread)
+
+    @property
+    def _region(self) -> str:
+        return self.account.region
 
     # --- SageMaker ------------------------------------------------------------------------
 
@@ -91,15 +106,16 @@ class Inventory:
 
     def _made(self, kind: str, name: str) -> Iterator[Resource]:
         """Models, configurations or components whose names we made for ``name``."""
-        for full in self._names_of(kind, name):
-            match = _MADE.fullmatch(full)
+        for full in self.names_of(kind, name):
+            match = MADE.fullmatch(full)
             if match is None or match["name"] != name:
                 continue
             found = self._described(kind, full)
             if found is not None and found.tags.get(TAG_DEPLOYMENT) == name:
                 yield found
 
-    def _names_of(self, kind: str, contains: str) -> list[str]:
+    def names_of(self, kind: str, contains: str) -> list[str]:
+        """Names of models, configurations or components, ours or not."""
         operation, key, prefix, _ = KINDS[kind]
         given = {"NameContains": contains} if contains else {}
         entries = self.aws.pages("sagemaker", operation, key, **given)
@@ -133,10 +149,14 @@ class Inventory:
     def endpoint(self, name: str) -> Resource | None:
         """The endpoint ``name``, if it is ours."""
         there = self._any_endpoint(name)
-        if there is None or there.tags.get(TAG_DEPLOYMENT) != name:
-            return None
-        known = {**there.body, "config": dict(self.config(str(there.body["EndpointConfigName"])))}
-        return Resource("endpoint", name, there.state, there.tags, known)
+        return self._with_config(there) if there and _is_of(there, name) else None
+
+    def _with_config(self, endpoint: Resource) -> Resource:
+        """With its configuration in its body; an empty one where that may not be read."""
+        config: Mapping[str, Any] = {}
+        with suppress(AccessError):
+            config = self.config(str(endpoint.body["EndpointConfigName"]))
+        return replace(endpoint, body={**endpoint.body, "config": dict(config)})
 
     def _any_endpoint(self, name: str) -> Resource | None:
         """The endpoint ``name``, whoever has made it."""
@@ -150,11 +170,23 @@ class Inventory:
         return Resource("endpoint", name, str(body["EndpointStatus"]), tags, _plain(body))
 
     def endpoints(self) -> Iterator[Resource]:
-        """Every endpoint of ours."""
+        """Every endpoint of ours; ``AccessError`` if not one of the account's may be read.
+
+        Others' need not be readable, and one that is closed to us is taken for one of theirs.
+        """
+        closed: AccessError | None = None
+        read = 0
         for entry in self.aws.pages("sagemaker", "list_endpoints", "Endpoints"):
-            found = self.endpoint(str(entry["EndpointName"]))
+            try:
+                found = self.endpoint(str(entry["EndpointName"]))
+            except AccessError as error:
+                closed = error
+                continue
+            read += 1
             if found is not None:
                 yield found
+        if closed is not None and not read:
+            raise closed
 
     def components(self, name: str) -> list[Resource]:
         """Inference components of ``name``, the newest first."""
@@ -201,9 +233,10 @@ class Inventory:
         return Resource("scaling", resource, "registered", tags, body)
 
     def _alarms(self, name: str) -> Iterator[Resource]:
-        yield from self._all_alarms(bodies.alarm_prefix(name))
+        yield from self.all_alarms(bodies.alarm_prefix(name))
 
-    def _all_alarms(self, prefix: str) -> Iterator[Resource]:
+    def all_alarms(self, prefix: str) -> Iterator[Resource]:
+        """Alarms whose names begin so, whoever has made them."""
         pages = self.aws.pages(
             "cloudwatch", "describe_alarms", "MetricAlarms", AlarmNamePrefix=prefix
         )
@@ -212,21 +245,22 @@ class Inventory:
                 "cloudwatch", "list_tags_for_resource", ResourceARN=alarm["AlarmArn"]
             )
             tags = {one["Key"]: one["Value"] for one in (known or {}).get("Tags", [])}
-            if TAG_DEPLOYMENT in tags:
-                body, state = _plain(alarm), str(alarm.get("StateValue"))
-                yield Resource("alarm", str(alarm["AlarmName"]), state, tags, body)
+            body, state = _plain(alarm), str(alarm.get("StateValue"))
+            yield Resource("alarm", str(alarm["AlarmName"]), state, tags, body)
 
     # --- role, image, weights -------------------------------------------------------------
 
-    def _role(self, name: str) -> Resource | None:
-        return self.role(bodies.role_name(name, self.account.region))
-
     def role(self, role: str) -> Resource | None:
         """A role that we made."""
+        found = self.any_role(role)
+        return found if found and TAG_DEPLOYMENT in found.tags else None
+
+    def any_role(self, role: str) -> Resource | None:
+        """A role, whoever has made it."""
         found = self.aws.find("iam", "get_role", RoleName=role)
-        tags = {one["Key"]: one["Value"] for one in (found or {}).get("Role", {}).get("Tags", [])}
-        if found is None or TAG_DEPLOYMENT not in tags:
+        if found is None:
             return None
+        tags = {one["Key"]: one["Value"] for one in found["Role"].get("Tags", [])}
         policy = self.aws.find("iam", "get_role_policy", RoleName=role, PolicyName=POLICY)
         body = {
             "role": role,
@@ -236,7 +270,8 @@ class Inventory:
         }
         return Resource("role", role, "exists" if policy else "incomplete", tags, body)
 
-    def _image(self, name: str) -> Resource | None:
+    def _any_image(self, name: str) -> Resource | None:
+        """The repository of a deployment's image, whoever has made it."""
         repository = bodies.repository(name)
         found = self.aws.find("ecr", "describe_repositories", repositoryNames=[repository])
         if found is None:
@@ -244,8 +279,6 @@ class Inventory:
         arn = found["repositories"][0]["repositoryArn"]
         known = self.aws.call("ecr", "list_tags_for_resource", resourceArn=arn)
         tags = {one["Key"]: one["Value"] for one in known["tags"]}
-        if tags.get(TAG_DEPLOYMENT) != name:
-            return None
         images = self.aws.find("ecr", "describe_images", repositoryName=repository) or {}
         there = [tag for one in images.get("imageDetails", []) for tag in one.get("imageTags", [])]
         state = "built" if there else "empty"
@@ -267,57 +300,15 @@ class Inventory:
         keys = self.bucket.keys(bodies.marker_prefix())
         return {place_of(key)[0] for key in keys if place_of(key)[1] == digest}
 
-    # --- what is left over ----------------------------------------------------------------
-
-    def orphans(self) -> Iterator[Resource]:
-        """Everything of deployments that have no endpoint, and uploads that nobody waits for."""
-        alive = {one.name for one in self.endpoints()}
-        for name in sorted(self._names() - alive):
-            yield from self.observe(name).resources
-        yield from self._lost_uploads()
-
-    def _names(self) -> set[str]:
-        """Names that any resource of ours stands for; cheap to ask, checked by ``observe``."""
-        found = {place_of(key)[0] for key in self.bucket.keys(bodies.marker_prefix())}
-        for kind in KINDS:
-            matches = [_MADE.fullmatch(name) for name in self._names_of(kind, "")]
-            found |= {match["name"] for match in matches if match}
-        found |= {one.name.split("/")[1] for one in self._all_alarms(f"{ROOT}/")}
-        found |= self._role_names() | self._repository_names()
-        return found
-
-    def _role_names(self) -> set[str]:
-        start, end = f"{ROOT}-", f"-{self.account.region}"
-        roles = self.aws.pages("iam", "list_roles", "Roles", PathPrefix=ROLE_PATH)
-        names = [str(one["RoleName"]).removesuffix("-build") for one in roles]
-        return {name[len(start) : -len(end)] for name in names if name.endswith(end)}
-
-    def _repository_names(self) -> set[str]:
-        pages = self.aws.pages("ecr", "describe_repositories", "repositories")
-        names = [str(one["repositoryName"]) for one in pages]
-        return {name.partition("/")[2] for name in names if name.startswith(f"{ROOT}/")}
-
-    def _lost_uploads(self) -> Iterator[Resource]:
-        """Weights without a marker: a delete that was cut off."""
-        start = f"{ROOT}/models/"
-        uploads = [str(one["Key"]) for one in self.bucket.uploads(start)]
-        keys = [*self.bucket.keys(start), *uploads]
-        marked = {place_of(key)[1] for key in self.bucket.keys(bodies.marker_prefix())}
-        for digest in sorted({key.removeprefix(start).partition("/")[0] for key in keys} - marked):
-            yield Resource("weights", f"-/{digest}", "unmarked", {}, {})
-        if not marked and self._has_empty_bucket():
-            yield Resource("weights", "-/none", "empty bucket", {}, {})
-
-    def _has_empty_bucket(self) -> bool:
-        """Whether the bucket is one that we made, and empty."""
-        there = self.aws.find("s3", "head_bucket", Bucket=self.account.bucket) is not None
-        return there and not self.bucket.keys("") and self.container().is_ours()
-
 
 def place_of(marker: str) -> tuple[str, str]:
     """Deployment and digest of a marker's key."""
     name, _, rest = marker.removeprefix(bodies.marker_prefix()).partition("/")
     return name, rest.partition(".")[0]
+
+
+def _is_of(found: Resource, name: str) -> bool:
+    return found.tags.get(TAG_DEPLOYMENT) == name
 
 
 def _given(found: Resource | None) -> Iterable[Resource]:

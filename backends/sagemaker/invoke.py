@@ -11,6 +11,7 @@ from llama_hub import sse
 from llama_hub.backends.sagemaker import bodies
 from llama_hub.backends.sagemaker.client import translated
 from llama_hub.backends.sagemaker.inventory import Inventory
+from llama_hub.backends.sagemaker.status import has_model
 from llama_hub.deploy.backend import Resource
 from llama_hub.deploy.waiting import wait_for
 from llama_hub.errors import ProvisioningError, UsageError
@@ -50,8 +51,7 @@ def invoke(
 
 def _request(inventory: Inventory, endpoint: Resource, content: bytes) -> dict[str, Any]:
     known = {"EndpointName": endpoint.name, "ContentType": JSON, "Body": content}
-    variants = endpoint.body["config"].get("ProductionVariants") or [{}]
-    if "ModelName" in variants[0]:
+    if has_model(endpoint):
         return known
     serving = [one for one in inventory.components(endpoint.name) if one.state == "InService"]
     if not serving:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llama_hub.backends.sagemaker.inventory import Inventory
+from llama_hub.backends.sagemaker.status import has_model
 
 ENDPOINTS = "/aws/sagemaker/Endpoints/"
 COMPONENTS = "/aws/sagemaker/InferenceComponents/"
@@ -15,8 +16,13 @@ MOST = 10_000  # events of one answer
 
 def groups(inventory: Inventory, name: str) -> list[str]:
     """Log groups that may have lines of deployment ``name``."""
-    components = [f"{COMPONENTS}{one.name}" for one in inventory.components(name)]
-    return [f"{ENDPOINTS}{name}", *components]
+    endpoint = inventory.endpoint(name)
+    if endpoint is not None and has_model(endpoint):
+        return [f"{ENDPOINTS}{name}"]  # without asking for components, which it has none of
+    return [
+        f"{ENDPOINTS}{name}",
+        *(f"{COMPONENTS}{one.name}" for one in inventory.components(name)),
+    ]
 
 
 def streams(inventory: Inventory, group: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -252,14 +252,34 @@ class Planner:
 
 def deletions(name: str, observed: Observed) -> list[Step]:
     """Everything, in an order that the platform accepts."""
-    return deletions_of(observed.resources, ORDER, body=lambda resource: {"deployment": name})
+    steps = deletions_of(observed.resources, ORDER, body=lambda resource: {"deployment": name})
+    hidden = [f"{kind} stays, for it may not be read" for kind in sorted(observed.unread)]
+    return [replace(steps[0], note="; ".join(hidden)), *steps[1:]] if steps and hidden else steps
+
+
+def needed(desired: DesiredState) -> set[str]:
+    """Kinds that have to be readable to deploy this; what it has none of is only missed."""
+    spec, options = desired.target.spec, desired.options
+    scales = scaling.body(desired) is not None
+    return {"weights", "model", "config"} | {
+        kind
+        for kind, wanted in {
+            "role": options.role is None,
+            "image": options.image is None,
+            "component": desired.idle,
+            "scaling": scales,
+            "alarm": bool(desired.alarms) or spec.scale_to_zero,
+        }.items()
+        if wanted
+    }
 
 
 def types_of(config: Mapping[str, Any]) -> list[str]:
     """Machine types of a configuration's variant, the preferred one first."""
-    variants = config.get("ProductionVariants") or [{}]
-    pools = sorted(variants[0].get("InstancePools", []), key=lambda one: one.get("Priority", 1))
-    return [str(one["InstanceType"]) for one in pools] or [str(variants[0].get("InstanceType"))]
+    for variant in (config.get("ProductionVariants") or [])[:1]:
+        pools = sorted(variant.get("InstancePools", []), key=lambda one: one.get("Priority", 1))
+        return [str(one["InstanceType"]) for one in pools or [variant]]
+    return []  # a configuration that is gone, or may not be read
 
 
 def desired_count(endpoint: Resource | None) -> int | None:

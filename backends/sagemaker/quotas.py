@@ -70,7 +70,7 @@ def _instances(inventory: Inventory, name: str) -> Mapping[str, int]:
     config = inventory.config(str(found["EndpointConfigName"]))
     variants = found.get("ProductionVariants", [])
     running = sum(int(one.get("DesiredInstanceCount", 0)) for one in variants)
-    return {types_of(config)[0]: running or 1}
+    return {instance: running or 1 for instance in types_of(config)[:1]}
 
 
 def prices(aws: Aws) -> Mapping[str, float]:
