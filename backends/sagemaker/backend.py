@@ -106,6 +106,12 @@ class SageMakerBackend:
 
         return list(doctor.checks(self.inventory))
 
+    def check_for(self, spec: DeploymentSpec) -> Sequence[Check]:
+        """Region, role, key, network, bucket and image of ``spec``, and what it must be allowed."""
+        from llama_hub.backends.sagemaker import doctor
+
+        return list(doctor.checks_for(self.inventory, spec, read_options(spec)))
+
     def offers(self, spec: DeploymentSpec, need: Need) -> Sequence[Offer]:
         """Machine types that hold a replica, cheapest first; one without a price only by name.
 
@@ -165,6 +171,12 @@ class SageMakerBackend:
         from llama_hub.backends.sagemaker import image
 
         return image.digest()
+
+    def validate(self, target: Target, observed: Observed) -> None:
+        """See ``validation``."""
+        from llama_hub.backends.sagemaker import validation
+
+        validation.check(self.inventory, self._wanted(target), observed, self._quotas)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Scaling, components and endpoint first, because they bill; the role last."""
@@ -257,7 +269,7 @@ class SageMakerBackend:
             yield Proof(f"model {model.name}", ok, str(source["S3Uri"]))
 
     def export(self, steps: Sequence[Step], form: str) -> Mapping[str, str]:
-        """``cloudformation``: the plan as one template."""
+        """``cloudformation``: the plan as one template; ``policies``: what it must be allowed."""
         from llama_hub.backends.sagemaker import export
 
         return export.files(steps, form)

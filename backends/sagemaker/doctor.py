@@ -1,21 +1,23 @@
 """``llama-hub doctor sagemaker``: what has to be in order before a deployment, one line each.
 
-Permissions are tried by reading only, so that nothing is made; a failed line never hides those
-after it, except where it makes them meaningless.
+Permissions are tried by reading, and what writes is asked of IAM's simulator, so that nothing is
+made; a failed line never hides those after it, except where it makes them meaningless.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 
-from llama_hub.backends.sagemaker import machines, quotas
+from llama_hub.backends.sagemaker import machines, permissions, quotas, validation
 from llama_hub.backends.sagemaker.bodies import ROLE_PATH, ROOT, marker_prefix
 from llama_hub.backends.sagemaker.errors import LOGIN, quota_hint
 from llama_hub.backends.sagemaker.inventory import Inventory
+from llama_hub.backends.sagemaker.options import Options
 from llama_hub.deploy.backend import Check
 from llama_hub.deploy.checks import line
+from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.distribution import install_command
 from llama_hub.errors import AccessError, NotFoundError
 
@@ -35,6 +37,17 @@ READS: Mapping[str, tuple[str, str, dict[str, object]]] = {
     "logs": ("logs", "describe_log_streams", {"logGroupName": "/aws/sagemaker/Endpoints/none"}),
 }
 
+POLICY_HINT = "llama-hub export PLAN policies DIR writes the policy that is needed"
+DOES: Mapping[str, tuple[tuple[str, ...], str]] = {  # line → purposes, what is missed without
+    "may deploy": (("deploy",), ""),
+    "may make a role": (("role",), "needed without options.role; "),
+    "may build an image": (("image",), "needed without options.image; "),
+    "may scale": (("scale", "alarms"), "only a fixed count and no alarms; "),
+    "may ask": (("ask",), ""),
+    "may stop the costs": (("end",), ""),
+    "may clean up": (("clean up",), "something will stay; "),
+}
+
 
 def checks(inventory: Inventory) -> Iterator[Check]:
     """All lines, in the order in which things depend on one another."""
@@ -48,6 +61,8 @@ def checks(inventory: Inventory) -> Iterator[Check]:
         return
     for name in READS:
         yield line(f"may read {name}", partial(_read, inventory, name))
+    for name, (purposes, cost) in DOES.items():
+        yield line(name, partial(_may, inventory, name, purposes, cost))
     yield line("bucket", lambda: _bucket(inventory))
     yield line("execution roles", lambda: _roles(inventory))
     yield line("quota", lambda: _quota(inventory))
@@ -75,22 +90,52 @@ def _read(inventory: Inventory, name: str) -> Check:
     return Check(f"may read {name}", True, f"{service}: {operation}")
 
 
+def checks_for(inventory: Inventory, spec: DeploymentSpec, options: Options) -> Iterator[Check]:
+    """Lines about one deployment's region, options and permissions."""
+    if spec.region:
+        yield line("its region", lambda: _region(inventory, str(spec.region)))
+    for name, look in validation.looks(inventory, options):
+        yield line(name, partial(_looked, name, look))
+    purposes = permissions.purposes_of(spec, options)
+    yield line(
+        "its permissions",
+        lambda: _may(inventory, "its permissions", purposes, "", spec.name, options.role),
+    )
+
+
+def _region(inventory: Inventory, wanted: str) -> Check:
+    here = inventory.aws.region
+    hint = "" if here == wanted else f"--region {wanted}"
+    return Check("its region", here == wanted, f"this looks at {here}", hint)
+
+
+def _looked(name: str, look: Callable[[], str]) -> Check:
+    return Check(name, True, validation.judge(look))
+
+
+def _may(
+    inventory: Inventory,
+    name: str,
+    purposes: Sequence[str],
+    cost: str,
+    deployment: str = "x",
+    role: str | None = None,
+) -> Check:
+    """``cost``: what one does without who may not; empty where nothing works then."""
+    lacking = permissions.missing(inventory, deployment, purposes, role)
+    if lacking is None:
+        detail = "not known: IAM's simulator may not be asked; a refusal names what is missing"
+        return Check(name, True, detail)
+    if lacking:
+        return Check(name, bool(cost), f"{cost}not allowed: {', '.join(lacking)}", POLICY_HINT)
+    return Check(name, True, "allowed, as far as IAM's simulator knows")
+
+
 def _bucket(inventory: Inventory) -> Check:
     """There in the right region, or free to be made."""
-    name, region = inventory.account.bucket, inventory.aws.region
-    found = inventory.aws.find("s3", "head_bucket", Bucket=name)
-    if found is None:
-        return Check("bucket", True, f"{name} is not there yet; the first deployment makes it")
-    where = str(found.get("BucketRegion") or region)
-    if where != region:
-        return Check(
-            "bucket",
-            False,
-            f"{name} is in {where}; SageMaker reads weights from its own region only",
-            f"name a bucket in {region}: --set options.bucket=…",
-        )
+    told = validation.bucket(inventory)
     inventory.bucket.keys(marker_prefix())
-    return Check("bucket", True, f"{name} in {where}, may be listed")
+    return Check("bucket", True, f"{told}, may be listed")
 
 
 def _roles(inventory: Inventory) -> Check:

@@ -36,6 +36,7 @@ ABSENT = {
     "404", "NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchEntity", "ResourceNotFound",
     "ResourceNotFoundException", "RepositoryNotFoundException", "ImageNotFoundException",
     "ObjectNotFoundException", "NoSuchLifecycleConfiguration", "NoSuchTagSet",
+    "NotFoundException", "InvalidSubnetID.NotFound", "InvalidGroup.NotFound",
 }  # fmt: skip
 DAMAGED = {"BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest", "IncompleteBody"}
 CONTAINER = "the container answered {said}"

@@ -12,10 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llama_hub.backends.sagemaker import iam, permissions
+from llama_hub.backends.sagemaker.bodies import Account
 from llama_hub.deploy.backend import Step
 from llama_hub.errors import UsageError
 
 FORM = "cloudformation"
+POLICIES = "policies"
 TYPES = {
     "role": "AWS::IAM::Role",
     "model": "AWS::SageMaker::Model",
@@ -33,12 +36,16 @@ POLICY_KEYS = {
 
 
 def files(steps: Sequence[Step], form: str) -> Mapping[str, str]:
-    """``template.json``, and ``README.txt`` with what has to be there before.
+    """``cloudformation``: the template, and what has to be there before; ``policies``.
 
     ``UsageError`` for another form.
     """
+    if form == POLICIES:
+        return policies(steps)
     if form != FORM:
-        raise UsageError(f"sagemaker exports {FORM}, not {form!r}", hint=f"--form {FORM}")
+        raise UsageError(
+            f"sagemaker exports {FORM} and {POLICIES}, not {form!r}", hint=f"--form {FORM}"
+        )
     wanted = [step for step in steps if step.action != "delete"]
     found: dict[str, Any] = {}
     for step in wanted:
@@ -51,6 +58,43 @@ def files(steps: Sequence[Step], form: str) -> Mapping[str, str]:
     }
     text = json.dumps(template, indent=2)
     return {"template.json": text + "\n", "README.txt": _before(wanted)}
+
+
+def policies(steps: Sequence[Step]) -> Mapping[str, str]:
+    """``caller-policy.json``: of whoever runs ``llama-hub``; ``execution-role-*.json``: of the
+    endpoint, as far as the plan makes one; ``build-role-*.json``: of the image's build."""
+    found = {step.kind: step for step in steps if step.action != "delete"}
+    model = found["model"].body["request"]
+    role = str(model["ExecutionRoleArn"])
+    _, partition, _, _, owner, _ = role.split(":", 5)
+    region = str(model["PrimaryContainer"]["Image"]).split(".")[3]
+    account = Account(owner, region, partition, str(found["weights"].body["bucket"]))
+    name = found["endpoint"].name
+    purposes = [
+        purpose
+        for purpose in permissions.PERMISSIONS
+        if NEEDED_BY.get(purpose) is None or NEEDED_BY[purpose] in found
+    ]
+    given = None if "role" in found else role
+    caller = permissions.caller_policy(account, name, purposes=purposes, role=given)
+    documents = {"caller-policy": caller}
+    if "role" in found:
+        documents["execution-role-trust"] = found["role"].body["trust"]
+        documents["execution-role-policy"] = found["role"].body["policy"]
+    if "image" in found:
+        build = iam.build_role(name, account)
+        documents |= {"build-role-trust": build["trust"], "build-role-policy": build["policy"]}
+    return {f"{key}.json": json.dumps(value, indent=2) + "\n" for key, value in documents.items()}
+
+
+# purpose → the kind of step that needs it; the others are always needed
+NEEDED_BY = {
+    "role": "role",
+    "image": "image",
+    "scale": "scaling",
+    "sleep": "component",
+    "alarms": "alarm",
+}
 
 
 def logical(kind: str, name: str) -> str:

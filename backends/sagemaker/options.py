@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from llama_hub.backends.sagemaker import machines
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import UsageError
 
@@ -15,6 +16,15 @@ TAG = re.compile(r"[\w\s.:/=+\-@]*")
 SECRET = re.compile(r"(?i)(token|secret|password|passwd|credential|private_?key|api_?key)$")
 ROLE = r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$"
 IMAGE = r"^\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/[^\s:@]+[:@]\S+$"
+Ami = Literal[
+    "al2-ami-sagemaker-inference-gpu-2",
+    "al2-ami-sagemaker-inference-gpu-2-1",
+    "al2-ami-sagemaker-inference-gpu-3-1",
+    "al2-ami-sagemaker-inference-neuron-2",
+    "al2023-ami-sagemaker-inference-gpu-4-1",
+]
+MOST_VARIABLES = 100 - 10  # of one container; at most ten are ours
+LONGEST_VARIABLE = 1024  # bytes of a name or a value
 
 
 class Options(BaseModel):
@@ -34,7 +44,7 @@ class Options(BaseModel):
     """Image of the service in ECR of the region; none: it is built there with CodeBuild."""
     cuda: float | None = Field(None, ge=11, le=20)
     """CUDA version of the image, where its tag does not tell (12.4, 13.0)."""
-    ami: str | None = None
+    ami: Ami | None = None
     """InferenceAmiVersion; none: the one whose driver matches the image."""
     fallback: tuple[str, ...] = Field((), max_length=4)
     """Other machine types, in order, for when the first has no capacity."""
@@ -97,18 +107,33 @@ def _problems(spec: DeploymentSpec, options: Options) -> dict[str, bool]:
         and not spec.scale_to_zero,
         "a gradual update needs two instances at least": gradual and spec.replicas_min < 2,
         "what scales to zero is updated all at once": idle and gradual,
+        **_fallback_problems(options),
         "data capture and asynchronous answers exclude each other": options.asynchronous
         and options.data_capture > 0,
     }
 
 
+def _fallback_problems(options: Options) -> dict[str, bool]:
+    strange = [one for one in options.fallback if one not in machines.table()]
+    return {f"the machine types {', '.join(strange)} of fallback are not known": bool(strange)}
+
+
 def _text_problems(spec: DeploymentSpec) -> dict[str, bool]:
     secrets = [key for key in spec.environment if SECRET.search(key)]
+    folded = [key.lower() for key in spec.tags]
     size = sum(len(f"{key}{value}".encode()) for key, value in spec.environment.items())
     return {
         f"{', '.join(secrets)}: variables are shown to whoever may describe the model, so they "
         "may hold no secrets": bool(secrets),
         "the environment is larger than 32 KB": size > 30 << 10,
+        f"at most {MOST_VARIABLES} variables of your own are possible, of the 100 that SageMaker "
+        "takes": len(spec.environment) > MOST_VARIABLES,
+        f"a variable's name and its value have at most {LONGEST_VARIABLE} bytes each": any(
+            len(text.encode()) > LONGEST_VARIABLE
+            for pair in spec.environment.items()
+            for text in pair
+        ),
+        "tags differ only in case, which IAM does not tell apart": len(set(folded)) < len(folded),
         f"at most {MOST_TAGS} tags of your own are possible": len(spec.tags) > MOST_TAGS,
         "tags may hold letters, digits, spaces and _.:/=+-@ only": any(
             not TAG.fullmatch(text) for pair in spec.tags.items() for text in pair

@@ -38,7 +38,9 @@ class Orphans:
         yield from self._ask("weights", self._lost_uploads)
         for error in self._unread.values():
             kinds = ", ".join(sorted(self._unread))
-            raise AccessError(f"of {kinds} not all could be asked: {error.message}", hint=error.hint)
+            raise AccessError(
+                f"of {kinds} not all could be asked: {error.message}", hint=error.hint
+            )
 
     def _ask(self, kind: str, look: Callable[[], Iterable[Resource]]) -> list[Resource]:
         try:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.support.sagemaker_refusals import ApiError
+from tests.support.sagemaker_refusals import ApiError, refusal
 
 if TYPE_CHECKING:
     from tests.support.sagemaker_plane import Plane
@@ -203,6 +203,15 @@ class Others:
             ],
         }
 
+    # --- keys -----------------------------------------------------------------------------
+
+    def DescribeKey(self, body: Body) -> Body:
+        id_ = body["KeyId"]
+        if id_ not in self.plane.keys:
+            raise ApiError("NotFoundException", f"Alias or key {id_} is not found.")
+        state = self.plane.keys[id_]
+        return {"KeyMetadata": {"KeyId": "k", "KeyState": state, "KeySpec": "SYMMETRIC_DEFAULT"}}
+
     # --- images ---------------------------------------------------------------------------
 
     def DescribeRepositories(self, body: Body) -> Body:
@@ -232,6 +241,10 @@ class Others:
         return {"tags": [{"Key": k, "Value": v} for k, v in self.repository_tags[name].items()]}
 
     def DescribeImages(self, body: Body) -> Body:
+        if body.get("registryId", self.plane.account) != self.plane.account:
+            arn = f"arn:aws:ecr:{self.plane.region}:{body['registryId']}:repository/x"
+            known = {"who": "arn:aws:iam::123456789012:user/you", "resource": arn}
+            raise refusal("denied", action="ecr:DescribeImages", **known)
         found = self.repositories.get(body["repositoryName"])
         if found is None:
             raise ApiError("RepositoryNotFoundException", body["repositoryName"])

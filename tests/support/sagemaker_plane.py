@@ -34,6 +34,7 @@ from tests.support import sagemaker_host as host
 from tests.support import sagemaker_s3 as s3
 from tests.support import sagemaker_shapes as shapes
 from tests.support.sagemaker_control import Control
+from tests.support.sagemaker_iam import Permissions, form_of
 from tests.support.sagemaker_others import Others
 from tests.support.sagemaker_refusals import ApiError, refusal
 from tests.support.sagemaker_roles import Roles
@@ -49,8 +50,14 @@ JSON_SERVICES = {  # signing name → botocore's name
     "pricing": "pricing",
     "ecr": "ecr",
     "codebuild": "codebuild",
+    "kms": "kms",
 }
 MOTO = ("iam", "sts", "monitoring")
+INVOKES = {
+    "invocations": "InvokeEndpoint",
+    "async-invocations": "InvokeEndpointAsync",
+    "invocations-response-stream": "InvokeEndpointWithResponseStream",
+}
 READS = re.compile(r"(Describe|List|Get|Head|BatchGet|Simulate|Assume|Invoke)")
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
 QUOTAS = {
@@ -84,6 +91,7 @@ class Call:
     operation: str
     body: Any = None
     write: bool = False
+    path: str = ""
 
 
 @functools.cache
@@ -115,6 +123,10 @@ class Plane:
     faults: list[Fault] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    networks: dict[str, str] = field(  # subnet or security group → VPC
+        default_factory=lambda: {"subnet-1": "vpc-1", "subnet-2": "vpc-1", "sg-1": "vpc-1"}
+    )
+    keys: dict[str, str] = field(default_factory=lambda: {"alias/weights": "Enabled"})  # → state
     skew: float = 0.0  # seconds by which the caller's clock is wrong
     kill_at: tuple[int, bool] | None = None  # number of a write, after it is done or before
     kill_pid: int = 0
@@ -126,6 +138,7 @@ class Plane:
         self._names = itertools.count()
         self._ticks: list[Callable[[], None]] = []
         self.roles = Roles(self)
+        self.permissions = Permissions(self)
         self.s3 = s3.S3(self.root / "s3", self.region)
         self.control = Control(self)
         self.others = Others(self)
@@ -284,7 +297,7 @@ class Plane:
             self._run_ticks()
         if request.path.startswith("/endpoints/"):
             service = "runtime"
-        call = Call(service, self._operation(request, service))
+        call = Call(service, self._operation(request, service), path=request.path)
         call.write = not READS.match(call.operation)
         self.calls.append(call)
         try:
@@ -306,16 +319,24 @@ class Plane:
         if service in MOTO:
             return ""  # known when the body is read
         if service == "runtime":
-            return "Invoke"
+            return INVOKES.get(request.path.rpartition("/")[2], "Invoke")
         return _s3_operation(request)
 
     def _answer(self, call: Call, request: s3.Request) -> s3.Reply:
         if call.service == "runtime":
+            call.body = {"EndpointName": request.path.split("/")[2]}
+            self.permissions.check(call)
             return self.runtime.handle(request)
         if call.service in JSON_SERVICES:
             return self._json(call, request)
         if call.service in MOTO:
             return self._moto_call(call, request)
+        if call.service == "ec2":
+            return self._ec2(call, request)
+        try:
+            self.permissions.check(call)
+        except ApiError as error:
+            raise _error("s3", error.kind, error.message, 403) from error
         return self.s3.handle(request)
 
     def _json(self, call: Call, request: s3.Request) -> s3.Reply:
@@ -325,6 +346,7 @@ class Plane:
         if found:
             self.problems.append("; ".join(found))
             raise ApiError("ValidationException", f"{len(found)} validation errors: {found}")
+        self.permissions.check(call)
         if call.service == "sagemaker":
             answer = self.control.call(call.operation, call.body)
         else:
@@ -340,13 +362,42 @@ class Plane:
         target = request.headers.get("X-Amz-Target", "") or request.path
         call.operation = named[1].decode() if named else re.split(r"[./]", target)[-1]
         call.write = not READS.match(call.operation)
+        call.body = form_of(body)
+        if call.service == "monitoring":
+            call.body = json.loads(body or b"{}")
         self._refuse(call, request, after=False)
+        self.permissions.check(call)
         self._kill(call, after=False)
+        if call.operation == "SimulatePrincipalPolicy":
+            answer = self.permissions.simulate(call.body)
+            return s3.Reply(body=answer.encode(), headers={"Content-Type": "text/xml"})
         headers = {k: v for k, v in request.headers.items() if k.lower() != "connection"}
         reply = self._forward(request.method, request.path or "/", headers, body)
         if call.service == "iam" and call.write and reply.status < 300:
             self.roles.changed(call.operation, body)
         return reply
+
+    def _ec2(self, call: Call, request: s3.Request) -> s3.Reply:
+        """Subnets and security groups, by their ids."""
+        call.body = form_of(s3.body_of(request))
+        call.operation, call.write = call.body["Action"], False
+        self._refuse(call, request, after=False)
+        self.permissions.check(call)
+        noun, key, code = {
+            "DescribeSubnets": ("subnet", "SubnetId", "InvalidSubnetID.NotFound"),
+            "DescribeSecurityGroups": ("securityGroup", "GroupId", "InvalidGroup.NotFound"),
+        }[call.operation]
+        asked = [value for name, value in call.body.items() if name.startswith(f"{key}.")]
+        items = ""
+        for id_ in asked:
+            if id_ not in self.networks:
+                raise ApiError(code, f"The {noun} ID '{id_}' does not exist")
+            member = key[0].lower() + key[1:]
+            items += f"<item><{member}>{id_}</{member}><vpcId>{self.networks[id_]}</vpcId></item>"
+        inner = f"<{noun}Set>{items}</{noun}Set>" if noun == "subnet" else ""
+        inner = inner or f"<securityGroupInfo>{items}</securityGroupInfo>"
+        answer = f"<{call.operation}Response>{inner}</{call.operation}Response>"
+        return s3.Reply(body=answer.encode(), headers={"Content-Type": "text/xml"})
 
     def _forward(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> s3.Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self._moto_port, timeout=30)
@@ -418,15 +469,24 @@ def _error(service: str, kind: str, message: str, status: int) -> Exception:
 
 
 def _refusal(service: str, error: ApiError) -> s3.Reply:
-    if service in MOTO:
+    if service in MOTO and service != "monitoring":
+        denied = error.kind == "AccessDeniedException"
         text = (
-            f"<ErrorResponse><Error><Type>Sender</Type><Code>{error.kind}</Code>"
+            "<ErrorResponse><Error><Type>Sender</Type>"
+            f"<Code>{'AccessDenied' if denied else error.kind}</Code>"
             f"<Message>{error.message}</Message></Error></ErrorResponse>"
         )
-        return s3.Reply(error.status, text.encode(), {"Content-Type": "text/xml"})
+        status = 403 if denied else error.status
+        return s3.Reply(status, text.encode(), {"Content-Type": "text/xml"})
     if service == "runtime":
         headers = {"x-amzn-ErrorType": error.kind, "Content-Type": "application/json"}
         return s3.Reply(error.status, error.message.encode(), headers)
+    if service == "ec2":
+        text = (
+            f"<Response><Errors><Error><Code>{error.kind}</Code><Message>{error.message}"
+            "</Message></Error></Errors></Response>"
+        )
+        return s3.Reply(error.status, text.encode(), {"Content-Type": "text/xml"})
     content = json.dumps({"__type": error.kind, "message": error.message}).encode()
     return s3.Reply(error.status, content, {"Content-Type": "application/x-amz-json-1.1"})
 
