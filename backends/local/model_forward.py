@@ -40,11 +40,11 @@ async def forward(pool: ModelPool, name: str, request: Request, data: bytes) -> 
     """
     start = f"{name} {request.method} {request.scope['path']}\n"
     digest = hashlib.sha256(start.encode() + data).hexdigest()
-    pool.quarantine.check(digest)
     head = _head(pool, request, data)
     for _ in range(ATTEMPTS):
         async with AsyncExitStack() as stack:
             upstream = await stack.enter_async_context(pool.lease(name))
+            pool.quarantine.check(digest)  # now: the process before this one has been judged
             try:
                 connection = await stack.enter_async_context(connected(upstream.port))
                 work = stack.enter_context(_Work(pool, upstream, digest))

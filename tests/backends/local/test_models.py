@@ -147,7 +147,9 @@ def test_one_is_loaded_when_asked_for_and_unloaded_when_idle(tmp_path: Path) -> 
     with fronting(tmp_path, {"seven": NONE, "thirteen": NONE}, memory=2, idle=600) as front:
         assert (front.slot("seven").word, front.slot("thirteen").word) == ("ready", "unloaded")
         assert said(front.ask("thirteen")) == "I am thirteen."
-        until(lambda: front.slot("thirteen").seconds is not None)  # the load is noted
+        # The load and the end of the answer are noted, before the clock is turned.
+        until(lambda: front.slot("thirteen").seconds is not None)
+        until(lambda: front.slot("thirteen").in_flight == 0)
         front.clock.now += 599
         assert said(front.ask("seven")) == "I am seven."
         pid = front.pid("thirteen")
