@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llama_hub import __version__
 from llama_hub.files import write_atomic
+from llama_hub.hub import release_items
 from llama_hub.hub.catalog import Model
 from llama_hub.hub.digests import Hashed, hash_file
 from llama_hub.hub.inspection import inspect
@@ -113,7 +114,9 @@ def complete(job: Job, bring: Bring, folder: Path | None = None) -> Downloaded:
         folder = folder or job.store.partial_folder(job.model.id, job.format)
         fetched = bring(plan, folder, job)
         _write_notice(folder, license)
-        describe(job, plan, folder, fetched, receipt.id).write(folder)
+        manifest = describe(job, plan, folder, fetched, receipt.id)
+        release_items.write(folder, manifest)
+        manifest.write(folder)
         shutil.rmtree(folder / JOURNALS, ignore_errors=True)
         stored = job.store.publish(job.model.id, job.format, folder)
     received = sum(one.received for one in fetched)

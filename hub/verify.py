@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from llama_hub.hub import gguf_file
+from llama_hub.hub import gguf_file, release_items
 from llama_hub.hub.digests import damaged_blocks, hash_file
 from llama_hub.hub.manifest import MANIFEST_NAME, FileEntry, Manifest, read
 from llama_hub.hub.relative_path import regular_file
@@ -128,7 +128,11 @@ def _in_time(size: int, advance: Callable[[int], None]) -> Callable[[int], None]
 def extra_files(folder: Path, manifest: Manifest) -> list[str]:
     """Files in the folder that the manifest does not list; the first ``MAX_EXTRA`` of them."""
     listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME}
-    extras = (name for name in _names(folder) if name not in listed)
+    extras = (
+        name
+        for name in _names(folder)
+        if name not in listed and not release_items.is_ours(name, listed)
+    )
     return sorted(islice(extras, MAX_EXTRA))
 
 

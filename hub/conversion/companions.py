@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_hub.errors import NotFoundError
+from llama_hub.hub import release_items
 from llama_hub.hub.architecture import Architecture, to_config, to_params
 from llama_hub.hub.chat_template import CHAT_TEMPLATE
 from llama_hub.hub.manifest import Format
@@ -198,6 +199,8 @@ def _json(document: Mapping[str, Any]) -> bytes:
 def _card(subject: Subject, name: str) -> dict[str, bytes]:
     """The model card; on the way to Hugging Face it gets the metadata that the hub reads."""
     data = subject.find(*_CARD_NAMES)
+    if data is not None and release_items.is_marked(data):  # ours, made of the manifest
+        data = None
     text = data.decode("utf-8", "replace") if data else f"# {subject.model}\n"
     if name == "MODEL_CARD.md":
         return {name: without_front_matter(text).encode()} if data else {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llama_hub import __version__
 from llama_hub.errors import DiskFullError, IntegrityError
 from llama_hub.files import delete, fsync_folder, write_atomic
+from llama_hub.hub import release_items
 from llama_hub.hub.architecture import Architecture
 from llama_hub.hub.checkpoints import gguf_types, open_checkpoint
 from llama_hub.hub.conversion import plan as conversion_plan
@@ -127,6 +128,8 @@ def run(task: Task, partial: Path) -> Conversion:
         _check_unchanged(task, source, identity)
     if task.verify:
         _prove(partial, manifest, source.architecture, task.progress)
+    if task.beside is None:
+        release_items.write(partial, manifest)
     manifest.write(partial)
     journal.remove()
     fsync_folder(partial)

@@ -36,6 +36,7 @@ def test_the_document_that_scripts_rely_on(source: Path, tmp_path: Path) -> None
         document["bytes"]
         == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
         - (tmp_path / "out/llama-hub.json").stat().st_size
+        - (tmp_path / "out/README.llama-hub.md").stat().st_size
     )
     second = run("convert", str(tmp_path / "out"), str(tmp_path / "back"), "--to", "meta", "--json")
     assert second.json["parent"] == document["manifest"]

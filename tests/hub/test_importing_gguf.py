@@ -47,7 +47,9 @@ def test_all_parts_come_along(home: Path, tmp_path: Path) -> None:
     (there / "LICENSE").write_text("Another's.\n")
     done = take(there / "m-00002-of-00003.gguf")
     names = [f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
-    assert foreign.names(done.path) == sorted(["LICENSE", "NOTICE", *names, "llama-hub.json"])
+    assert foreign.names(done.path) == sorted(
+        ["LICENSE", "NOTICE", "README.md", *names, "llama-hub.json"]
+    )
     assert (done.path / "LICENSE").read_text() == "Its own.\n"
 
 

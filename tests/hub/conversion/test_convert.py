@@ -159,7 +159,8 @@ def test_canonical_digests_are_what_they_are_defined_to_be(tmp_path: Path) -> No
 def test_manifest_and_verify_deep(tmp_path: Path) -> None:
     made = to(make_checkpoint(tmp_path / "in", TINY), tmp_path / "out", "hf", verify=True)
     assert manifest.read(tmp_path / "out") == made
-    assert {entry.path for entry in made.files} | {"llama-hub.json"} == {
+    beside = {"llama-hub.json", "README.llama-hub.md"}
+    assert {entry.path for entry in made.files} | beside == {
         path.name for path in (tmp_path / "out").iterdir()
     }
     assert verify(tmp_path / "out", deep=True).ok
