@@ -7,18 +7,18 @@ configuration, both named by their content. What is planned stands in ``planning
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.backends.sagemaker import (
-    bodies,
+    images,
     invoke,
     logs,
     machines,
     planning,
+    proving,
     quotas,
     status,
 )
@@ -30,7 +30,6 @@ from llama_hub.backends.sagemaker.options import Options
 from llama_hub.backends.sagemaker.options import read as read_options
 from llama_hub.backends.sagemaker.runner import StepRunner
 from llama_hub.deploy import sizing
-from llama_hub.deploy.attest import policy_proof
 from llama_hub.deploy.backend import (
     Check,
     Context,
@@ -119,11 +118,13 @@ class SageMakerBackend:
         """
         if spec.region not in (None, self._aws.region):
             raise UsageError(f"this looks at {self._aws.region}, not at {spec.region}")
-        read_options(spec)
+        options = read_options(spec)
         used = quotas.used(self.inventory)
         found = [self._offer(machine, spec, used) for machine in machines.table().values()]
         return sizing.cheapest_first(
-            one for one in found if sizing.fits(one, need) and _is_apt(one, spec, need)
+            one
+            for one in found
+            if sizing.fits(one, need) and _is_apt(one, spec, need) and _runs(one, options)
         )
 
     def _offer(
@@ -155,7 +156,7 @@ class SageMakerBackend:
     def _wanted(self, target: Target) -> DesiredState:
         options = read_options(target.spec)
         self._check_image(options.image)
-        context = "" if options.image else self._context
+        context = self._context if images.is_built(options) else ""
         return DesiredState(target, options, self.inventory.account, context)
 
     def _check_image(self, image: str | None) -> None:
@@ -248,25 +249,12 @@ class SageMakerBackend:
 
     def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
         """What the service says, what S3 computes, and what the model refers to."""
-        answer = b"".join(self.invoke(name, {"manifest": True}, stream=False))
-        stated = json.loads(answer)
-        served = str(stated.get("manifest"))
-        prefix = bodies.weights_prefix(bodies.digest_of(manifest))
-        proofs = [Proof("manifest", served == manifest.digest, served)]
-        proofs += policy_proof(stated.get("moderation"))
-        proofs += [
-            Proof(f"s3 {path}", ok, words)
-            for path, ok, words in self.inventory.bucket.prove(manifest, prefix)
-        ]
-        return [*proofs, *self._references(name, prefix)]
-
-    def _references(self, name: str, prefix: str) -> Iterator[Proof]:
-        """Whether the models of the deployment read from the proven prefix, uncompressed."""
-        wanted = f"s3://{self.inventory.account.bucket}/{prefix}"
-        for model in self.inventory.observe(name).all("model"):
-            source = model.body["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]
-            ok = source["S3Uri"] == wanted and source["CompressionType"] == "None"
-            yield Proof(f"model {model.name}", ok, str(source["S3Uri"]))
+        return proving.proofs(
+            self.inventory,
+            self._endpoint(name),
+            manifest,
+            lambda: b"".join(self.invoke(name, {"manifest": True}, stream=False)),
+        )
 
     def export(self, steps: Sequence[Step], form: str) -> Mapping[str, str]:
         """``cloudformation``: the plan as one template; ``policies``: what it must be allowed."""
@@ -279,6 +267,11 @@ class SageMakerBackend:
         from llama_hub.backends.sagemaker.orphans import Orphans
 
         return Orphans(self.inventory).find()
+
+
+def _runs(offer: Offer, options: Options) -> bool:
+    """AWS's images with vLLM have no code for CPUs, and do not start on a T4."""
+    return options.run == "container" or (offer.accelerators > 0 and offer.bfloat16)
 
 
 def _is_apt(offer: Offer, spec: DeploymentSpec, need: Need) -> bool:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.sagemaker import machines
+from llama_hub.backends.sagemaker import images, machines
 from llama_hub.backends.sagemaker.options import Options
 from llama_hub.deploy.backend import TAG_SPEC, TAG_TTL, Target
-from llama_hub.deploy.environment import service_environment
 from llama_hub.hub.manifest import Manifest, canonical
 
 ROOT = "llama-hub"
@@ -24,6 +23,7 @@ VARIANT = "AllTraffic"
 ROLE_PATH = f"/{ROOT}/"
 NAMESPACE = "AWS/SageMaker"
 DOWNLOAD_RATE = 50e6  # bytes a second from S3 to an instance that are sure to be reached
+COMPILE_SECONDS = 300  # that vLLM may compile and capture graphs before it answers
 LOAD_RATE = 100e6  # bytes a second from disk to the accelerators
 SHORTEST, LONGEST = 300, 3600  # seconds; SageMaker takes 60 to 3600
 ANSWER_SECONDS = 58  # SageMaker cuts a request off after 60
@@ -44,8 +44,12 @@ class Account:
     @property
     def registry(self) -> str:
         """Host of the account's container registry."""
+        return self.registry_of(self.id)
+
+    def registry_of(self, owner: str) -> str:
+        """Host of another account's registry in the same region."""
         suffix = "amazonaws.com.cn" if self.partition == "aws-cn" else "amazonaws.com"
-        return f"{self.id}.dkr.ecr.{self.region}.{suffix}"
+        return f"{owner}.dkr.ecr.{self.region}.{suffix}"
 
     def role_arn(self, role: str) -> str:
         """ARN of a role that we made."""
@@ -158,9 +162,13 @@ class DesiredState:
 
     @property
     def image(self) -> str:
-        """The image: the given one, or the one that is built."""
-        built = f"{self.account.registry}/{repository(self.name)}:{self.context[:16]}"
-        return self.options.image or built
+        """The image: the given one, AWS's own with vLLM, or the one that is built."""
+        if self.options.image:
+            return self.options.image
+        if self.options.run == "vllm":
+            registry = self.account.registry_of(images.owner(self.account.region))
+            return f"{registry}/{images.VLLM_IMAGE}"
+        return f"{self.account.registry}/{repository(self.name)}:{self.context[:16]}"
 
     @property
     def vpc(self) -> dict[str, Any]:
@@ -174,9 +182,9 @@ class DesiredState:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables of the container; no secrets, SageMaker shows them."""
+        """Variables of the container."""
         limit = ASYNC_SECONDS if self.options.asynchronous else ANSWER_SECONDS
-        return service_environment(self.target, "sagemaker", request_timeout=limit)
+        return images.environment(self.target, self.options, self.image, request_timeout=limit)
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -203,9 +211,12 @@ class DesiredState:
     def timeouts(self) -> dict[str, int]:
         """Both start-up timeouts, from the model's size."""
         size = self.target.artifact.manifest.bytes
+        start = seconds_for(size, LOAD_RATE)
+        if self.options.run == "vllm":
+            start = min(LONGEST, start + COMPILE_SECONDS)
         return {
             "ModelDataDownloadTimeoutInSeconds": seconds_for(size, DOWNLOAD_RATE),
-            "ContainerStartupHealthCheckTimeoutInSeconds": seconds_for(size, LOAD_RATE),
+            "ContainerStartupHealthCheckTimeoutInSeconds": start,
         }
 
     @property
@@ -219,7 +230,9 @@ class DesiredState:
         body: dict[str, Any] = {"VariantName": VARIANT} | self.timeouts | self._machines()
         body["RoutingConfig"] = {"RoutingStrategy": self.options.routing}
         ami = self.options.ami or machines.ami_for(
-            self.machine, self.options.image, self.options.cuda
+            self.machine,
+            None if images.is_built(self.options) else self.image,
+            self.options.cuda,
         )
         if ami:
             body["InferenceAmiVersion"] = ami

@@ -40,8 +40,11 @@ class Options(BaseModel):
     """Bucket for the weights; none: sagemaker-REGION-ACCOUNT, made if it is missing."""
     role: str | None = Field(None, pattern=ROLE)
     """Execution role of the endpoint; none: one is made that may do the least it can."""
+    run: Literal["container", "vllm"] = "container"
+    """Our own service, or vLLM in AWS's own image, which needs a machine with a GPU."""
     image: str | None = Field(None, pattern=IMAGE, max_length=255)
-    """Image of the service in ECR of the region; none: it is built there with CodeBuild."""
+    """Image of the service in ECR of the region; none: it is built there with CodeBuild. With run
+    vllm: another image with vLLM (AWS's vllm, huggingface-vllm, djl-inference) than the usual."""
     cuda: float | None = Field(None, ge=11, le=20)
     """CUDA version of the image, where its tag does not tell (12.4, 13.0)."""
     ami: Ami | None = None

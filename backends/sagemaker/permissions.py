@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_hub.backends.sagemaker import bodies, iam
+from llama_hub.backends.sagemaker import bodies, iam, images
 from llama_hub.backends.sagemaker.bodies import ROOT, Account
 from llama_hub.errors import LlamaHubError
 
@@ -196,7 +196,7 @@ def purposes_of(spec: DeploymentSpec, options: Options) -> list[str]:
     wanted = {
         "deploy": True,
         "role": options.role is None,
-        "image": options.image is None,
+        "image": images.is_built(options),
         "scale": spec.scale_to_zero or spec.replicas_min != spec.replicas_max,
         "sleep": idle,
         "alarms": spec.scale_to_zero or (options.alarms and not options.asynchronous),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from llama_hub.backends.sagemaker import bodies, iam, scaling
+from llama_hub.backends.sagemaker import bodies, iam, images, scaling
 from llama_hub.backends.sagemaker.bodies import VARIANT, DesiredState
 from llama_hub.deploy.backend import Action, Observed, Resource, Step
 from llama_hub.deploy.reconcile import deletions as deletions_of
@@ -41,11 +41,13 @@ class Planner:
     def _foundations(self) -> Iterator[Step]:
         desired = self.desired
         role = [self._role()] if desired.options.role is None else []
-        image = [self._image()] if desired.options.image is None else []
+        image = [self._image()] if images.is_built(desired.options) else []
         weights = self._weights()
         yield from (*role, *image, weights)
         needs = tuple(step.id for step in (*role, *image, weights))
         model = self._fixed("model", str(desired.model["ModelName"]), desired.model, needs)
+        if model.action != "noop":
+            model = replace(model, note=images.note(desired.options, desired.image))
         yield model
         uses = tuple(step.id for step in role) if desired.idle else (model.id,)
         config = desired.config
@@ -265,7 +267,7 @@ def needed(desired: DesiredState) -> set[str]:
         kind
         for kind, wanted in {
             "role": options.role is None,
-            "image": options.image is None,
+            "image": images.is_built(options),
             "component": desired.idle,
             "scaling": scales,
             "alarm": bool(desired.alarms) or spec.scale_to_zero,
