@@ -147,6 +147,9 @@ class StepRunner:
     def _deploy(self) -> None:
         if "properties" not in self._step.body:
             return self._patch()
+        # While somebody else updates the endpoint, nothing can be put into it: that takes minutes.
+        endpoint = self._step.name.partition("/")[0]
+        self._inventory.settled(self._endpoint_path(endpoint), self._context.timeout)
         path = self._scope.deployment(self._step.name)
         found = self._inventory.settled(path, self._context.timeout)
         if found is not None and self._step.action == "replace" and not _is_good(found):

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from llama_hub.inference.service import body
+from llama_hub.inference.service import body, parse_queue
 from llama_hub.inference.service.client import CLIENT, client_of
 from llama_hub.inference.service.limits import SPARE, Admission, Pacer
 from llama_hub.inference.service.problems import Problem
@@ -148,7 +148,11 @@ def test_bodies_that_never_end_leave_room_for_another_clients() -> None:
     bodies.close()
 
 
-def test_large_bodies_of_one_client_do_not_stand_before_another_clients() -> None:
+def test_large_bodies_of_one_client_do_not_stand_before_another_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parse_queue, "EACH", 1.0)  # however slowly they come in
+
     async def check() -> None:
         bodies, parsed = body.Bodies(1000), []
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from llama_hub.inference.service import parse_queue
 from llama_hub.inference.service.parse_queue import REST, SMALL, ParseQueue
 
 LARGE = 6 << 20
@@ -71,7 +72,11 @@ def test_no_large_body_waits_for_ever_behind_small_ones() -> None:
 
 
 @pytest.mark.parametrize("size", [20_000, LARGE])
-def test_many_bodies_of_one_client_do_not_stand_before_anothers(size: int) -> None:
+def test_many_bodies_of_one_client_do_not_stand_before_anothers(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parse_queue, "EACH", 1.0)  # however slowly they come in
+
     async def check(order: list[str], turn: Turn) -> None:
         many = await started([turn("many", size) for _ in range(20)])
         await turn("few", size)
