@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llama_hub.backends.local import further_models, view
 from llama_hub.backends.local import plan as planning
-from llama_hub.backends.local import view
 from llama_hub.backends.local.gpus import Claim, claims, gpus
 from llama_hub.backends.local.held import place
 from llama_hub.backends.local.host import host_memory
@@ -31,6 +31,7 @@ from llama_hub.deploy.backend import (
     Deployed,
     Endpoint,
     Observed,
+    Proof,
     Resource,
     Step,
     Target,
@@ -42,7 +43,7 @@ from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.distribution import install_command
 from llama_hub.errors import NotFoundError, ProvisioningError
 from llama_hub.home import home
-from llama_hub.hub.manifest import MANIFEST_NAME
+from llama_hub.hub.manifest import MANIFEST_NAME, Manifest
 
 SERVICE = (sys.executable, "-m", "llama_hub", "serve")
 
@@ -175,6 +176,14 @@ class LocalBackend:
         yield from last_lines(folder.service_log, tail)
         if follow:
             yield from follow_lines(folder.service_log, lambda: folder.is_there)
+
+    def prove(self, name: str, manifest: Manifest) -> Sequence[Proof]:
+        """For each further model: whether the service states the one that the deployment holds."""
+        desired = self._steps.folder(name).desired()
+        active = desired.revisions.get(desired.active) if desired else None
+        if active is None or not active.models:
+            return []
+        return further_models.proofs(self.endpoint(name), active.models)
 
     def endpoint(self, name: str) -> Endpoint:
         """The address, and the key where there is one; ``ProvisioningError`` if it does not run."""

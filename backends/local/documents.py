@@ -46,6 +46,7 @@ class Revision:
     run: bool
     tags: dict[str, str]
     attempt: Annotated[int, Ge(0)] = 0  # grows when the same revision is tried again
+    models: dict[str, str] = field(default_factory=dict)  # folders of further ones, by name
 
 
 @dataclass

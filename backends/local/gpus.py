@@ -134,9 +134,15 @@ def _promised(variables: Mapping[str, str]) -> list[tuple[str, float]]:
     return [(uuid, share) for uuid in variables.get(VISIBLE, "").split(",") if uuid]
 
 
-def share_of(need: Need, count: int, memory_bytes: int) -> float:
-    """The part of each of ``count`` devices that a replica takes, rounded up to hundredths."""
-    wanted = need.share(count).total_bytes / memory_bytes + SLACK
+def share_of(
+    needs: Sequence[Need], count: int, memory_bytes: int, *, unloads: bool = False
+) -> float:
+    """The part of each of ``count`` devices that a replica takes, rounded up to hundredths.
+
+    ``needs``: of its models; ``unloads``: whether they take turns where they do not fit together.
+    """
+    parts = [need.share(count).total_bytes for need in needs]
+    wanted = (max(parts) if unloads else sum(parts)) / memory_bytes + SLACK
     return min(USABLE, -(-int(wanted * 10000) // 100) / 100)
 
 
@@ -160,11 +166,18 @@ class Assignment:
         self._kept = kept or {}
 
     def deal(
-        self, replicas: int, count: int, need: Need, named: Sequence[int | str] | None = None
+        self,
+        replicas: int,
+        count: int,
+        needs: Sequence[Need],
+        named: Sequence[int | str] | None = None,
+        *,
+        unloads: bool = False,
     ) -> dict[str, dict[str, str]]:
         """Variables by the replica's number, ``count`` devices each.
 
-        ``named``: the only devices to use, by number or identifier. ``NotEnoughError`` names who
+        ``named``: the only devices to use, by number or identifier. ``needs`` and ``unloads``: as
+        for ``share_of``. ``NotEnoughError`` names who
         holds what where there is no room. ``UsageError`` if there are fewer devices than that.
         """
         pool = list(self._devices) if named is None else [self._find(each) for each in named]
@@ -173,7 +186,8 @@ class Assignment:
                 f"{replicas} replicas of {count} devices need {count * replicas}; "
                 f"{'options.gpus names' if named else 'there are'} {len(pool)}"
             )
-        share = share_of(need, count, min(one.memory_bytes for one in pool))
+        memory = min(one.memory_bytes for one in pool)
+        share = share_of(needs, count, memory, unloads=unloads)
         if self._still_good(replicas, count, pool):
             return {number: dict(variables) for number, variables in self._kept.items()}
         room = {one.uuid: USABLE - self._used(one) for one in pool}

@@ -22,6 +22,17 @@ class LocalOptions(BaseModel):
     api_key: bool | None = Field(
         None, description="Whether a key is needed; none: unless only this machine can connect."
     )
+    models: list[str] = Field(
+        default_factory=list,
+        max_length=31,
+        description="Further models behind the same address, each under its own name.",
+    )
+    idle_unload: str | None = Field(
+        None,
+        pattern=r"^\d{1,12}[smhd]?$",
+        description="Load models when they are asked for, and unload those that nobody has for so "
+        "long (10m); none: all stay loaded.",
+    )
     drain_seconds: int = Field(
         60, ge=0, le=86400, description="What requests to a replaced revision may still take."
     )

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_hub.backends.local import held
+from llama_hub.backends.local import further_models, held
+from llama_hub.backends.local.further_models import FurtherModel
 from llama_hub.backends.local.gpus import Assignment, Claim, Gpu
 from llama_hub.backends.local.options import LocalOptions
 from llama_hub.backends.local.view import DAMAGED
@@ -39,10 +40,14 @@ def plan(
     previous = active
     if service and active == generation:
         previous = str(service.body.get("previous", ""))
-    dealt = _devices(target, options, observed, devices, taken)
+    others = further_models.find(target, options)
+    dealt = _devices(target, options, observed, devices, taken, others)
+    body = _body(target, options, command, model, dealt)
+    if others or options.idle_unload:
+        body |= _several(target, options, [*command, str(model)], service_folder, others)
     steps = [
         _service(target, options, service),
-        _revision(target, observed, _body(target, options, command, model, dealt)),
+        _revision(target, observed, body),
         _traffic(target, active, previous),
     ]
     return [*steps, *_retire(name, observed, generation, previous)]
@@ -144,8 +149,28 @@ def _body(
         "replicas": spec.replicas_min,
         "drain": options.drain_seconds,
         "run": True,
+        "models": {},
         "tags": target.tags,
     }
+
+
+def _several(
+    target: Target,
+    options: LocalOptions,
+    command: Sequence[str],
+    service_folder: Path,
+    others: Sequence[FurtherModel],
+) -> dict[str, Any]:
+    """What differs where there are further models, or one that is unloaded when idle."""
+    folders = further_models.places(service_folder, others)
+    context = min([target.spec.context, *(each.need.context for each in others)])
+    argv = _argv(target, options, [*command, *folders.values()], context)
+    if others:  # each has the name of its manifest
+        at = argv.index("--served-name")
+        del argv[at : at + 2]
+    if options.idle_unload:
+        argv += ["--idle-unload", options.idle_unload]
+    return {"argv": argv, "models": folders}
 
 
 def _environment(target: Target) -> dict[str, str]:
@@ -154,7 +179,9 @@ def _environment(target: Target) -> dict[str, str]:
     return ours | dict(target.spec.environment)
 
 
-def _argv(target: Target, options: LocalOptions, command: Sequence[str]) -> list[str]:
+def _argv(
+    target: Target, options: LocalOptions, command: Sequence[str], context: int | None = None
+) -> list[str]:
     spec = target.spec
     return [
         *command, "--json",
@@ -162,7 +189,7 @@ def _argv(target: Target, options: LocalOptions, command: Sequence[str]) -> list
         "--engine", options.engine, "--dtype", _dtype(target, options),
         "--device", "cuda" if target.offer.accelerators else "cpu",
         "--tensor-parallel", str(tensor_parallel(target)),
-        "--context", str(spec.context), "--max-batch", str(spec.concurrency),
+        "--context", str(context or spec.context), "--max-batch", str(spec.concurrency),
         "--served-name", target.artifact.manifest.model,
     ]  # fmt: skip
 
@@ -178,6 +205,7 @@ def _devices(
     observed: Observed,
     devices: Sequence[Gpu],
     taken: Sequence[Claim],
+    others: Sequence[FurtherModel],
 ) -> dict[str, dict[str, str]]:
     """Which accelerators each replica sees, by its number, and which share of them it takes."""
     spec, each = target.spec, target.offer.accelerators
@@ -186,7 +214,9 @@ def _devices(
     there = observed.find("revision", f"{spec.name}-{target.generation}")
     kept = there.body.get("devices") if there is not None and there.body.get("run") else None
     assignment = Assignment(devices, taken, spec.name, kept)
-    return assignment.deal(spec.replicas_min, each, target.need, options.gpus)
+    needs = [target.need, *(other.need for other in others)]
+    unloads = options.idle_unload is not None
+    return assignment.deal(spec.replicas_min, each, needs, options.gpus, unloads=unloads)
 
 
 def _traffic(target: Target, active: str, previous: str) -> Step:

@@ -13,7 +13,7 @@ from os import kill
 from pathlib import Path
 from typing import Any
 
-from llama_hub.backends.local import held
+from llama_hub.backends.local import further_models, held
 from llama_hub.backends.local.documents import DesiredState, Revision, SupervisorState
 from llama_hub.backends.local.logs import last_lines
 from llama_hub.backends.local.processes import is_supervisor, kill_replica
@@ -84,6 +84,7 @@ class StepRunner:
         folder = self.folder(name)
         if context.target is not None and "folder" in step.body:
             held.hold(context.target.artifact, Path(step.body["folder"]), context.progress)
+            further_models.hold(context.target.spec, step.body["models"], context.progress)
         with folder.change() as desired:
             revision = desired.revisions.get(generation)
             if revision is not None:
@@ -147,7 +148,9 @@ class StepRunner:
             every=POLL,
         )
         if (desired_now := folder.desired()) is not None:
-            held.release(folder.path, [one.folder for one in desired_now.revisions.values()])
+            revisions = desired_now.revisions.values()
+            further = [path for one in revisions for path in one.models.values()]
+            held.release(folder.path, [*(one.folder for one in revisions), *further])
         return {}
 
     def _remove(self, folder: Folder) -> None:

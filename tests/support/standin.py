@@ -9,6 +9,7 @@ answers (in a stream: after the first letter).
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(sys.argv[1])
+FOLDERS = [Path(each) for each in itertools.takewhile(lambda a: a[:2] != "--", sys.argv[1:])]
 CONTENT = (FOLDER / "model.safetensors").read_text()
 DELAY = float(os.environ.get("STANDIN_DELAY", "0"))
 GATE = os.environ.get("STANDIN_GATE")
@@ -37,8 +39,10 @@ class Handler(BaseHTTPRequestHandler):
         elif not self._may():
             self._send({"error": "key"}, 401)
         elif self.path == "/manifest":
-            document = json.loads((FOLDER / "llama-hub.json").read_text())
-            self._send({"manifest": document["digest"], "environment": dict(os.environ)})
+            known = [json.loads((each / "llama-hub.json").read_text()) for each in FOLDERS]
+            models = [{"model": each["model"], "manifest": each["digest"]} for each in known]
+            stated = {"manifest": known[0]["digest"], "environment": dict(os.environ)}
+            self._send(stated | {"models": models, "argv": sys.argv[1:]})
         elif self.path == "/crash":
             os._exit(7)
         elif self.path == "/sick":

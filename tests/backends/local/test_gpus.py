@@ -113,13 +113,19 @@ def cards(count: int, gib: int = 24, used: float = 0.0) -> list[Gpu]:
 
 def deal(devices: list[Gpu], taken: list[Claim], replicas: int = 1, **more: Any) -> list[str]:
     dealt = Assignment(devices, taken, "x", more.pop("kept", None)).deal(
-        replicas, more.pop("count", 1), NEED, more.pop("named", None)
+        replicas, more.pop("count", 1), [NEED], more.pop("named", None)
     )
     return [dealt[str(n)]["CUDA_VISIBLE_DEVICES"] for n in range(replicas)]
 
 
+def test_several_models_take_the_sum_or_the_largest() -> None:
+    alone = share_of([NEED], 1, 80 * GIB)
+    assert share_of([NEED, NEED], 1, 80 * GIB) == pytest.approx(2 * alone, abs=0.03)
+    assert share_of([NEED, NEED], 1, 80 * GIB, unloads=True) == alone
+
+
 def test_the_emptiest_devices_are_taken() -> None:
-    share = share_of(NEED, 1, 24 * GIB)
+    share = share_of([NEED], 1, 24 * GIB)
     assert 0.6 < share < 0.7
     assert deal(cards(3), []) == [UUIDS[0]]
     assert deal(cards(3), [Claim("a", UUIDS[0], share)]) == [UUIDS[1]]
