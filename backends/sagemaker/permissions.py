@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from llama_hub.backends.sagemaker import bodies, iam, images
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from llama_hub.backends.sagemaker.options import Options
     from llama_hub.deploy.spec import DeploymentSpec
 
-MOST_ACTIONS = 50  # of one question to the simulator
+APART = "require different authorization information"  # the simulator, of actions together
+PASS_ROLE = "iam:PassRole"
 EVERY = "*"
 _ASSUMED = re.compile(r"arn:(aws[\w-]*):sts::(\d{12}):assumed-role/([^/]+)/.+")
 
@@ -282,27 +284,34 @@ def missing(
     lacking: set[str] = set()
     try:
         for kind, named in actions(purposes).items():
-            for start in range(0, len(named), MOST_ACTIONS):
-                some = named[start : start + MOST_ACTIONS]
-                lacking |= _denied(inventory, source, name, kind, some, role)
+            lacking |= _lacking(inventory, source, arns(inventory.account, name, kind, role), named)
     except LlamaHubError:
         return None
     return sorted(lacking)
 
 
-def _denied(
-    inventory: Inventory,
-    source: str,
-    name: str,
-    kind: str,
-    named: Sequence[str],
-    role: str | None,
+def _lacking(
+    inventory: Inventory, source: str, patterns: Sequence[str], named: Sequence[str]
 ) -> set[str]:
+    """Service by service, and one by one where the simulator takes some only apart."""
     # A name in the place of the pattern's end: the simulator compares policies with resources.
-    resources = [
-        one if one == EVERY else one.replace("*", "x")
-        for one in arns(inventory.account, name, kind, role)
-    ]
+    resources = [one if one == EVERY else one.replace("*", "x") for one in patterns]
+    lacking: set[str] = set()
+    for _, group in groupby(sorted(named), key=lambda action: action.partition(":")[0]):
+        together = list(group)
+        try:
+            lacking |= _denied(inventory, source, resources, together)
+        except LlamaHubError as error:
+            if APART not in error.message or len(together) == 1:
+                raise
+            for action in together:
+                lacking |= _denied(inventory, source, resources, [action])
+    return lacking
+
+
+def _denied(
+    inventory: Inventory, source: str, resources: Sequence[str], named: Sequence[str]
+) -> set[str]:
     context = {
         "ContextKeyName": "iam:PassedToService",
         "ContextKeyValues": ["sagemaker.amazonaws.com"],
@@ -313,8 +322,8 @@ def _denied(
         "simulate_principal_policy",
         PolicySourceArn=source,
         ActionNames=list(named),
-        ResourceArns=resources,
-        **({"ContextEntries": [context]} if kind == "passed role" else {}),
+        ResourceArns=list(resources),
+        **({"ContextEntries": [context]} if PASS_ROLE in named else {}),
     )
     return {
         str(one["EvalActionName"])

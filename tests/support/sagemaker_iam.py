@@ -46,6 +46,7 @@ NAMES = {  # member of a SageMaker request → kind in the ARN
     "ModelName": "model",
     "InferenceComponentName": "inference-component",
 }
+ALIASED = ("GetLifecycleConfiguration", "PutLifecycleConfiguration", "GetBucketTagging")
 BOTH = ("CreateEndpoint", "UpdateEndpoint", "CreateInferenceComponent")  # of two resources
 
 
@@ -68,6 +69,7 @@ class Permissions:
         """The answer of ``SimulatePrincipalPolicy``."""
         actions = [value for key, value in form.items() if key.startswith("ActionNames.")]
         resources = [value for key, value in form.items() if key.startswith("ResourceArns.")]
+        self._check_together(actions)
         results = "".join(
             "<member><EvalActionName>{}</EvalActionName><EvalResourceName>{}</EvalResourceName>"
             "<EvalDecision>{}</EvalDecision></member>".format(
@@ -84,6 +86,16 @@ class Permissions:
             f"<SimulatePrincipalPolicyResult>{inner}</SimulatePrincipalPolicyResult>"
             "</SimulatePrincipalPolicyResponse>"
         )
+
+    def _check_together(self, actions: list[str]) -> None:
+        """Several services, or S3's differently named actions beside others, are taken apart."""
+        aliased = {one for one in actions if one.split(":")[1] in ALIASED}
+        services = {one.split(":")[0] for one in actions}
+        first = {one for one in actions if one.startswith(f"{actions[0].split(':')[0]}:")}
+        some = aliased if aliased and aliased != set(actions) else first
+        if len(services) > 1 or some is aliased:
+            others = ",".join(sorted(set(actions) - some))
+            raise refusal("simulated apart", some=",".join(sorted(some)), others=others)
 
     def _is_denied(self, action: str, resource: str) -> bool:
         if self.plane.is_denied(action):

@@ -59,7 +59,7 @@ INVOKES = {
     "invocations-response-stream": "InvokeEndpointWithResponseStream",
 }
 READS = re.compile(r"(Describe|List|Get|Head|BatchGet|Simulate|Assume|Invoke)")
-_SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
+_SCOPE = re.compile(r"Credential=([^/]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 QUOTAS = {
     "ml.m5.large": 8,
     "ml.m5.xlarge": 8,
@@ -92,6 +92,7 @@ class Call:
     body: Any = None
     write: bool = False
     path: str = ""
+    place: tuple[str, str] = (ACCOUNT, REGION)
 
 
 @functools.cache
@@ -105,6 +106,27 @@ def _moto_port() -> int:
     return int(moto.get_host_and_port()[1])
 
 
+@dataclass(frozen=True)
+class Scope:
+    """Whose key signed a request, for which region and service."""
+
+    key: str
+    region: str
+    service: str
+
+
+class Elsewhere:
+    """Another account or region: empty, and like the plane in all else."""
+
+    def __init__(self, plane: Plane, account: str, region: str) -> None:
+        self._plane, self.account, self.region = plane, account, region
+        self.control = Control(self)  # type: ignore[arg-type]
+        self.others = Others(self)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plane, name)
+
+
 @dataclass
 class Plane:
     """AWS, for as long as the block lasts."""
@@ -113,6 +135,7 @@ class Plane:
     region: str = REGION
     account: str = ACCOUNT
     launch: host.Launch = host.stub
+    accounts: dict[str, str] = field(default_factory=dict)  # access key → another account
     page: int = 2  # entries of one page
     quotas: dict[str, int] = field(default_factory=lambda: dict(QUOTAS))
     default_quotas: dict[str, int] = field(default_factory=dict)
@@ -137,6 +160,7 @@ class Plane:
         self._offset = 0.0
         self._names = itertools.count()
         self._ticks: list[Callable[[], None]] = []
+        self._elsewhere: dict[tuple[str, str], Elsewhere] = {}
         self.roles = Roles(self)
         self.permissions = Permissions(self)
         self.s3 = s3.S3(self.root / "s3", self.region)
@@ -198,6 +222,12 @@ class Plane:
             action()
 
     # --- what tests ask -------------------------------------------------------------------
+
+    def at(self, place: tuple[str, str]) -> Plane | Elsewhere:
+        """What is in one account and region."""
+        if place == (self.account, self.region):
+            return self
+        return self._elsewhere.setdefault(place, Elsewhere(self, *place))
 
     def inventory(self) -> list[str]:
         """Everything that exists in the account."""
@@ -279,7 +309,7 @@ class Plane:
 
     # --- requests -------------------------------------------------------------------------
 
-    def answer(self, request: s3.Request, scope: tuple[str, str]) -> s3.Reply:
+    def answer(self, request: s3.Request, scope: Scope) -> s3.Reply:
         """Answer one request; a mistake of the fake itself fails the test."""
         try:
             return self.handle(request, scope)
@@ -289,15 +319,16 @@ class Plane:
             self.problems.append(f"the fake broke: {traceback.format_exc()}")
             return s3.Reply(500)
 
-    def handle(self, request: s3.Request, scope: tuple[str, str]) -> s3.Reply:
+    def handle(self, request: s3.Request, scope: Scope) -> s3.Reply:
         """Answer one request."""
-        service = scope[1]
+        service = scope.service
         if self.hurry:
             self._offset += 5
             self._run_ticks()
         if request.path.startswith("/endpoints/"):
             service = "runtime"
-        call = Call(service, self._operation(request, service), path=request.path)
+        place = (self.accounts.get(scope.key, self.account), scope.region)
+        call = Call(service, self._operation(request, service), path=request.path, place=place)
         call.write = not READS.match(call.operation)
         self.calls.append(call)
         try:
@@ -348,9 +379,9 @@ class Plane:
             raise ApiError("ValidationException", f"{len(found)} validation errors: {found}")
         self.permissions.check(call)
         if call.service == "sagemaker":
-            answer = self.control.call(call.operation, call.body)
+            answer = self.at(call.place).control.call(call.operation, call.body)
         else:
-            answer = getattr(self.others, call.operation)(call.body) or {}
+            answer = getattr(self.at(call.place).others, call.operation)(call.body) or {}
         wrong = shapes.check_answer(name, call.operation, answer)
         assert not wrong, wrong
         content = json.dumps(answer).encode()
@@ -371,6 +402,10 @@ class Plane:
         if call.operation == "SimulatePrincipalPolicy":
             answer = self.permissions.simulate(call.body)
             return s3.Reply(body=answer.encode(), headers={"Content-Type": "text/xml"})
+        if call.operation == "GetCallerIdentity" and call.place[0] != self.account:
+            return s3.Reply(
+                body=_identity(call.place[0]).encode(), headers={"Content-Type": "text/xml"}
+            )
         headers = {k: v for k, v in request.headers.items() if k.lower() != "connection"}
         reply = self._forward(request.method, request.path or "/", headers, body)
         if call.service == "iam" and call.write and reply.status < 300:
@@ -491,6 +526,15 @@ def _refusal(service: str, error: ApiError) -> s3.Reply:
     return s3.Reply(error.status, content, {"Content-Type": "application/x-amz-json-1.1"})
 
 
+def _identity(account: str) -> str:
+    return (
+        '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
+        f"<GetCallerIdentityResult><Arn>arn:aws:iam::{account}:user/other</Arn>"
+        f"<UserId>U</UserId><Account>{account}</Account></GetCallerIdentityResult>"
+        "</GetCallerIdentityResponse>"
+    )
+
+
 def _s3_refusal(error: s3.S3Error) -> s3.Reply:
     text = f"<Error><Code>{error.code}</Code><Message>{error.message}</Message></Error>"
     return s3.Reply(error.status, text.encode(), {"Content-Type": "application/xml"})
@@ -538,7 +582,7 @@ class _Handler(BaseHTTPRequestHandler):
             reply = s3.Reply(403, b"<Error><Code>AccessDenied</Code></Error>")
             self.close_connection = True
         else:
-            reply = self.plane.answer(request, (scope[1], scope[2]))
+            reply = self.plane.answer(request, Scope(*scope.groups()))
             if reply.status >= 400:
                 self.close_connection = True  # the body may not have been read
         self._send(reply)

@@ -76,6 +76,13 @@ REFUSALS = {
         "target.",
         _GITHUB + "awslabs/stable-diffusion-aws-extension/issues/161 (the code is ours)",
     ),
+    "simulated apart": Refusal(
+        "InvalidInput",
+        "Invalid Input Actions: [{some}] and [{others}] require different authorization "
+        "information. Please refer to the documentation for more details: "
+        "https://docs.aws.amazon.com/IAM/latest/APIReference/API_SimulatePrincipalPolicy.html",
+        "recorded in the sources of several programs that call it; which actions: partly ours",
+    ),
     # --- roles that are young, absent or closed -------------------------------------------------
     "role of a build": Refusal(
         "InvalidInputException",

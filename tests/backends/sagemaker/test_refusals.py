@@ -31,7 +31,7 @@ def times(plane: Plane, operation: str) -> int:
 
 def test_every_refusal_names_its_source() -> None:
     for name, one in (REFUSALS | FAILURES).items():
-        assert one.source.startswith(("https://", "AWS General Reference", OURS)), name
+        assert one.source.startswith(("https://", "AWS General Reference", "recorded", OURS)), name
 
 
 def test_a_new_role_is_waited_for_until_sagemaker_can_use_it(plane: Plane, bench: Bench) -> None:
