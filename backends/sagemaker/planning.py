@@ -124,7 +124,9 @@ class Planner:
         yield endpoint
         last = endpoint
         if self.desired.idle:
-            last = self._component(endpoint)
+            before = self._make_room(endpoint)
+            yield from before
+            last = self._component(endpoint, before)
             yield last
         grows = self._scaling(last)
         if grows is not None:
@@ -172,12 +174,33 @@ class Planner:
             return "a few instances at a time are exchanged"
         return "for a while old and new instances run and bill side by side"
 
-    def _component(self, endpoint: Step) -> Step:
+    def _make_room(self, endpoint: Step) -> list[Step]:
+        """The old component goes first where no machine is left on which the new could start.
+
+        Each copy has a machine of its own, and there are at most ``replicas_max``.
+        """
+        name = self.desired.component["InferenceComponentName"]
+        old = [one for one in self.observed.all("component") if one.name != name]
+        copies = sum(_copies(one) for one in old)
+        if not old or copies < self.desired.target.spec.replicas_max:
+            return []
+        steps = deletions_of(
+            old,
+            ORDER,
+            why=lambda resource: "the new one needs its machine",
+            body=lambda resource: {"deployment": self._name},
+            after=[endpoint.id],
+        )
+        note = "nothing answers until the new one is up; a larger replicas_max avoids that"
+        return [replace(step, note=note) for step in steps]
+
+    def _component(self, endpoint: Step, before: list[Step]) -> Step:
         request = self.desired.component
         name = str(request["InferenceComponentName"])
         model = f"model/{self.desired.model['ModelName']}"
         there = self.observed.find("component", name)
-        step = self._fixed("component", name, request, (endpoint.id, model))
+        after = (endpoint.id, model, *(step.id for step in before))
+        step = self._fixed("component", name, request, after)
         state = there.state if there else "InService"
         if state == "Failed":
             return Step("replace", *_same(step, "it is Failed"), long=True)
@@ -288,6 +311,12 @@ def desired_count(endpoint: Resource | None) -> int | None:
     """Instances that an endpoint is to have; ``None`` while there are none."""
     variants = endpoint.body.get("ProductionVariants") if endpoint else None
     return int(variants[0].get("DesiredInstanceCount", 0)) if variants else None
+
+
+def _copies(component: Resource) -> int:
+    """Copies that a component has or is getting."""
+    known = component.body.get("RuntimeConfig", {})
+    return max(int(known.get(key) or 0) for key in ("CurrentCopyCount", "DesiredCopyCount"))
 
 
 def _wrapped(alarm: Resource) -> Resource:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.support.sagemaker_plane import Plane
 
 NVME = ("g4dn", "g5", "g6", "g6e", "p4d", "p4de", "p5", "p5e", "p5en")
+DEVICES = {"ml.g5.2xlarge": 1, "ml.g5.12xlarge": 4}  # accelerators of a machine
 DRIVERS = {  # AMI → highest CUDA version that its driver runs
     "al2-ami-sagemaker-inference-gpu-2": 12.2,
     "al2-ami-sagemaker-inference-gpu-2-1": 12.2,
@@ -76,6 +77,7 @@ class Endpoint:
     failure: str = ""
     worker: threading.Thread | None = None
     last_update: dict[str, Any] | None = None
+    pending: tuple[str, int, float] | None = None  # configuration, instances, since when
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Control:
         self.components: dict[str, Component] = {}
         self.tags: dict[str, dict[str, str]] = {}
         self.created: dict[str, float] = {}
+        self._listed: dict[str, int] = {}  # how often something would have been listed
         self.failing: list[str] = []  # reasons for which the next launches fail
         self.lock = threading.RLock()
 
@@ -367,6 +370,14 @@ class Control:
         }
         if not found.variants:
             del answer["ProductionVariants"]
+        if found.pending:
+            config, count, start = found.pending
+            counts = {"CurrentInstanceCount": 0, "DesiredInstanceCount": count}
+            answer["PendingDeploymentSummary"] = {
+                "EndpointConfigName": config,
+                "StartTime": start,
+                "ProductionVariants": [{"VariantName": "AllTraffic"} | counts],
+            }
         if found.failure:
             answer["FailureReason"] = found.failure
         if found.status == "Deleting":
@@ -519,8 +530,8 @@ class Control:
     def _start_component(self, component: Component, endpoint: Endpoint) -> None:
         specification = component.request["Specification"]
         machine = endpoint.variants[component.request["VariantName"]].config
-        problem = ""
-        if component.variant.count:
+        problem = self._no_device(component, machine)
+        if component.variant.count and not problem:
             model = self.models[specification["ModelName"]]
             startup = specification["StartupParameters"]
             where = f"/aws/sagemaker/InferenceComponents/{component.name}"
@@ -528,6 +539,20 @@ class Control:
         with self.lock:
             component.status = "Failed" if problem else "InService"
             component.failure = problem
+
+    def _no_device(self, component: Component, machine: Mapping[str, Any]) -> str:
+        """Each copy holds its accelerators, and machines are at most as many as was said."""
+        devices = DEVICES.get(instances(machine)[0], 0)
+        most = machine.get("ManagedInstanceScaling", {}).get("MaxInstanceCount", 1)
+        held = sum(
+            one.variant.count
+            * one.request["Specification"]["ComputeResourceRequirements"].get(
+                "NumberOfAcceleratorDevicesRequired", 0
+            )
+            for one in self.components.values()
+            if one.request["EndpointName"] == component.request["EndpointName"]
+        )
+        return failure("no device") if devices and held > devices * most else ""
 
     def _component(self, body: Mapping[str, Any]) -> Component:
         found = self.components.get(body["InferenceComponentName"])
@@ -600,6 +625,11 @@ class Control:
         elif component.variant.container is None:
             self._start_component(component, self.endpoints[component.request["EndpointName"]])
 
+    def _is_hidden(self, arn: str) -> bool:
+        """What was made a moment ago is not listed yet, by so many listings."""
+        self._listed[arn] = self._listed.get(arn, 0) + 1
+        return self._listed[arn] <= self.plane.listing_lag
+
     # --- pages ----------------------------------------------------------------------------
 
     def _page(
@@ -612,7 +642,11 @@ class Control:
         more: Callable[[str], dict[str, Any]],
     ) -> dict[str, Any]:
         """A page of at most ``plane.page`` entries."""
-        names = sorted(name for name in found if body.get("NameContains", "") in name)
+        names = sorted(
+            name
+            for name in found
+            if body.get("NameContains", "") in name and not self._is_hidden(self.arn(kind, name))
+        )
         start = int(body.get("NextToken", "0"))
         shown = names[start : start + min(self.plane.page, body.get("MaxResults", 100))]
         entries = [

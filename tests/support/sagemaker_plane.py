@@ -137,6 +137,7 @@ class Plane:
     launch: host.Launch = host.stub
     accounts: dict[str, str] = field(default_factory=dict)  # access key → another account
     page: int = 2  # entries of one page
+    listing_lag: int = 0  # listings until something new is in them
     quotas: dict[str, int] = field(default_factory=lambda: dict(QUOTAS))
     default_quotas: dict[str, int] = field(default_factory=dict)
     odd_products: list[Any] = field(default_factory=list)  # of the price list, of other shapes

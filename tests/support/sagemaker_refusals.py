@@ -204,6 +204,7 @@ FAILURES = {
         "starts correctly when invoked with 'docker run <image> serve'",
         _GITHUB + "aws-samples/comfyui-on-amazon-sagemaker/issues/2",
     ),
+    "no device": Failure("there are not enough accelerators for the copies", OURS),
     "alarm": Failure("Alarm(s) {alarms} went off during the deployment", OURS),
 }
 

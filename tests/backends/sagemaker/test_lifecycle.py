@@ -358,6 +358,55 @@ def test_scale_to_zero_with_a_component(plane: Plane, bench: Bench, kinds: Kinds
     assert plane.inventory() == []
 
 
+@pytest.mark.parametrize(("most", "first"), [(1, True), (2, False)])
+def test_an_update_of_what_sleeps_finds_a_free_machine(
+    plane: Plane, bench: Bench, most: int, first: bool
+) -> None:
+    """With one machine at most, the old component holds the accelerators that the new one needs."""
+    idle = {"scale_to_zero": True, "replicas_min": 0, "replicas_max": most}
+    spec = idle | {"instance": "ml.g5.2xlarge"}
+    bench.deploy(**spec)
+    bench.new_model("two")
+    plan = bench.plan(**spec)
+    told = [(step.action, step.note) for step in plan.steps if step.kind == "component"]
+    assert [action for action, _ in told] == (
+        ["delete", "create"] if first else ["create", "delete"]
+    )
+    assert ("nothing answers" in told[0][1]) == first
+    assert bench.deploy(**spec).status == "ready"
+    assert ask(bench) == "one two"
+    assert bench.plan(**spec).changes == ()
+    bench.delete()
+    assert plane.inventory() == []
+
+
+def test_costs_of_what_starts_and_of_both_revisions(plane: Plane, bench: Bench) -> None:
+    bench.deploy(replicas_min=2, replicas_max=2)
+    endpoint = plane.control.endpoints["x"]
+    price = plane.prices["ml.m5.large"]
+    assert bench.backend().status("x").cost_per_hour == pytest.approx(2 * price)
+    endpoint.created -= 10 * 3600
+    assert bench.backend().status("x").cost_so_far == pytest.approx(20 * price, rel=0.01)
+
+    endpoint.status, endpoint.pending = "Updating", (endpoint.config, 3, plane.now() - 3600)
+    found = bench.backend().status("x")
+    assert found.cost_per_hour == pytest.approx(5 * price)
+    assert found.cost_so_far == pytest.approx(23 * price, rel=0.01)
+
+    endpoint.pending, endpoint.variants, kept = None, {}, endpoint.variants
+    endpoint.status = "Creating"  # no variant is shown yet, and machines start
+    assert bench.backend().status("x").cost_per_hour == pytest.approx(2 * price)
+    endpoint.status = "Failed"  # nobody knows which of them are left
+    assert bench.backend().status("x").cost_per_hour is None
+    endpoint.status, endpoint.variants = "InService", kept
+
+
+def test_new_things_are_listed_late(plane: Plane, bench: Bench) -> None:
+    plane.listing_lag = 2
+    bench.deploy(replicas_max=2)
+    assert bench.plan(replicas_max=2).changes == ()
+
+
 def test_the_image_is_built_in_the_cloud_once(plane: Plane, bench: Bench) -> None:
     bench.deploy(options={"image": None})
     image = plane.body_of("CreateModel")["PrimaryContainer"]["Image"]
