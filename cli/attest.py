@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from llama_hub.cli.options import At, Json, Quiet, Region, where
@@ -18,6 +21,12 @@ def attest(
     backend: BackendName = None,
     region: Region = None,
     at: At = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval", metavar="RECORD", help="Record of eval: is what was scored still served?"
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -26,9 +35,11 @@ def attest(
     from llama_hub.cli.plan_view import columns
     from llama_hub.deploy import artifact
     from llama_hub.deploy.attest import attest as collect
+    from llama_hub.evaluation.record import read
 
     out = output(json, quiet)
-    attestation = collect(find(name, backend, where(region, at)), name, artifact.find)
+    scored = None if evaluation is None else read(evaluation)
+    attestation = collect(find(name, backend, where(region, at)), name, artifact.find, scored)
     rows = [("ok" if one.ok else "FAILED", one.what, one.evidence) for one in attestation.checks]
     verdict = "proven" if attestation.ok else "NOT proven"
     out.result(

@@ -171,3 +171,42 @@ def setup(yes: Yes = False, json: Json = False, quiet: Quiet = False) -> None:
         {"python": str(python), "lm_eval": environment.VERSION},
         f"lm-eval {environment.VERSION} is in {folder}",
     )
+
+
+@app.command("publish")
+def publish_(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RECORD…", help="record.json or its folder.")
+    ],
+    readme: Annotated[
+        Path | None, typer.Option("--readme", help="Model card that gets a model-index.")
+    ] = None,
+    bom: Annotated[
+        Path | None,
+        typer.Option("--bom", help="CycloneDX BOM whose models get the quantitative analysis."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write scores into a model card (model-index) and an ML-BOM; prints the model-index."""
+    from llama_hub.evaluation import publish
+
+    out = output(json, quiet)
+    read = [entry.record for entry in entries_of(records)]
+    if len({each.subject.manifest for each in read}) > 1 and readme is not None:
+        raise UsageError(
+            "the records are of several models: one model card is of one", hint="publish each alone"
+        )
+    if readme is not None:
+        publish.update_card(readme, read)
+        out.status(f"wrote {readme}")
+    if bom is not None:
+        publish.update_bom(bom, read)
+        out.status(f"wrote {bom}")
+    index = publish.model_index(read)
+    lines = [
+        f"{result['dataset']['name']} {metric['name']}: {metric['value']}"
+        for result in index[0]["results"]
+        for metric in result["metrics"]
+    ]
+    out.result({"model-index": index}, "\n".join(lines))

@@ -79,6 +79,10 @@ COMMANDS: dict[str, Entry] = {
         "llama_hub.cli.redteam:app",
         "Replay prompts that should be refused; exit 5 if one is answered that was refused before.",
     ),
+    "card": Entry(
+        "llama_hub.cli.card:app",
+        "The transparency card of a model or deployment: every line with its source.",
+    ),
     "deploy": Entry("llama_hub.cli.deploy:app", "Run a model as an endpoint: here, or in a cloud."),
     "ps": Entry(
         "llama_hub.cli.ps:app",

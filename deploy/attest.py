@@ -19,6 +19,7 @@ from llama_hub.deploy.backend import (
 from llama_hub.deploy.deployer import Artifacts, Deployer
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import LlamaHubError
+from llama_hub.evaluation.record import Record
 from llama_hub.hub import unchanged
 from llama_hub.hub.manifest import Manifest
 from llama_hub.licenses.gate import Gate
@@ -55,8 +56,13 @@ class Attestation:
         }
 
 
-def attest(deployer: Deployer, name: str, artifacts: Artifacts) -> Attestation:
-    """Collect the evidence about ``name``; failing to get some is a failed line, no exception."""
+def attest(
+    deployer: Deployer, name: str, artifacts: Artifacts, scored: Record | None = None
+) -> Attestation:
+    """Collect the evidence about ``name``; failing to get some is a failed line, no exception.
+
+    ``scored``: the record of an evaluation, of which it is shown whether it is of what is served.
+    """
     backend = deployer.backend
     deployed = backend.status(name)
     good = deployer.journal(name).history().good
@@ -73,6 +79,7 @@ def attest(deployer: Deployer, name: str, artifacts: Artifacts) -> Attestation:
         _license(deployed),
         *_ledger(good),
         *(one for one in proofs if one.what not in ("manifest", SERVED, POLICY)),
+        *(() if scored is None else _scored(scored, served, proofs)),
     ]
     return Attestation(name, expected, served, tuple(checks), _head())
 
@@ -188,6 +195,24 @@ def _ledger(good: Sequence[Any]) -> Sequence[Proof]:
         return (Proof("ledger", False, error.message),)
     gone = "" if kept else ", which the ledger no longer contains: it was rewritten"
     return (Proof("ledger", kept, f"head {head}{gone}"),)
+
+
+def _scored(record: Record, served: str | None, proofs: Sequence[Proof]) -> Sequence[Proof]:
+    """Whether what was scored is what is served: weights, their type, who judges."""
+    subject = record.subject
+    told = f"record {record.digest}, suite {record.suite}, of {subject.manifest}"
+    same = subject.manifest is not None and subject.manifest == served
+    checks = [Proof("evaluation", same, told)]
+    engine = next((one.evidence for one in proofs if one.what == "engine"), None)
+    kind = subject.quantization or subject.dtype
+    if engine is not None and kind is not None:
+        runs = engine.partition(";")[0].rpartition(", ")[2]
+        checks.append(Proof("evaluated as", runs == kind, f"{kind}; it runs as {runs}"))
+    policy = next((one.evidence.partition(" ")[0] for one in proofs if one.what == POLICY), None)
+    if policy != subject.policy:
+        told = f"{subject.policy or 'no policy'}; it judges by {policy or 'no policy'}"
+        checks.append(Proof("evaluated under", False, told))
+    return checks
 
 
 def _head() -> str | None:

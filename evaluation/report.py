@@ -61,12 +61,12 @@ def markdown(comparison: Comparison, besides: Sequence[Beside] = ()) -> str:
     """The whole report."""
     labels = [entry.label for entry in comparison.entries]
     lines = ["# Comparison of evaluations", "", NOTE, "", "## Scores", ""]
-    lines += _table(["task", "metric", *labels, "comparable"], rows(comparison))
+    lines += table(["task", "metric", *labels, "comparable"], rows(comparison))
     lines += ["", "## Settings", ""]
-    lines += _table(["setting", *labels], [(name, *values) for name, values in comparison.settings])
+    lines += table(["setting", *labels], [(name, *values) for name, values in comparison.settings])
     if besides:
         lines += ["", "## Beside published values", "", PUBLISHED_NOTE, ""]
-        lines += _table(BESIDE, [beside_row(each) for each in besides])
+        lines += table(BESIDE, [beside_row(each) for each in besides])
     return "\n".join(lines) + "\n"
 
 
@@ -102,17 +102,20 @@ def _task(row: Row) -> str:
     return ", ".join(filter(None, (row.task, row.score.setting)))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_plain(each) for each in cells) + " |"
+        return "| " + " | ".join(plain(each) for each in cells) + " |"
 
     return [line(head), "|" + " --- |" * len(head), *(line(row) for row in rows)]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """For a cell of Markdown: one line, nothing that is markup or HTML there."""
     single = " ".join(text.split())
-    for mark in "\\|<>[]`*_":
+    single = single.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\|[]`*_":
         single = single.replace(mark, "\\" + mark)
     return single
 

@@ -42,7 +42,7 @@ class Item:
 def items(manifest: Manifest) -> tuple[Item, ...]:
     """All seven, in the order of the release."""
     listed = {entry.path for entry in manifest.files}
-    license = _terms(manifest.license)
+    license = terms_of(manifest.license)
     of_meta = manifest.license == META
     return (
         Item("model code", "elsewhere", _code(of_meta)),
@@ -55,7 +55,7 @@ def items(manifest: Manifest) -> tuple[Item, ...]:
     )
 
 
-def _terms(license_id: str) -> License:
+def terms_of(license_id: str) -> License:
     """The licence's terms; one that this machine does not describe has no addresses."""
     known = {each.id: each for each in terms.all_licenses()}
     return known.get(license_id) or License(license_id, license_id, "NOASSERTION", gated=True)
@@ -103,7 +103,7 @@ def text(manifest: Manifest) -> str:
     lines = [MARK + f"# {manifest.model}", "", *_about(manifest), ""]
     lines += ["| of the release | | where |", "|---|---|---|"]
     lines += [f"| {each.name} | {each.state} | {each.where} |" for each in items(manifest)]
-    license = _terms(manifest.license)
+    license = terms_of(manifest.license)
     if license.notice:
         lines += ["", license.notice]
     more = f"`llama-hub card {manifest.model}` says more"
@@ -115,7 +115,7 @@ def _about(manifest: Manifest) -> list[str]:
     made = str(manifest.made_by.get("operation") or "made")
     quantized = f", quantised to {manifest.quantization}" if manifest.quantization else ""
     lines = [f"Weights in {manifest.format} format ({made}{quantized})."]
-    lines.append(f"Licence: {_terms(manifest.license).name}. Manifest: `{manifest.digest}`.")
+    lines.append(f"Licence: {terms_of(manifest.license).name}. Manifest: `{manifest.digest}`.")
     if manifest.parent:
         lines.append(f"Made from the manifest `{manifest.parent}`.")
     return lines

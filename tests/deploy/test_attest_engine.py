@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llama_hub.deploy import attest
-from llama_hub.deploy.backend import Endpoint
+from llama_hub.deploy.backend import Endpoint, Proof
 from llama_hub.inference.service.moderators import policy
+from tests.support.records import MANIFEST, made, samples
 
 STATED = {
     "engine": "torch",
@@ -72,3 +74,22 @@ def test_the_policy_that_was_deployed_judges(
     lines = attest._moderation(good, attest.policy_proof(said))
     assert [line.ok for line in lines] == ([] if ok is None else [ok])
     assert all(stated in line.evidence for line in lines if stated)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bad"),
+    [
+        ({}, []),
+        ({"manifest": "sha256:" + "b" * 64}, ["evaluation"]),
+        ({"manifest": None}, ["evaluation"]),
+        ({"quantization": "int4"}, ["evaluated as"]),
+        ({"policy": DIGEST}, ["evaluated under"]),
+    ],
+)
+def test_what_was_scored_is_still_served(changes: dict[str, Any], bad: list[str]) -> None:
+    scored = made(samples("mmlu", 0.5, 10))
+    scored = replace(scored, subject=replace(scored.subject, **changes))
+    proofs = [Proof("engine", True, "torch on cpu, bfloat16; decode: plain")]
+    lines = attest._scored(scored, MANIFEST, proofs)
+    assert [line.what for line in lines if not line.ok] == bad
+    assert scored.digest in lines[0].evidence
