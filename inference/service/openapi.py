@@ -41,8 +41,8 @@ _TEXT_ERROR = {
 ERRORS = {"openai": "Error", "huggingface": "FlatError", "ollama": "TextError"}
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """OpenAPI 3.1 of those of ``routes`` that have a summary."""
+def document(routes: Sequence[Route], root: str = "") -> dict[str, Any]:
+    """OpenAPI 3.1 of those of ``routes`` that have a summary; ``root``: a prefix of their paths."""
     described = [route for route in routes if route.summary]
     models = dict.fromkeys(body for route in described for body in route.bodies)
     _, definitions = models_json_schema(
@@ -59,6 +59,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "description": "One model behind the APIs of OpenAI, SageMaker, Azure ML, Hugging "
             "Face and Ollama.",
         },
+        "servers": [{"url": root or "/"}],
         "paths": paths,
         "components": {
             "schemas": definitions["$defs"]

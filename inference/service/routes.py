@@ -65,12 +65,13 @@ async def score(service: Service, request: Request, document: Document) -> Respo
 
 async def described(service: Service, request: Request, document: Document) -> Response:
     """The OpenAPI document of these routes."""
-    return Response(_description(), media_type="application/json")
+    root = service.settings.root_path.rstrip("/")
+    return Response(_description(root), media_type="application/json")
 
 
 @cache
-def _description() -> bytes:
-    return json_bytes(openapi.document(ROUTES))
+def _description(root: str) -> bytes:
+    return json_bytes(openapi.document(ROUTES, root))
 
 
 ROUTES: tuple[Route, ...] = (

