@@ -24,7 +24,7 @@ def export(
         str,
         typer.Argument(
             metavar="FORM",
-            help="az-yaml, bicep, score, roles or cloudformation.",
+            help="az-yaml, bicep, score, roles, cloudformation or policies.",
             autocompletion=completion.choices(
                 "az-yaml", "bicep", "score", "roles", "cloudformation"
             ),

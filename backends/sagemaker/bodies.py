@@ -28,6 +28,7 @@ LOAD_RATE = 100e6  # bytes a second from disk to the accelerators
 SHORTEST, LONGEST = 300, 3600  # seconds; SageMaker takes 60 to 3600
 ANSWER_SECONDS = 58  # SageMaker cuts a request off after 60
 ASYNC_SECONDS = 3600
+SOAK = 300  # seconds; an alarm looks at a minute, and its metrics are a minute late
 ERROR_SHARE = 0.05  # of the requests of a minute
 COPY_MEMORY = 1024  # MiB of host memory of a component whose weights are on accelerators
 
@@ -311,8 +312,15 @@ class DesiredState:
         back = {"AutoRollbackConfiguration": {"Alarms": names}} if names else {}
         return self._policy() | back
 
+    @property
+    def soak(self) -> int:
+        """Seconds for which an alarm can bring the old revision back."""
+        if self.options.soak is not None:
+            return self.options.soak
+        return SOAK if self.alarms else 0
+
     def _policy(self) -> dict[str, Any]:
-        kind, step, soak = self.options.update, self.options.step, self.options.soak
+        kind, step, soak = self.options.update, self.options.step, self.soak
         if kind == "rolling":
             batch = {"Type": "CAPACITY_PERCENT", "Value": step}
             rolling = {"MaximumBatchSize": batch, "WaitIntervalInSeconds": soak}

@@ -134,8 +134,8 @@ def _may(
 def _bucket(inventory: Inventory) -> Check:
     """There in the right region, or free to be made."""
     told = validation.bucket(inventory)
-    inventory.bucket.keys(marker_prefix())
-    return Check("bucket", True, f"{told}, may be listed")
+    inventory.bucket.keys(marker_prefix())  # raises where it may not be listed
+    return Check("bucket", True, told)
 
 
 def _roles(inventory: Inventory) -> Check:

@@ -61,8 +61,9 @@ class Options(BaseModel):
     """How a new revision takes over; all but the first need two instances at least."""
     step: int = Field(10, ge=5, le=50)
     """Percent of the instances that move at a time, where the update is gradual."""
-    soak: int = Field(0, ge=0, le=3600)
-    """Seconds during which the old revision stays beside the new one, ready to come back."""
+    soak: int | None = Field(None, ge=0, le=3600)
+    """Seconds for which the old revision stays beside the new one, ready to come back, and bills;
+    none: 300 with alarms, which can roll back only then, else 0."""
     alarms: bool = True
     """Make alarms on errors and latency that roll an update back by themselves."""
     latency: int = Field(60, ge=1, le=3600)

@@ -56,11 +56,10 @@ PERMISSIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "sagemaker:DescribeModel",
             "sagemaker:ListTags",
         ),
-        "bucket": (
+        "bucket": ("s3:ListBucket", "s3:ListBucketMultipartUploads"),
+        "bucket settings": (  # which the simulator does not take beside others
             "s3:GetBucketTagging",
             "s3:GetLifecycleConfiguration",
-            "s3:ListBucket",
-            "s3:ListBucketMultipartUploads",
             "s3:PutLifecycleConfiguration",
         ),
         "objects": (
@@ -218,6 +217,7 @@ def arns(account: Account, name: str, kind: str, role: str | None = None) -> lis
         "model": [account.arn("model", f"{name}-*")],
         "component": [account.arn("inference-component", f"{name}-*")],
         "bucket": [f"{start}:s3:::{account.bucket}"],
+        "bucket settings": [f"{start}:s3:::{account.bucket}"],
         "objects": [f"{start}:s3:::{account.bucket}/{ROOT}/*"],
         "role": [made, f"{made}-build"],
         "passed role": [role] if role else [made, f"{made}-build"],
@@ -271,9 +271,16 @@ def _condition(kind: str) -> dict[str, Any]:
 
 
 def missing(
-    inventory: Inventory, name: str, purposes: Iterable[str], role: str | None = None
+    inventory: Inventory,
+    name: str,
+    purposes: Iterable[str],
+    role: str | None = None,
+    *,
+    lists: bool = True,
 ) -> list[str] | None:
     """Actions that the caller may not do; ``None`` where IAM's simulator may not be asked.
+
+    ``lists``: also what lists, which who has planned has done already.
 
     The simulator knows neither organisations' policies nor those of resources in full: what it
     allows may still be refused.
@@ -284,6 +291,8 @@ def missing(
     lacking: set[str] = set()
     try:
         for kind, named in actions(purposes).items():
+            if kind == "account" and not lists:
+                continue
             lacking |= _lacking(inventory, source, arns(inventory.account, name, kind, role), named)
     except LlamaHubError:
         return None

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from llama_hub.backends.sagemaker import machines
 from llama_hub.backends.sagemaker.client import Aws
 from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.backends.sagemaker.planning import types_of
@@ -26,18 +27,23 @@ _HOSTED = re.compile(r"Host:(ml\.[\w.-]+)$")
 
 def quotas(aws: Aws) -> Mapping[str, int] | None:
     """Machine type (or ``ALL``) → instances that endpoints may have; ``None`` if none is known."""
-    known: dict[str, int] = {}
+    found: dict[str, int] = {}
     for operation in LISTS:
+        if set(machines.table()) <= set(found):
+            break  # so many pages need not be read
         with suppress(LlamaHubError):
             pages = aws.pages("service-quotas", operation, "Quotas", ServiceCode="sagemaker")
-            known = {**dict(_quota(one) for one in pages), **known}
-    matches = [(QUOTA.fullmatch(name), value) for name, value in known.items()]
-    found = {match[1]: value for match, value in matches if match}
-    return found | ({ALL: known[ALL]} if ALL in known else {}) if known else None
+            found = dict(_quotas(pages)) | found
+    return found or None
 
 
-def _quota(entry: Mapping[str, Any]) -> tuple[str, int]:
-    return str(entry["QuotaName"]), int(entry["Value"])
+def _quotas(entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Those of endpoints: machine type or ``ALL``, and instances."""
+    for entry in entries:
+        name = str(entry["QuotaName"])
+        match = QUOTA.fullmatch(name)
+        if match or name == ALL:
+            yield match[1] if match else ALL, int(entry["Value"])
 
 
 def left(limits: Mapping[str, int] | None, used: Mapping[str, int], instance: str) -> int | None:

@@ -57,11 +57,9 @@ class Scaler:
 
     def put_alarm(self, request: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Put it unless it is so already; one that is put again keeps its old tags."""
-        name = request["AlarmName"]
-        found = self._find_alarm(name)
+        found = self._find_alarm(request["AlarmName"])
         if found is None or not holds(request, found):
             self._aws.call("cloudwatch", "put_metric_alarm", **request, Tags=listed(tags))
-            found = self._find_alarm(name)
         if found is not None:
             self._retag("cloudwatch", str(found["AlarmArn"]), tags, listed(tags))
 
@@ -72,8 +70,9 @@ class Scaler:
     def _retag(self, service: str, arn: str, tags: Mapping[str, str], form: Any) -> None:
         """Give a resource these tags and no others; ``form`` is how the service writes them."""
         known = self._aws.call(service, "list_tags_for_resource", ResourceARN=arn)["Tags"]
-        there = known if isinstance(known, dict) else {one["Key"] for one in known}
+        there = known if isinstance(known, dict) else {one["Key"]: one["Value"] for one in known}
         stale = sorted(set(there) - set(tags))
         if stale:
             self._aws.call(service, "untag_resource", ResourceARN=arn, TagKeys=stale)
-        self._aws.call(service, "tag_resource", ResourceARN=arn, Tags=form)
+        if any(there.get(key) != value for key, value in tags.items()):
+            self._aws.call(service, "tag_resource", ResourceARN=arn, Tags=form)

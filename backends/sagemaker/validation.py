@@ -135,7 +135,7 @@ def network(inventory: Inventory, subnets: tuple[str, ...], groups: tuple[str, .
             found = inventory.aws.call("ec2", operation, **{given: list(ids)})[answered]
         except NotFoundError as error:
             raise UsageError(
-                f"not all of {', '.join(ids)} are in {inventory.aws.region}: {error.message}",
+                f"cannot find all of {', '.join(ids)} in {inventory.aws.region}: {error.message}",
                 hint=f"aws ec2 {operation.replace('_', '-')}",
             ) from error
         for one in found:
@@ -228,7 +228,7 @@ def _allowed(inventory: Inventory, desired: DesiredState) -> None:
     """``AccessError`` that names every permission which this deployment lacks."""
     spec, options = desired.target.spec, desired.options
     purposes = permissions.purposes_of(spec, options)
-    lacking = permissions.missing(inventory, desired.name, purposes, options.role)
+    lacking = permissions.missing(inventory, desired.name, purposes, options.role, lists=False)
     if lacking:
         raise AccessError(
             f"this deployment needs permissions that you do not have: {', '.join(lacking)}",

@@ -231,6 +231,10 @@ class Control:
         if found is None:
             raise not_found("endpoint configuration", arn)
         known = {key: value for key, value in found.items() if key != "Tags"}
+        variants = [{"InitialVariantWeight": 1.0} | one for one in found["ProductionVariants"]]
+        known |= {"ProductionVariants": variants, "EnableNetworkIsolation": False} | {
+            key: known[key] for key in ("EnableNetworkIsolation",) if key in known
+        }
         return known | {"EndpointConfigArn": arn, "CreationTime": self.created[arn]}
 
     def ListEndpointConfigs(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -364,6 +368,8 @@ class Control:
                     "DesiredInstanceCount": one.count,
                     "CurrentWeight": 1.0,
                     "DesiredWeight": 1.0,
+                    "VariantStatus": [{"Status": "Creating", "StartTime": found.created}],
+                    "DeployedImages": [],
                 }
                 for name, one in found.variants.items()
             ],

@@ -85,6 +85,11 @@ class Others:
             | {
                 "ScalableTargetARN": self._target_arn(key),
                 "RoleARN": "arn:aws:iam::123456789012:role/aws-service-role",
+                "SuspendedState": {
+                    "DynamicScalingInSuspended": False,
+                    "DynamicScalingOutSuspended": False,
+                    "ScheduledScalingSuspended": False,
+                },
                 "CreationTime": 0.0,
             }
             for key, one in self.targets.items()
@@ -115,8 +120,8 @@ class Others:
 
     def DescribeScalingPolicies(self, body: Body) -> Body:
         found = [
-            {key: value for key, value in one.items()}
-            | {"PolicyARN": self._policy_arn(one), "CreationTime": 0.0}
+            _completed(one)
+            | {"PolicyARN": self._policy_arn(one), "CreationTime": 0.0, "Alarms": []}
             for one in self.policies.values()
             if body.get("ResourceId") in (None, one["ResourceId"])
         ]
@@ -322,6 +327,14 @@ class Others:
             if self.builds[id_]["buildStatus"] == "IN_PROGRESS":
                 self.plane.problems.append(f"{body['name']} was deleted while it built")
         self.projects.pop(body["name"], None)
+
+
+def _completed(policy: Body) -> Body:
+    """As the service shows it: with what nobody has set."""
+    name = "TargetTrackingScalingPolicyConfiguration"
+    if name not in policy:
+        return dict(policy)
+    return policy | {name: policy[name] | {"DisableScaleIn": False}}
 
 
 def _product(name: str, price: float, region: str) -> Body:

@@ -146,6 +146,8 @@ def test_update_is_blue_green_with_alarms(plane: Plane, bench: Bench, kinds: Kin
     assert update["RetainAllVariantProperties"] is True
     alarms = update["DeploymentConfig"]["AutoRollbackConfiguration"]["Alarms"]
     assert [one["AlarmName"] for one in alarms] == ["llama-hub/x/errors", "llama-hub/x/latency"]
+    policy = update["DeploymentConfig"]["BlueGreenUpdatePolicy"]
+    assert policy["TerminationWaitInSeconds"] >= 120  # an alarm rolls back only until then
     assert serving(plane) is not old
     manifest = b"".join(bench.backend().invoke("x", {"manifest": True}, stream=False))
     assert json.loads(manifest) == {"manifest": bench.artifact().manifest.digest}

@@ -211,7 +211,11 @@ def other_vpc(plane: Plane) -> None:
         (None, {"kms_key": "alias/other"}, "there is no key"),
         (None, {"kms_key": f"arn:aws:kms:eu-west-1:{ACCOUNT}:key/k"}, "of another region"),
         (close_key, {"kms_key": "alias/weights"}, "cannot encrypt"),
-        (None, {"subnets": ["subnet-9"], "security_groups": ["sg-1"]}, "not all of subnet-9"),
+        (
+            None,
+            {"subnets": ["subnet-9"], "security_groups": ["sg-1"]},
+            "find all of subnet-9",
+        ),
         (other_vpc, {"subnets": ["subnet-1"], "security_groups": ["sg-1"]}, "different VPCs"),
         (None, {"image": IMAGE.replace("763104351884", ACCOUNT)}, "there is no image"),
         (None, {"fallback": ["ml.g99.large"]}, "ml.g99.large"),
