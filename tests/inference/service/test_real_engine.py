@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     stored = demo_folder(tmp_path_factory.mktemp("home"))
     what = served_model.mounted(stored.path, load())
     options = EngineOptions(
-        device="cpu", dtype="float32", max_batch=32, max_queue=1024, context=256, threads=1
+        device="cpu", dtype="float32", max_batch=32, max_queue=1024, context=512, threads=1
     )
     with serving(
         TorchEngine(stored.path, options),
@@ -183,3 +183,33 @@ def test_manifest_names_the_weights(running: Running, tmp_path: Path) -> None:
     assert found["document"]["digest"] == found["manifest"]
     assert found["engine"]["engine"] == "torch"
     assert found["license"]["id"] == "llama-hub-demo"
+
+
+def test_a_call_whose_values_have_bounds_is_always_whole(client: OpenAI) -> None:
+    """What instructor and LangChain's function calling send, with the bounds that the page names.
+
+    Without them this model's texts often run to the end of the context.
+    """
+    parameters = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 20},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        },
+        "required": ["name", "age"],
+    }
+    for seed in range(4):
+        answer = client.chat.completions.create(
+            model="m",
+            messages=[{"role": "user", "content": "J. is 25"}],
+            tools=[{"type": "function", "function": {"name": "P", "parameters": parameters}}],
+            tool_choice={"type": "function", "function": {"name": "P"}},
+            seed=seed,
+        )
+        (choice,) = answer.choices
+        assert choice.finish_reason == "stop"
+        (call,) = choice.message.tool_calls or ()
+        assert call.type == "function"
+        arguments = json.loads(call.function.arguments)
+        assert len(arguments["name"]) <= 20
+        assert 0 <= arguments["age"] <= 150
