@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -69,7 +70,7 @@ def compare_(
     entries = entries_of(paths)
     shown = against if against and is_published(against) else None
     gates = Gates(fail_under or [], fail_if_worse_than)
-    present(out, entries, shown, Files(html, markdown, svg), gates, entries[-1], {})
+    present(out, entries, shown, Files(html, markdown, svg), gates, entries[-1:], {})
 
 
 @app.command(RUN)
@@ -105,6 +106,13 @@ def run_(
     quantize: Annotated[
         Literal["int8", "int4"] | None, typer.Option(help="Serve the model quantised.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="int8|int4|Q4_K_M|TARGET",
+            help="Score this too and compare: the model quantised so, or another; repeat it.",
+        ),
+    ] = None,
     serve_option: Annotated[
         list[str] | None,
         typer.Option(metavar="OPTION=VALUE", help="Any option of serve: dtype=float32; repeat it."),
@@ -132,25 +140,31 @@ def run_(
     """Score TARGET with lm-eval; `llama-hub eval TARGET` is the same. Writes a record."""
     from llama_hub.cli import eval_run
     from llama_hub.cli.eval_target import Wishes, opened, serve_options
+    from llama_hub.cli.eval_variants import prepared, variants
     from llama_hub.evaluation import harness
 
     out = output(json, quiet)
-    folder = out_folder or harness.new_folder(target)
+    folder = (out_folder or harness.new_folder(target)).absolute()
+    key = secret(api_key, "LLAMA_HUB_API_KEY")
+    listed = variants(target, quantize, also or [], folder)
     plan = eval_run.plan(
         suite, limit=limit, seed=seed, chat=chat, allow_code=allow_code, trusted=trust_tasks,
         folder=folder,
     )  # fmt: skip
-    options = serve_options(quantize, serve_option or [])
-    key = secret(api_key, "LLAMA_HUB_API_KEY")
-    with opened(out, target, Wishes(options, key, model, tokenizer, catalog)) as found:
-        made, result = eval_run.run(out, found, plan)
-    out.status(f"the record is in {folder}")
+    runs = []
+    for each in listed:
+        options = serve_options(each.quantize, serve_option or [])
+        wishes = Wishes(options, key, model, tokenizer, catalog)
+        with opened(out, prepared(out, each), wishes) as found:
+            made, result = eval_run.run(out, found, replace(plan, folder=each.folder))
+        out.status(f"the record is in {each.folder}")
+        runs.append(eval_run.document(made, result, each.folder))
     beside = [Path(against)] if against and not is_published(against) else []
-    entries = entries_of([*beside, folder])
+    entries = entries_of([*beside, *(each.folder for each in listed)])
     present(
         out, entries, against if against and not beside else None, Files(html, markdown, svg),
-        Gates(fail_under or [], fail_if_worse_than), entries[-1],
-        eval_run.document(made, result, folder),
+        Gates(fail_under or [], fail_if_worse_than), entries[len(beside) :],
+        runs[0] | ({"runs": runs} if len(runs) > 1 else {}),
     )  # fmt: skip
 
 

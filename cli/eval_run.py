@@ -101,7 +101,8 @@ def _groups(chosen: Plan) -> list[tuple[int | None, Sequence[Any]]]:
     if chosen.suite.demo:
         groups.append((None, demo_task.tasks(data)))
     if chosen.suite.code and chosen.bwrap is not None:
-        groups.append((None, code_tasks.tasks(chosen.suite.code, data, chosen.python)))
+        made = code_tasks.tasks(chosen.suite.code, data, chosen.python)
+        groups += [(None, [task]) for task in made]  # each alone: MBPP needs the Hub
     return groups
 
 

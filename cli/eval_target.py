@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,8 +137,24 @@ def _served(out: Output, target: str, wishes: Wishes) -> Iterator[Opened]:
     more = () if wishes.catalog is None else ("--catalog", str(wishes.catalog))
     with launched([target, "--port", "0", *wishes.serve, *more]) as document:
         endpoint = probe(document["url"], {}, wishes.model)
-        subject = endpoint.subject(target, "model", backend="local")
+        subject = replace(
+            endpoint.subject(target, "model", backend="local"),
+            bytes=_weights_bytes(what.folder, wishes.serve),
+        )
         yield Opened(endpoint, subject, wishes.tokenizer or what.folder)
+
+
+def _weights_bytes(folder: Path, options: tuple[str, ...]) -> int:
+    """Of the weights in memory, by the same arithmetic that serving does."""
+    from llama_hub.inference.config import EngineOptions
+    from llama_hub.inference.loading import make_plan
+
+    given = dict(zip(options[::2], options[1::2], strict=False))
+    wanted: dict[str, Any] = {"quantize": given.get("--quantize")}
+    if "--dtype" in given:
+        wanted["dtype"] = given["--dtype"]
+    chosen = EngineOptions(device="cpu", check_memory=False, **wanted)
+    return make_plan(folder, chosen).fit.weights_bytes
 
 
 def _folder(endpoint: Endpoint, wishes: Wishes) -> Path | None:

@@ -109,7 +109,7 @@ def present(
     published: str | None,
     files: Files,
     gates: Gates,
-    result: Entry,
+    results: Sequence[Entry],
     document: dict[str, Any],
 ) -> None:
     """The comparison, the reports and the gates; exit 9 if one of them fails."""
@@ -119,8 +119,9 @@ def present(
     comparison = compare(entries)
     besides: list[Beside] = []
     if published is not None:
-        besides = scores.beside(result.record, scores.chosen(published, result.record))
-    verdicts = gates.judge(result)
+        for result in results:
+            besides += scores.beside(result.record, scores.chosen(published, result.record))
+    verdicts = [verdict for result in results for verdict in gates.judge(result)]
     files.write(out, comparison, besides)
     made = document | comparison.to_json()
     if published is not None:

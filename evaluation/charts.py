@@ -68,8 +68,9 @@ def _bar(bar: Bar, y: float, series: int) -> str:
 
 
 def scatter(points: Sequence[Point], x_label: str, y_label: str, title: str) -> str:
-    """Quality over something else, from nought; a label at each point."""
-    height, top, bottom = 330, 20, 46
+    """Quality over something else, from nought; a colour and a legend's line for each point."""
+    legend = 16 * len(points)
+    height, top, bottom = 310 + legend, 36 + legend, 46
     most = max((point.x for point in points), default=1.0) * 1.15 or 1.0
     lowest = min((p.low if p.low is not None else p.y for p in points), default=0.0)
     highest = max((p.high if p.high is not None else p.y for p in points), default=1.0)
@@ -80,7 +81,8 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, title: str) -> 
         across = 60 + (WIDTH - 200) * x / most
         return across, top + (height - top - bottom) * (1 - (y - low) / max(1e-9, high - low))
 
-    parts = [_axes(height, top, bottom, low, high, most, x_label, y_label)]
+    parts = [_legend([point.label for point in points])]
+    parts.append(_axes(height, top, bottom, low, high, most, x_label, y_label))
     for number, point in enumerate(points):
         x, y = place(point.x, point.y)
         colour = COLOURS[number % len(COLOURS)]
@@ -88,7 +90,6 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, title: str) -> 
             (_, a), (_, b) = place(point.x, point.low), place(point.x, point.high)
             parts.append(f"<path d='M{x:.1f} {a:.1f}V{b:.1f}' class='whisker'/>")
         parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='5' fill='{colour}'/>")
-        parts.append(_text(x + 9, y + 4, point.label[:32], "start"))
     return _svg(height, title, parts)
 
 

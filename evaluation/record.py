@@ -57,7 +57,7 @@ class Subject:
     device: Word | None = None
     dtype: Word | None = None
     quantization: Word | None = None
-    bytes: Count | None = None  # of the files that the manifest lists
+    bytes: Count | None = None  # of the weights as they are served
     policy: Word | None = None  # digest of the moderation policy
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = _STRICT

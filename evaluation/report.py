@@ -175,7 +175,8 @@ def drawings(comparison: Comparison) -> dict[str, str]:
             (f"{row.task} {row.metric}", [_bar(cell.score) for cell in row.cells]) for row in shares
         ]
         drawn["Scores, per cent"] = charts.bars(groups, labels, "Scores, per cent")
-    for what, values in (("GiB", _sizes(comparison)), ("samples per second", _speeds(comparison))):
+    unit, sizes = _sizes(comparison)
+    for what, values in ((unit, sizes), ("samples per second", _speeds(comparison))):
         points = _points(comparison, shares, values)
         if len(points) > 1:
             title = f"Mean score against {what}"
@@ -187,9 +188,12 @@ def _bar(score: Score | None) -> Bar:
     return Bar(None) if score is None else Bar(score.value, score.low, score.high)
 
 
-def _sizes(comparison: Comparison) -> list[float | None]:
+def _sizes(comparison: Comparison) -> tuple[str, list[float | None]]:
+    """The unit, and how much of it the weights of each record are."""
     sizes = [entry.record.subject.bytes for entry in comparison.entries]
-    return [None if size is None else size / 2**30 for size in sizes]
+    small = max((size or 0 for size in sizes), default=0) < 2**28
+    name, unit = ("MiB", 2**20) if small else ("GiB", 2**30)
+    return f"{name} of weights", [None if size is None else size / unit for size in sizes]
 
 
 def _speeds(comparison: Comparison) -> list[float | None]:

@@ -51,6 +51,7 @@ class Suite:
         return list(grouped.items())
 
 
+CODE = ("humaneval", "mbpp")  # ours, which run nothing outside of the sandbox
 PAPER = (
     Entry("mmlu", 5), Entry("bbh"), Entry("agieval_en"), Entry("boolq", 0), Entry("piqa", 0),
     Entry("social_iqa", 0), Entry("hellaswag", 0), Entry("winogrande", 0), Entry("arc_easy", 0),
@@ -60,9 +61,9 @@ PAPER = (
 )  # fmt: skip
 QUICK = (Entry("piqa", 0), Entry("arc_easy", 0), Entry("winogrande", 0), Entry("boolq", 0))
 SUITES: Mapping[str, Suite] = {
-    "paper": Suite("paper", PAPER, code=("humaneval", "mbpp")),
+    "paper": Suite("paper", PAPER, code=CODE),
     "quick": Suite("quick", QUICK, limit=200),
-    "code": Suite("code", code=("humaneval", "mbpp")),
+    "code": Suite("code", code=CODE),
     "demo": Suite("demo", demo=True),
 }
 
@@ -102,7 +103,9 @@ def load(name: str, *, trusted: bool = False) -> Suite:
             f"{path} adds tasks of the folder {include}, which lm-eval runs as code",
             hint="read them, then say --trust-tasks",
         )
-    return Suite(read.name or path.stem, read.tasks, read.limit, include)
+    plain = tuple(entry for entry in read.tasks if entry.task not in CODE)
+    code = tuple(entry.task for entry in read.tasks if entry.task in CODE)
+    return Suite(read.name or path.stem, plain, read.limit, include, code=code)
 
 
 def _no_task_twice(entries: Sequence[Entry], path: Path) -> None:

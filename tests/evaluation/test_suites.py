@@ -28,6 +28,13 @@ def test_a_file_names_tasks(tmp_path: Path) -> None:
     assert suite.groups() == [(5, ["mmlu"]), (None, ["piqa"])]
 
 
+def test_tasks_of_code_are_ours_in_a_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("tasks: [{task: humaneval}, {task: piqa}]")
+    suite = suites.load(str(file))
+    assert (suite.code, [entry.task for entry in suite.entries]) == (("humaneval",), ["piqa"])
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
