@@ -237,9 +237,13 @@ def _in_full(front: ModelFront, trouble: str) -> str:
 
 async def _metrics(front: ModelFront, request: Request) -> Response:
     slots = list(front.pool.slots.values())
-    loaded = [slot.upstream for slot in slots if slot.upstream is not None]
-    asked = (fetch(front.pool, upstream, "/metrics", SCRAPE) for upstream in loaded)
-    scraped = [page.decode() for page in await asyncio.gather(*asked) if page is not None]
+    loaded = [(slot.model.name, slot.upstream) for slot in slots if slot.upstream is not None]
+    asked = (fetch(front.pool, upstream, "/metrics", SCRAPE) for _, upstream in loaded)
+    scraped = [
+        (name, page.decode())
+        for (name, _), page in zip(loaded, await asyncio.gather(*asked), strict=True)
+        if page is not None
+    ]
     lines = [*merged(scraped), *of_pool(slots), *front.metrics.http()]
     return Response("\n".join(lines) + "\n", headers={"Content-Type": CONTENT_TYPE})
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from llama_hub.backends.local.model_pool import Slot
-from llama_hub.inference.service.metrics import HTTP_REQUESTS, family
+from llama_hub.inference.service.metrics import HTTP_REQUESTS, family, labels
 
 
-def merged(pages: Iterable[str]) -> list[str]:
-    """The lines of ``pages``, each family's together; each tells its model by a label.
+def merged(pages: Iterable[tuple[str, str]]) -> list[str]:
+    """The lines of ``pages`` (a model's name and its page), each family's together.
 
+    A line that does not tell its model by a label is given one: no two are of the same series.
     What counts HTTP requests is left out: those of the clients are the front's.
     """
     heads: dict[str, list[str]] = {}
     samples: dict[str, list[str]] = {}
-    for page in pages:
+    for model, page in pages:
         name, known = "", set(heads)
         for line in page.splitlines():
             if line.startswith("# "):
@@ -23,13 +24,23 @@ def merged(pages: Iterable[str]) -> list[str]:
                 if name not in known:
                     heads.setdefault(name, []).append(line)
             else:
-                samples.setdefault(name, []).append(line)
+                samples.setdefault(name, []).append(_labelled(line, model))
     return [
         line
         for name in heads
         if name != HTTP_REQUESTS
         for line in (*heads[name], *samples.get(name, ()))
     ]
+
+
+def _labelled(line: str, model: str) -> str:
+    if 'model_name="' in line or 'model="' in line:
+        return line
+    name, brace, rest = line.partition("{")
+    if not brace:
+        name, _, value = line.rpartition(" ")
+        return f"{name}{labels({'model_name': model})} {value}"
+    return f"{name}{labels({'model_name': model})[:-1]},{rest}"
 
 
 def of_pool(slots: Sequence[Slot]) -> list[str]:

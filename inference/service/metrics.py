@@ -258,17 +258,19 @@ def family(
     help_text: str,
     samples: Iterable[tuple[str, Mapping[str, str], float]],
 ) -> list[str]:
+    """The lines of one family."""
     # A counter's family is declared under its full name: what scrapers of format 0.0.4 expect.
     return [
         f"# HELP {name} {help_text}",
         f"# TYPE {name} {kind}",
-        *(f"{name}{suffix}{_labels(labels)} {value:.10g}" for suffix, labels, value in samples),
+        *(f"{name}{suffix}{labels(given)} {value:.10g}" for suffix, given, value in samples),
     ]
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    return "{" + ",".join(pairs) + "}" if labels else ""
+def labels(given: Mapping[str, str]) -> str:
+    """The labels of a line, in braces; nothing for none."""
+    pairs = (f'{name}="{_escaped(value)}"' for name, value in given.items())
+    return "{" + ",".join(pairs) + "}" if given else ""
 
 
 def _escaped(value: str) -> str:

@@ -337,10 +337,11 @@ def test_metrics_of_several_pages_are_one_page() -> None:
         '# HELP a A.\n# TYPE a counter\na{{model_name="{0}"}} 1\n'
         "# HELP llama_hub_http_requests_total H.\n# TYPE llama_hub_http_requests_total counter\n"
         "llama_hub_http_requests_total{{}} 3\n"
-        '# HELP b B.\n# TYPE b histogram\nb_bucket{{model_name="{0}"}} 1\nb_sum{{}} 2\n'
+        '# HELP b B.\n# TYPE b histogram\nb_bucket{{le="1"}} 1\nb_sum 2\n'
     )
-    assert merged([page.format("x"), page.format("y")]) == [
+    assert merged([("x", page.format("x")), ("y", page.format("y"))]) == [
         "# HELP a A.", "# TYPE a counter", 'a{model_name="x"} 1', 'a{model_name="y"} 1',
-        "# HELP b B.", "# TYPE b histogram", 'b_bucket{model_name="x"} 1', "b_sum{} 2",
-        'b_bucket{model_name="y"} 1', "b_sum{} 2",
+        "# HELP b B.", "# TYPE b histogram",
+        'b_bucket{model_name="x",le="1"} 1', 'b_sum{model_name="x"} 2',
+        'b_bucket{model_name="y",le="1"} 1', 'b_sum{model_name="y"} 2',
     ]  # fmt: skip
