@@ -74,25 +74,29 @@ def chat(
         raise UsageError("--json needs --once", hint="llama-hub chat MODEL --once TEXT --json")
     question = _question(once)
     key = secret(api_key, "LLAMA_HUB_API_KEY")
-    if target.startswith(("http://", "https://")):
-        speaker: Speaker = RemoteSpeaker(target, bearer(key))
-    else:
+
+    def open_speaker(called: str) -> Speaker:
+        own = key if called == target else None  # no other server gets this one's key
+        if called.startswith(("http://", "https://")):
+            return RemoteSpeaker(called, bearer(own))
         from llama_hub.inference.config import EngineOptions
 
         # One person asks one thing at a time: a batch of one leaves the memory to the context.
         options = EngineOptions(
             device=device, dtype=dtype, quantize=quantize, context=context, max_batch=1
         )
-        speaker = _here_or_deployed(out, target, options, catalog, key, force)
+        return _here_or_deployed(out, called, options, catalog, own, force)
+
+    style = Style(temperature, top_p, max_tokens, seed)
+    conversation = Conversation(open_speaker(target), style, system)
     try:
-        conversation = Conversation(speaker, Style(temperature, top_p, max_tokens, seed), system)
         if question is not None:
             _once(out, conversation, question)
         else:
-            _greet(out, speaker)
-            Prompt(out, conversation).run()
+            _greet(out, conversation.speaker)
+            Prompt(out, conversation, open_speaker).run()
     finally:
-        speaker.close()
+        conversation.speaker.close()
 
 
 def _question(once: str | None) -> str | None:

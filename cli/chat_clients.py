@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0  # seconds
 LOADING_TIMEOUT = 600.0  # seconds that a server may take until it is ready
+MAX_MODELS = 1000  # of a server's list
 READ_TIMEOUT = 600.0  # seconds between two pieces of an answer
 
 
@@ -72,6 +73,10 @@ class Speaker(Protocol):
 
     name: str
     notice: str
+    context: int | None  # tokens of a conversation, where that is known
+
+    def models(self) -> list[str]:
+        """Names that ``name`` may be set to."""
 
     def say(self, turns: Sequence[Turn], style: Style, show: Callable[[str], None]) -> Reply:
         """The answer to ``turns``; ``show`` gets its text as it comes. Ctrl-C ends it."""
@@ -96,6 +101,10 @@ class LocalSpeaker:
         self._runner.run(self._service.start())
         if self._service.failure is not None:
             raise self._service.failure
+        self.context: int | None = engine.info.context
+
+    def models(self) -> list[str]:
+        return [self.name]
 
     def say(self, turns: Sequence[Turn], style: Style, show: Callable[[str], None]) -> Reply:
         return self._runner.run(self._say(turns, style, show))
@@ -131,20 +140,33 @@ class RemoteSpeaker:
         timeout = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
         self._client = bounded_httpx.client(headers=dict(headers), timeout=timeout)
         try:
-            self.name = self._model()
+            self.name, self.context = self._first()
             self.notice = self._notice()
         except BaseException:
             self._client.close()
             raise
 
-    def _model(self) -> str:
+    def models(self) -> list[str]:
+        return list(self._models())
+
+    def _first(self) -> tuple[str, int | None]:
+        return next(iter(self._models().items()))
+
+    def _models(self) -> dict[str, int | None]:
+        """The server's models, and their contexts as far as it says."""
         try:
-            return str(self._get("/v1/models")["data"][0]["id"])
+            listed = {str(each["id"]): each.get("max_model_len") for each in self._listed()}
+            if not listed:
+                raise IndexError
+            return {n: c if isinstance(c, int) else None for n, c in listed.items()}
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise NotFoundError(
                 f"{self._base} does not answer as an OpenAI server does",
                 hint="give the address that stands before /v1",
             ) from error
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return list(self._get("/v1/models")["data"])[:MAX_MODELS]
 
     def _get(self, path: str) -> Any:
         response = self._client.get(self._base + path)
@@ -181,8 +203,12 @@ class InvokedSpeaker:
     def __init__(self, deployment: str, invoker: Invoker, model: str) -> None:
         self.name = model
         self.notice = ""
+        self.context: int | None = None
         self._deployment = deployment
         self._invoker = invoker
+
+    def models(self) -> list[str]:
+        return [self.name]
 
     def say(self, turns: Sequence[Turn], style: Style, show: Callable[[str], None]) -> Reply:
         pieces = self._invoker.invoke(self._deployment, _body(turns, style), stream=True)

@@ -21,10 +21,13 @@ HELP = f"""\
 /system [TEXT]     set the system prompt and begin again; without TEXT show it
 /reset             forget the conversation, keep the system prompt
 /retry             ask the last question again
+/model [NAME]      go on with another model; without NAME list those that are there
+/tokens            how much of the context the conversation takes
 /save FILE         write the conversation to FILE (JSON if it ends in .json, else Markdown)
 /quit              leave (also Ctrl-D)
-{FENCE}                begin and end a message of several lines; a line that ends in \\ goes on, too
-Ctrl-C             stop the answer"""
+{FENCE}                begin and end a message of several lines; a line that ends in \\ goes on,
+                   too, and what is pasted is one message
+Ctrl-C             stop the answer; what was said of it stays in the conversation"""
 
 
 class Conversation:
@@ -35,17 +38,33 @@ class Conversation:
         self.style = style
         self.system = system
         self.turns: list[Turn] = []
+        self.tokens = 0  # of all that was said, as the last answer's usage has it
 
     def ask(self, text: str, show: Callable[[str], None]) -> Reply:
-        """The answer to ``text``; both join the conversation, unless it fails."""
-        question = Turn("user", text)
-        reply = self.speaker.say([*self._head(), *self.turns, question], self.style, show)
+        """The answer to ``text``; both join the conversation, unless it fails.
+
+        So does an answer that Ctrl-C stops, as far as it was heard.
+        """
+        question, heard = Turn("user", text), list[str]()
+
+        def hear(piece: str) -> None:
+            heard.append(piece)
+            show(piece)
+
+        try:
+            reply = self.speaker.say([*self._head(), *self.turns, question], self.style, hear)
+        except KeyboardInterrupt:
+            if said := "".join(heard):
+                self.turns += [question, Turn("assistant", said)]
+            raise
         self.turns += [question, Turn("assistant", reply.text)]
+        self.tokens = reply.prompt_tokens + reply.completion_tokens
         return reply
 
     def reset(self) -> None:
         """Forget all but the system prompt."""
         self.turns.clear()
+        self.tokens = 0
 
     def take_back(self) -> str | None:
         """Remove the last question with its answer and return it."""
@@ -77,12 +96,21 @@ class _Leave(Exception):
 class Prompt:
     """Reads lines from a person and answers them until they leave."""
 
-    def __init__(self, out: Output, conversation: Conversation) -> None:
+    def __init__(
+        self,
+        out: Output,
+        conversation: Conversation,
+        open_speaker: Callable[[str], Speaker] | None = None,
+    ) -> None:
+        """``open_speaker`` finds another model by what the command line calls it."""
         self._out = out
         self._talk = conversation
+        self._open = open_speaker
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: out.status(HELP),
             "/system": self._system,
+            "/model": self._model,
+            "/tokens": self._tokens,
             "/reset": self._reset,
             "/retry": self._retry,
             "/save": self._save,
@@ -116,12 +144,13 @@ class Prompt:
             self._out.error(error)
 
     def _say(self, text: str) -> None:
+        before = len(self._talk.turns)
         try:
-            self._talk.ask(text, self._out.stream)
-            self._out.stream("\n")
+            with self._out.answer() as show:
+                self._talk.ask(text, show)
         except KeyboardInterrupt:
-            self._out.stream("\n")
-            self._out.status("(stopped; this question is forgotten)")
+            kept = "what was said stays" if len(self._talk.turns) > before else "nothing was said"
+            self._out.status(f"(stopped; {kept}, /retry asks again)")
 
     def _read(self) -> str:
         """One message: a line, lines joined by trailing backslashes, or lines between fences."""
@@ -154,6 +183,26 @@ class Prompt:
         self._talk.system = text
         self._talk.reset()
         self._out.status("(system prompt set; a new conversation begins)")
+
+    def _model(self, name: str) -> None:
+        speaker = self._talk.speaker
+        if not name:
+            others = [each for each in speaker.models() if each != speaker.name]
+            self._out.status("\n".join([f"{speaker.name} (this one)", *others]))
+            return
+        if name in speaker.models():
+            speaker.name = name
+        elif self._open is None:
+            raise UsageError(f"there is no model {name} here", hint="/model lists them")
+        else:
+            self._talk.speaker = self._open(name)  # the old one goes on if this fails
+            speaker.close()
+        self._out.status(f"({self._talk.speaker.name} goes on with this conversation)")
+
+    def _tokens(self, _: str) -> None:
+        context = self._talk.speaker.context
+        of = f" of {context}" if context else ""
+        self._out.status(f"({self._talk.tokens}{of} tokens, as of the last answer)")
 
     def _reset(self, _: str) -> None:
         self._talk.reset()
@@ -190,6 +239,7 @@ class _History:
         if self._wanted:
             import readline
 
+            readline.parse_and_bind("set enable-bracketed-paste on")  # lines pasted are one message
             readline.set_history_length(HISTORY_LINES)
             if self._path.is_file():
                 readline.read_history_file(self._path)

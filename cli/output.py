@@ -62,6 +62,22 @@ class Output:
             sys.stdout.write(printable(piece))
             sys.stdout.flush()
 
+    @contextmanager
+    def answer(self) -> Iterator[Callable[[str], None]]:
+        """Takes the pieces of a chat's answer: as Markdown at a terminal, else as they are."""
+        if sys.stdout.isatty() and self.interactive:
+            terminal = console(sys.stdout)
+            if terminal.is_terminal and not terminal.is_dumb_terminal:
+                from llama_hub.cli.answer_view import AnswerView
+
+                with AnswerView(terminal) as view:
+                    yield view.show
+                return
+        try:
+            yield self.stream
+        finally:
+            self.stream("\n")
+
     def status(self, message: str) -> None:
         """What is going on, for a person."""
         if self._display is not None:

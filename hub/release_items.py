@@ -21,7 +21,7 @@ from llama_hub.licenses import terms
 from llama_hub.licenses.terms import License
 
 NAMES = ("README.md", "README.llama-hub.md")
-MARK = "<!-- written by llama-hub from llama-hub.json -->\n"
+MARK = "<!-- made of llama-hub.json by the program of that name -->\n"
 CODE = "https://github.com/facebookresearch/llama"
 GUIDE = "https://ai.meta.com/llama/responsible-use-guide"
 META = "llama-2-community"

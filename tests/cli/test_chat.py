@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from llama_hub.cli import chat_clients
 from llama_hub.cli.chat_clients import InvokedSpeaker, RemoteSpeaker, Style, Turn
 from llama_hub.cli.conversation import Conversation, Prompt
 from llama_hub.cli.output import Output
@@ -24,7 +27,8 @@ from llama_hub.inference.tokenizer import tokenizer_of
 from tests.support.command import run
 from tests.support.demo_model import CHAT, demo_folder
 from tests.support.derivatives import DERIVATIVES, build
-from tests.support.serving import Running, echo_engine, serving
+from tests.support.scripted_engine import ScriptedEngine
+from tests.support.serving import Running, demo_tokenizer, echo_engine, serving
 
 
 @pytest.fixture(scope="module")
@@ -143,17 +147,24 @@ def test_a_long_question_says_so(server: Running) -> None:
 class Listener:
     """Answers with the number of turns it was shown."""
 
-    name = "listener"
     notice = ""
+    context: int | None = 4096
 
     def __init__(self) -> None:
+        self.name = "listener"
         self.heard: list[list[Turn]] = []
-        self.fail: Exception | None = None
+        self.fail: BaseException | None = None
+        self.says_first = ""
+
+    def models(self) -> list[str]:
+        return ["listener", "other"]
 
     def say(self, turns: Any, style: Style, show: Any) -> Any:
         from llama_hub.cli.chat_clients import Reply
 
         self.heard.append(list(turns))
+        if self.says_first:
+            show(self.says_first)
         if self.fail is not None:
             raise self.fail
         show(f"{len(turns)} turns")
@@ -213,6 +224,75 @@ def test_a_failed_question_is_forgotten(
     listener.fail = None
     conversation.ask("two", print)
     assert listener.heard[-1] == [Turn("user", "two")]
+
+
+def test_an_answer_that_is_stopped_stays_as_far_as_it_was_heard() -> None:
+    listener = Listener()
+    conversation = Conversation(listener, Style(), None)
+    listener.says_first, listener.fail = "Once upon", KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        conversation.ask("a story", print)
+    assert conversation.turns == [Turn("user", "a story"), Turn("assistant", "Once upon")]
+    listener.says_first = ""
+    with pytest.raises(KeyboardInterrupt):  # before its first word
+        conversation.ask("go on", print)
+    assert len(conversation.turns) == 2
+    listener.fail = None
+    conversation.ask("go on", print)
+    assert [turn.content for turn in listener.heard[-1]] == ["a story", "Once upon", "go on"]
+
+
+def test_another_model_goes_on_with_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener = talk("one\n/model\n/model other\ntwo\n/model nowhere\n/tokens\n", monkeypatch)
+    assert listener.name == "other"
+    assert len(listener.heard[-1]) == 3
+    shown = capsys.readouterr().err
+    for text in ("listener (this one)\nother", "other goes on", "no model nowhere", "2 of 4096"):
+        assert text in shown
+
+
+def test_a_model_that_cannot_be_opened_leaves_the_old_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import io
+
+    def open_speaker(name: str) -> Listener:
+        if name != "better":
+            raise UsageError(f"no {name}")
+        return better
+
+    better, listener = Listener(), Listener()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n/model worse\ntwo\n/model better\nthree\n"))
+    Prompt(Output(), Conversation(listener, Style(), None), open_speaker).run()
+    assert "no worse" in capsys.readouterr().err
+    assert len(listener.heard) == 2
+    assert [turn.content for turn in better.heard[0]] == [
+        "one",
+        "1 turns",
+        "two",
+        "3 turns",
+        "three",
+    ]
+
+
+def test_another_server_does_not_get_the_key_of_the_first(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    sent: list[str] = []
+    opened = chat_clients.RemoteSpeaker.__init__
+
+    def noted(self: Any, url: str, headers: Any) -> None:
+        sent.append(headers.get("Authorization", ""))
+        opened(self, url, headers)
+
+    monkeypatch.setattr(chat_clients.RemoteSpeaker, "__init__", noted)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"/model {server.url}/\n"))
+    assert run("chat", server.url, "--api-key", "s3cret", stdin=f"/model {server.url}/\n").code == 0
+    assert sent == ["Bearer s3cret", ""]
 
 
 @pytest.mark.parametrize("name", ["talk.json", "talk.md"])
@@ -281,14 +361,15 @@ def test_refusals_have_their_errors(server: Running) -> None:
 class Terminal:
     """The command on a pseudo-terminal."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, *arguments: str, environment: Mapping[str, str], kind: str = "dumb") -> None:
         self._master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (24, 40))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "llama_hub", *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, **environment, "TERM": "dumb"},
+            env={**os.environ, **environment, "TERM": kind},
             start_new_session=True,
             preexec_fn=_own_terminal,
         )
@@ -318,7 +399,6 @@ class Terminal:
 
 def _own_terminal() -> None:
     import fcntl
-    import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -334,6 +414,8 @@ def test_a_person_chats_interrupts_and_leaves(home: Path) -> None:
             person.type("\x03")
             person.until("stopped")
             person.until("> ")
+            person.type("/tokens\n")
+            person.until("0 of 3000 tokens")
             person.type("/quit\n")
             assert person.process.wait(30) == 0
         finally:
@@ -341,3 +423,27 @@ def test_a_person_chats_interrupts_and_leaves(home: Path) -> None:
         history = home / "chat_history"
         assert "tell me" in history.read_text()
         assert history.stat().st_mode & 0o077 == 0
+
+
+SHOWN = {"NO_COLOR": "1", "TTY_COMPATIBLE": "1"}
+
+
+def test_at_a_terminal_words_wrap_and_what_is_pasted_is_one_message(home: Path) -> None:
+    engine = ScriptedEngine(demo_tokenizer())
+    engine.script = "# Cities\n\n- **Rome**, a city of which one has heard a great deal by now\n"
+    with serving(engine) as running:
+        person = Terminal("chat", running.url, environment=SHOWN, kind="xterm")
+        try:
+            person.until("> ")
+            person.type("\x1b[200~one\ntwo\x1b[201~\r")
+            person.until("deal by now")
+            person.until("> ")
+            person.type("/quit\r")
+            assert person.process.wait(30) == 0
+        finally:
+            person.close()
+    said = demo_tokenizer().decode(list(engine.seen[-1].prompt))
+    assert "one\ntwo [/INST]" in said
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", person.seen)
+    assert "• Rome, a city of which one has heard a" in map(str.strip, shown.split("\n"))
+    assert "**" not in person.seen
