@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ from llama_hub.home import home
 from llama_hub.hub.manifest import MANIFEST_NAME, Manifest
 
 SERVICE = (sys.executable, "-m", "llama_hub", "serve")
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 class LocalBackend:
@@ -155,7 +160,14 @@ class LocalBackend:
         folder = self._steps.folder(name)
         desired = folder.desired()
         if desired is not None:
-            return view.deployed(name, desired, folder.state())
+            deployed = view.deployed(name, desired, folder.state())
+            active = desired.revisions.get(desired.active)
+            if deployed.url is None or active is None or not further_models.is_several(active):
+                return deployed
+            key = folder.key() if desired.api_key else None
+            told = further_models.states(Endpoint(deployed.url, _headers(key)))
+            detail = "; ".join(each for each in (deployed.detail, told) if each)
+            return replace(deployed, detail=detail)
         if folder.is_there:
             return view.damaged(name)
         raise absent(name)
@@ -202,7 +214,7 @@ class LocalBackend:
             raise ProvisioningError(
                 f"the key of {name!r} cannot be read", hint="deploy it again, which makes a new one"
             )
-        return Endpoint(url, {"Authorization": f"Bearer {key}"})
+        return Endpoint(url, _headers(key))
 
     def orphans(self) -> Iterator[Resource]:
         """Folders of deployments whose making or removal was cut off."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_hub.backends.local import held
+from llama_hub.backends.local.documents import Revision
 from llama_hub.backends.local.model_memory import MemoryNeed, arrange
 from llama_hub.backends.local.options import LocalOptions
 from llama_hub.deploy import artifact, client, sizing
@@ -24,6 +25,8 @@ from llama_hub.errors import (
 from llama_hub.hub import unchanged
 from llama_hub.hub.manifest import read
 from llama_hub.progress import Progress
+
+ASKED = 5.0  # seconds that a replica has to tell how its models are
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,30 @@ def hold(spec: DeploymentSpec, wanted: Mapping[str, str], progress: Progress) ->
         held.hold(stored, folder, progress)
 
 
+def is_several(revision: Revision) -> bool:
+    """Whether its replicas tell of each model how it is."""
+    return bool(revision.models) or "--idle-unload" in revision.argv
+
+
+def states(endpoint: Endpoint) -> str:
+    """How each model is, as a replica tells it."""
+    import httpx
+
+    try:
+        models = client.get(endpoint, "/health", timeout=ASKED)["models"]
+        return ", ".join(f"{name} {model['state']}" for name, model in models.items())
+    except (LlamaHubError, httpx.HTTPError, AttributeError, KeyError, TypeError, ValueError):
+        return "the service does not tell how its models are"
+
+
 def proofs(endpoint: Endpoint, folders: Mapping[str, str]) -> Sequence[Proof]:
     """Whether each model that is held, unchanged, is the one that the service states."""
+    import httpx
+
     try:
         answer = client.get(endpoint, "/manifest")
         stated = {str(each["model"]): str(each["manifest"]) for each in answer["models"]}
-    except (LlamaHubError, KeyError, TypeError, ValueError) as error:
+    except (LlamaHubError, httpx.HTTPError, KeyError, TypeError, ValueError) as error:
         why = getattr(error, "message", "the service does not tell its models")
         return [Proof(f"model {name}", False, why) for name in folders]
     return [_proof(name, Path(folder), stated.get(name, "")) for name, folder in folders.items()]

@@ -67,7 +67,6 @@ def deployed(name: str, desired: DesiredState, state: SupervisorState | None) ->
     active = desired.revisions.get(desired.active)
     mine = state.of(desired.active) if state else []
     troubles = {one.error for one in mine} | {state.trouble if state else ""}
-    further = f"also serves {', '.join(active.models)}" if active and active.models else ""
     return Deployed(
         name=name,
         backend="local",
@@ -77,7 +76,7 @@ def deployed(name: str, desired: DesiredState, state: SupervisorState | None) ->
         model=desired.tags.get(TAG_MODEL),
         created=desired.created or None,
         generation=desired.active or desired.tags.get(TAG_SPEC),
-        detail="; ".join([*sorted(troubles - {""}), *([further] if further else [])]),
+        detail="; ".join(sorted(troubles - {""})),
         tags=desired.tags,
         instance=active.instance if active else None,
         replicas=sum(1 for one in mine if one.state == "ready"),

@@ -227,6 +227,19 @@ def test_replays_that_answer_wrongly_are_never_used(model: Model, recorder: Any)
     assert torch.equal(forward(batch), llama.forward(batch, cache))
 
 
+@torch.inference_mode()
+def test_hidden_states_are_those_of_the_plain_model(model: Model) -> None:
+    llama, cache = loaded(model())
+    forward = forward_of(llama, cache)
+    forward.prepare()
+    tokens = (1, 9, 7, 5)
+    batch = build([Piece(tokens, 0, (0,), wanted=4, prompt=4)])
+    hidden = forward.hidden(batch)
+    assert hidden.shape == (4, llama.architecture.dim)
+    expected = llama.forward(batch, cache)
+    assert torch.equal(llama.weights.head(hidden), expected)
+
+
 @pytest.mark.parametrize("first", [Broken(), Wrong()])
 @torch.inference_mode()
 def test_the_next_operations_take_over(model: Model, first: Any) -> None:

@@ -35,7 +35,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/health":
-            self._send({"status": "ok"}, 200 if server.healthy else 503)
+            names = [json.loads((each / "llama-hub.json").read_text())["model"] for each in FOLDERS]
+            models = {name: {"state": "ready"} for name in names} if self._may() else {}
+            self._send({"status": "ok", "models": models}, 200 if server.healthy else 503)
         elif not self._may():
             self._send({"error": "key"}, 401)
         elif self.path == "/manifest":

@@ -39,7 +39,7 @@ def argv(local: Local) -> list[str]:
 def test_both_are_held_started_and_proved(local: Local, other: Path) -> None:
     options = {"models": ["other"], "idle_unload": "10m"}
     done = local.deploy("one", options=options)
-    assert done.detail == "also serves other"
+    assert done.detail == "llama-demo ready, other ready"
     words = argv(local)
     held = [Path(each) for each in words[:2]]
     assert [json.loads((each / "llama-hub.json").read_text())["model"] for each in held] == [
