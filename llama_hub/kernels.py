@@ -7,6 +7,7 @@ without either, or where compiling fails, goes without and only loses speed.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
@@ -14,7 +15,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -84,13 +85,18 @@ class Kernels:
         return Path(__file__).parent / PREBUILT / name
 
     def _compiled(self, program: str, folder: Path) -> Path:
-        """The shared library, compiled now or before; appears whole under its name."""
+        """The shared library, compiled now or before; appears whole under its name.
+
+        Processes that start together, as the replicas of a deployment do, compile it once.
+        """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _require_own(folder)
         target = folder / f"{self.name}-{self._fingerprint(program)}.so"
         if not target.is_file():
-            command = [program, *FLAGS, *self.flags, _tuning()]
-            compile_library(command, [self.folder / name for name in self.sources], target)
+            with _one_at_a_time(folder):
+                if not target.is_file():
+                    command = [program, *FLAGS, *self.flags, _tuning()]
+                    compile_library(command, [self.folder / name for name in self.sources], target)
         return target
 
     def _fingerprint(self, program: str) -> str:
@@ -117,6 +123,18 @@ def _require_own(folder: Path) -> None:
         or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     ):
         raise PermissionError(f"{folder} can be written by somebody else")
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock of ``folder``; where the file system has none, all compile side by side."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _load_openmp() -> None:

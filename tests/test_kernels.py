@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,12 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def small_kernels(folder: Path) -> Kernels:
+    """A function that takes no time to compile."""
+    (folder / "sum.c").write_text("int sum(int a, int b) { return a + b; }")
+    return Kernels("sum", folder, ("sum.c",), {"sum": ()})
+
+
 def test_compiled_once_and_found_again(places: Path) -> None:
     assert ggml_quants.KERNELS.load() is not None
     (made,) = (places / "home" / "kernels").iterdir()
@@ -34,14 +42,32 @@ def test_compiled_once_and_found_again(places: Path) -> None:
     assert made.stat().st_mtime_ns == before
 
 
+def test_processes_that_start_together_compile_once(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Path] = []
+
+    def compile_library(command: Sequence[str], sources: Iterable[Path], target: Path) -> None:
+        compiled.append(target)
+        kernel_build.compile_library(command, sources, target)
+
+    monkeypatch.setattr("llama_hub.kernels.compile_library", compile_library)
+    kernels = small_kernels(places)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: kernels.load(), range(4)))
+    assert None not in loaded
+    assert len(compiled) == 1
+
+
 def test_a_library_in_a_folder_that_others_can_write_is_not_run(places: Path) -> None:
-    assert ggml_quants.KERNELS.load() is not None
+    small = small_kernels(places)
+    assert small.load() is not None
     kernels = places / "home" / "kernels"
     (made,) = kernels.iterdir()
     made.unlink()  # not written over: it is mapped
     made.write_bytes(b"somebody else's")
     kernels.chmod(0o777)
-    assert ggml_quants.KERNELS.load() is not None
+    assert small.load() is not None
     assert made.read_bytes() == b"somebody else's"  # left alone; compiled elsewhere
     assert len(list(places.glob("llama-hub-*/*.so"))) == 1
 

@@ -15,6 +15,7 @@ import pytest
 
 from llama_hub import kernel_build
 from llama_hub.kernels import _features
+from tests.support.once import once
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("licenses", "hub", "inference", "evaluation", "deploy", "backends", "cli")
@@ -38,10 +39,15 @@ def python(*arguments: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from an sdist built from a copy of the tracked files, links and all."""
-    copy = tmp_path_factory.mktemp("source")
+    return once(tmp_path_factory, "wheel", build_wheel)
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build it below ``folder``, its kernels without the optimisation that takes nine seconds."""
+    copy = folder / "source"
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -49,11 +55,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
-    out = tmp_path_factory.mktemp("dist")
+    out = folder / "dist"
     # One variant: all of them take a minute of a core, and are built by the exhaustive tests.
     variants = {"LLAMA_HUB_BUILD_KERNELS": "sse4" if "avx2" not in _features() else "avx2"}
+    variants |= {"PATH": f"{unoptimised_compiler(folder)}:{os.environ['PATH']}"}
     python("-m", "build", "--no-isolation", "--outdir", str(out), ".", cwd=copy, **variants)
     return next(out.glob("*.whl"))
+
+
+def unoptimised_compiler(folder: Path) -> Path:
+    """A folder for the PATH: its ``cc`` is the machine's with ``-O0``; nothing without one."""
+    folder = folder / "bin"
+    folder.mkdir()
+    if (program := kernel_build.compiler()) is not None:
+        (folder / "cc").write_text(f'#!/bin/sh\nexec {program} "$@" -O0\n')
+        (folder / "cc").chmod(0o700)
+    return folder
 
 
 def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
@@ -68,13 +85,16 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
     assert strangers == set()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, installed into a folder of its own."""
-    folder = tmp_path_factory.mktemp("site")
-    install = ["-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), str(wheel)]
-    python(*install, cwd=folder)
-    return folder
+
+    def install(folder: Path) -> Path:
+        options = ["-q", "--no-deps", "--target", str(folder)]
+        python("-m", "pip", "install", *options, str(wheel), cwd=folder)
+        return folder
+
+    return once(tmp_path_factory, "site", install)
 
 
 @PREBUILT

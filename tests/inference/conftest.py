@@ -14,6 +14,7 @@ from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.native.library import library
 from llama_hub.inference.torch_engine import TorchEngine
 from tests.support.hf_models import CALM, GROUPED, ODD, PLAIN, Shape, save
+from tests.support.once import shared_folder
 
 Serving = Callable[..., AbstractAsyncContextManager[TorchEngine]]
 
@@ -37,8 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def kernels_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home that all tests of a run share, so that the kernels are compiled once."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if base.name.startswith("popen-") else base) / "kernels-home"
+    return shared_folder(tmp_path_factory) / "kernels-home"
 
 
 @pytest.fixture
