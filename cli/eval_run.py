@@ -87,6 +87,8 @@ def run(out: Output, target: Opened, chosen: Plan) -> tuple[Record, Result]:
         scores=tuple(result.scores),
         started=started.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
+        asked=result.asked,
+        asking_seconds=round(result.seconds, 3),
         cost=cost,
         notes=tuple(f"{task} was left out: {why}"[:2000] for task, why in result.refused.items()),
     )

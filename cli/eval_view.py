@@ -83,7 +83,10 @@ def entries_of(paths: Sequence[Path]) -> list[Entry]:
 def _label(read: Any) -> str:
     subject = read.subject
     kind = subject.quantization or subject.dtype
-    return " ".join(filter(None, (subject.name.rpartition("/")[2] or subject.name, kind)))
+    name = subject.name.rstrip("/").rpartition("/")[2]
+    if subject.kind == "endpoint":  # an address is called by what answers there
+        name = subject.model or subject.name
+    return " ".join(filter(None, (name, kind)))
 
 
 def _told_apart(entries: list[Entry], paths: Sequence[Path]) -> list[Entry]:

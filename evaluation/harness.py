@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from llama_hub.errors import IntegrityError, LlamaHubError, UnreachableError, UsageError
 from llama_hub.evaluation import environment, intervals, lm_eval_runner
@@ -114,6 +116,8 @@ class Result:
     programs: dict[tuple[str, str], tuple[Mapping[str, Any], str]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # task → why
     version: str = environment.VERSION
+    asked: int = 0  # requests that the endpoint answered, those of the cache not among them
+    seconds: float = 0.0  # for these
 
 
 def run(job: Job, python: Path, *, tell: Callable[[str], None], noise: bool = False) -> Result:
@@ -257,6 +261,8 @@ class _Group:
 
     scores: tuple[_Scored, ...]
     harness: str
+    asked: Annotated[int, Ge(0)]
+    seconds: Annotated[float, Ge(0)]
 
 
 def _collect(file: Path, result: Result) -> None:
@@ -264,6 +270,8 @@ def _collect(file: Path, result: Result) -> None:
         return
     group = conform(_Group, read_json(file, KIND), file, KIND)
     result.version = group.harness
+    result.asked += group.asked
+    result.seconds += group.seconds
     result.scores += [score_of(each) for each in group.scores]
     with file.with_suffix(".jsonl").open("rb") as lines:
         for line in lines:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,35 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:2000]
 
 
+class Clock:
+    """How many requests the endpoint was asked, and for how long; answers of the cache are none."""
+
+    def __init__(self, client: Any) -> None:
+        self.asked = 0
+        self.seconds = 0.0
+        for name in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+            setattr(client, name, self._timed(getattr(client, name)))
+
+    def _timed(self, ask: Any) -> Any:
+        def timed(requests: Any, *arguments: Any, **more: Any) -> Any:
+            begun = time.monotonic()
+            answers = ask(requests, *arguments, **more)
+            self.seconds += time.monotonic() - begun
+            self.asked += len(requests)
+            return answers
+
+        return timed
+
+    def take(self) -> dict[str, Any]:
+        """Since the last time."""
+        taken = {"asked": self.asked, "seconds": round(self.seconds, 3)}
+        self.asked, self.seconds = 0, 0.0
+        return taken
+
+
 def _run(job: dict[str, Any], manager: Any) -> int:
     client = _client(job)
+    clock = Clock(client)
     ran = 0
     for number, group in enumerate(job["groups"]):
         place = Path(job["out"]) / f"group-{number}.json"
@@ -70,7 +98,7 @@ def _run(job: dict[str, Any], manager: Any) -> int:
         if chosen:
             say(group=number, tasks=[_name(task) for task in chosen], state="running")
             results = _evaluated(job, manager, client, chosen, group["shots"])
-            _write(place, results, job["programs"])
+            _write(place, results, job["programs"], clock.take())
             say(group=number, tasks=[_name(task) for task in chosen], state="done")
             ran += 1
     say(end="done" if ran else "nothing")
@@ -134,12 +162,15 @@ def _evaluated(
 # --- what is kept of the results ----------------------------------------------------------------
 
 
-def _write(place: Path, results: dict[str, Any], programs: list[str]) -> None:
+def _write(
+    place: Path, results: dict[str, Any], programs: list[str], spent: dict[str, Any]
+) -> None:
     samples = {task: list(_samples(task, results, programs)) for task in results.get("samples", {})}
     lines = [json.dumps(each, sort_keys=True) for listed in samples.values() for each in listed]
     place.with_suffix(".jsonl").write_text("".join(line + "\n" for line in lines))
     scores = [score for task in results["results"] for score in _scores(task, results, samples)]
     document = {"scores": scores, "harness": results.get("lm_eval_version") or _version()}
+    document |= spent
     aside = place.with_suffix(".part")
     aside.write_text(json.dumps(document))
     aside.replace(place)

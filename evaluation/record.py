@@ -132,6 +132,8 @@ class Record:
     samples: Samples | None = None
     started: Stamp  # UTC
     seconds: Annotated[float, Ge(0)]
+    asked: Count = 0  # requests that the endpoint answered; those of the cache are not among them
+    asking_seconds: Annotated[float, Ge(0)] = 0.0  # for these, several at once
     cost: Annotated[float, Ge(0)] | None = None  # US dollars, where the price of an hour is known
     notes: tuple[Text, ...] = field(default_factory=tuple)
 
@@ -141,7 +143,7 @@ class Record:
     def digest(self) -> str:
         """``sha256:…`` of all but when it was, how long it took and what that cost."""
         document = self.to_json()
-        for key in ("started", "seconds", "cost", "notes"):
+        for key in ("started", "seconds", "asked", "asking_seconds", "cost", "notes"):
             document.pop(key)
         return "sha256:" + hashlib.sha256(canonical(document)).hexdigest()
 

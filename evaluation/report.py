@@ -176,7 +176,7 @@ def drawings(comparison: Comparison) -> dict[str, str]:
         ]
         drawn["Scores, per cent"] = charts.bars(groups, labels, "Scores, per cent")
     unit, sizes = _sizes(comparison)
-    for what, values in ((unit, sizes), ("samples per second", _speeds(comparison))):
+    for what, values in ((unit, sizes), ("requests per second", _speeds(comparison))):
         points = _points(comparison, shares, values)
         if len(points) > 1:
             title = f"Mean score against {what}"
@@ -199,8 +199,7 @@ def _sizes(comparison: Comparison) -> tuple[str, list[float | None]]:
 def _speeds(comparison: Comparison) -> list[float | None]:
     speeds: list[float | None] = []
     for entry in comparison.entries:
-        count = entry.record.samples.count if entry.record.samples else 0
-        taken = entry.record.seconds
+        count, taken = entry.record.asked, entry.record.asking_seconds
         speeds.append(count / taken if count and taken else None)
     return speeds
 

@@ -51,7 +51,9 @@ def job(tmp_path: Path, **changes: Any) -> Job:
 
 def leave(tmp_path: Path, score: dict[str, Any] = SCORE, lines: str | None = None) -> str:
     """Shell words that put a group's result where the runner would."""
-    (tmp_path / "group.json").write_text(json.dumps({"scores": [score], "harness": "0.4.13"}))
+    (tmp_path / "group.json").write_text(
+        json.dumps({"scores": [score], "harness": "0.4.13", "asked": 3, "seconds": 1.5})
+    )
     text = "".join(json.dumps(each) + "\n" for each in SAMPLES) if lines is None else lines
     (tmp_path / "group.jsonl").write_text(text)
     out = tmp_path / "out"
@@ -69,6 +71,7 @@ def test_scores_and_samples_are_collected(tmp_path: Path, home: Path) -> None:
     assert (score.value, score.n) == (0.5, 2)
     assert score.low == pytest.approx(0.0945, abs=1e-3)  # Wilson's, since all are 0 or 1
     assert [each.answer for each in result.samples] == ["", "x"]
+    assert (result.asked, result.seconds) == (3, 1.5)
     assert result.refused == {"u": "no probabilities"}
     assert told == ["t: running", "u is left out: no probabilities"]
     for file in (tmp_path / "out").iterdir():

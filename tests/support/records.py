@@ -47,7 +47,8 @@ def made(listed: list[Sample], **changes: Any) -> Record:
     fields: dict[str, Any] = {
         "version": "0.1.0", "subject": subject, "suite": "paper", "seed": 1,
         "harness": Harness(name="lm-eval", version="0.4.13"), "scores": tuple(scores),
-        "started": "2026-11-26T12:00:00+00:00", "seconds": 60.0,
+        "started": "2026-11-26T12:00:00+00:00", "seconds": 60.0, "asked": 100,
+        "asking_seconds": 50.0,
     }  # fmt: skip
     return Record(**{**fields, **changes})
 
