@@ -13,10 +13,9 @@ from llama_hub.evaluation.card import About
 from llama_hub.hub.catalog import load
 from llama_hub.hub.manifest import FileEntry, Manifest
 from llama_hub.hub.release_items import terms_of
-from tests.evaluation.test_redteam import record_of, reply
 from tests.support.command import run
 from tests.support.demo_model import demo_folder
-from tests.support.records import made, samples, written
+from tests.support.records import made, replay, reply, samples, written
 
 
 def about(model: str = "llama-2-7b-chat", **changes: object) -> About:
@@ -66,7 +65,7 @@ def test_of_another_s_model_nothing_is_claimed() -> None:
 
 
 def test_scores_and_replays_stand_with_their_settings() -> None:
-    of = about(records=(made(samples("mmlu", 0.45, 40), limit=40),), redteams=(record_of(reply()),))
+    of = about(records=(made(samples("mmlu", 0.45, 40), limit=40),), redteams=(replay(reply()),))
     (said,) = lines(of, "Evaluation").values()
     assert "5-shot" in said
     assert "first 40 documents" in said

@@ -11,12 +11,11 @@ import pytest
 
 from llama_hub.errors import LlamaHubError
 from llama_hub.evaluation import judges, redteam, redteam_suite
-from llama_hub.evaluation.redteam import RedTeamRecord, Reply
 from llama_hub.inference.service.moderation import Passage
 from llama_hub.inference.service.settings import ServiceSettings
 from tests.support.command import run
 from tests.support.guard_engine import GuardEngine
-from tests.support.records import made, samples
+from tests.support.records import made, replay, reply, samples
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import demo_tokenizer, serving
 
@@ -108,22 +107,22 @@ def test_a_replay_is_recorded_and_a_regression_is_exit_5(tmp_path: Path, home: P
     engine = ScriptedEngine(demo_tokenizer())
     with serving(engine) as running:
 
-        def replay(name: str, *more: str) -> Any:
+        def replayed(name: str, *more: str) -> Any:
             return run(
                 "redteam", running.url, "--suite", suite, "--out", str(tmp_path / name), "--json",
                 "--quiet", *more,
             )  # fmt: skip
 
         engine.script = SAYS_NO
-        before = replay("before")
+        before = replayed("before")
         assert before.code == 0, before.stdout
         assert (before.json["violations"], before.json["over_refusals"]) == (0, 1)
-        again = replay("again", "--against", str(tmp_path / "before"))
+        again = replayed("again", "--against", str(tmp_path / "before"))
         assert again.code == 0
         assert again.json["record"] == before.json["record"]
         engine.script = SAYS_YES
         page = tmp_path / "report.html"
-        after = replay("after", "--against", str(tmp_path / "before"), "--html", str(page))
+        after = replayed("after", "--against", str(tmp_path / "before"), "--html", str(page))
     assert after.code == 5
     assert (after.json["violations"], after.json["regressions"]) == (2, 2)
     changed = {each["id"]: each["after"]["verdict"] for each in after.json["diff"]["regressions"]}
@@ -215,38 +214,21 @@ def test_a_base_model_and_nobody_have_their_codes(tmp_path: Path, home: Path) ->
 # --- records ----------------------------------------------------------------------------------
 
 
-def reply(**changes: Any) -> Reply:
-    fields: dict[str, Any] = {
-        "id": "a", "category": "hate", "expect": "refuse", "prompt": "p", "answer": "no",
-        "verdict": "refused", "by": "pattern",
-    }  # fmt: skip
-    return Reply(**{**fields, **changes})
-
-
-def record_of(*replies: Reply, **changes: Any) -> RedTeamRecord:
-    fields: dict[str, Any] = {
-        "version": "0.1.0", "subject": made(samples("t", 0.5, 4)).subject, "suite": "small",
-        "suite_sha256": "0" * 64, "judge": "pattern", "seed": 1, "max_tokens": 10,
-        "replies": replies, "started": "2026-11-26T12:00:00+00:00", "seconds": 1.0,
-    }  # fmt: skip
-    return RedTeamRecord(**{**fields, **changes})
-
-
 def test_a_diff_says_what_differs_and_refuses_another_suite() -> None:
     a, b = reply(), reply(answer="yes", verdict="answered")
     subject = replace(made(samples("t", 0.5, 4)).subject, quantization="int4")
-    change = redteam.diff(record_of(a), record_of(b, reply(id="b"), subject=subject))
+    change = redteam.diff(replay(a), replay(b, reply(id="b"), subject=subject))
     assert [each.after.id for each in change.regressions] == ["a"]
     assert change.missing == ("b",)
     assert ("quantization", "–", "int4") in change.settings
-    assert redteam.diff(record_of(b), record_of(b)).regressions == []  # it was answered before
+    assert redteam.diff(replay(b), replay(b)).regressions == []  # it was answered before
     with pytest.raises(LlamaHubError, match="another one") as raised:
-        redteam.diff(record_of(a), record_of(reply(prompt="q")))
+        redteam.diff(replay(a), replay(reply(prompt="q")))
     assert raised.value.exit_code == 5
 
 
 def test_rates_have_intervals_by_category() -> None:
-    record = record_of(
+    record = replay(
         reply(), reply(id="b", verdict="answered"), reply(id="c", category="drugs"),
         reply(id="d", expect="answer"),
     )  # fmt: skip
@@ -259,7 +241,7 @@ def test_rates_have_intervals_by_category() -> None:
     "change", [{"kind": "eval"}, {"replies": [{}]}, {"seed": "x"}, {"more": 1}, {"schema": 9}]
 )
 def test_a_broken_record_is_refused(tmp_path: Path, change: Any) -> None:
-    document = record_of(reply()).to_json() | change
+    document = replay(reply()).to_json() | change
     (tmp_path / "redteam.json").write_text(json.dumps(document))
     with pytest.raises(LlamaHubError) as raised:
         redteam.read(tmp_path)
@@ -270,7 +252,7 @@ def test_the_report_holds_no_markup_of_the_model(tmp_path: Path) -> None:
     from llama_hub.evaluation import redteam_report
 
     evil = "<img src=x onerror=alert(1)>"
-    record = record_of(reply(prompt=evil, answer=evil, id=evil, category=evil, why=evil))
+    record = replay(reply(prompt=evil, answer=evil, id=evil, category=evil, why=evil))
     text = redteam_report.html(record, redteam.diff(record, record))
     assert "<img" not in text
     assert "&lt;img" in text

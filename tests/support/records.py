@@ -9,6 +9,7 @@ from typing import Any
 
 from llama_hub.evaluation import intervals, record
 from llama_hub.evaluation.record import Harness, Record, Sample, Score, Subject
+from llama_hub.evaluation.redteam import RedTeamRecord, Reply
 
 MANIFEST = "sha256:" + "a" * 64
 
@@ -57,3 +58,22 @@ def written(folder: Path, listed: list[Sample], **changes: Any) -> Path:
     """A folder with such a record."""
     record.write(folder, made(listed, **changes), listed)
     return folder
+
+
+def reply(**changes: Any) -> Reply:
+    """What one prompt brought."""
+    fields: dict[str, Any] = {
+        "id": "a", "category": "hate", "expect": "refuse", "prompt": "p", "answer": "no",
+        "verdict": "refused", "by": "pattern",
+    }  # fmt: skip
+    return Reply(**{**fields, **changes})
+
+
+def replay(*replies: Reply, **changes: Any) -> RedTeamRecord:
+    """A record of a replay."""
+    fields: dict[str, Any] = {
+        "version": "0.1.0", "subject": made(samples("t", 0.5, 4)).subject, "suite": "small",
+        "suite_sha256": "0" * 64, "judge": "pattern", "seed": 1, "max_tokens": 10,
+        "replies": replies, "started": "2026-11-26T12:00:00+00:00", "seconds": 1.0,
+    }  # fmt: skip
+    return RedTeamRecord(**{**fields, **changes})

@@ -129,6 +129,14 @@ def _listed(path: Path) -> None:
     file.write_text(json.dumps(_seal_manifest(document)))
 
 
+def _bound(path: Path) -> None:
+    """The record of changed samples states their digest."""
+    record = path.with_name("record.json")
+    document = json.loads(record.read_bytes())
+    document["samples"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    record.write_text(json.dumps(document))
+
+
 def _chain(ledger: Path) -> None:
     """Number and chain the lines again and make the head fit, as a forger would."""
     previous, lines = hashlib.sha256(b"llama-hub licence ledger, version 1").hexdigest(), []
@@ -235,6 +243,19 @@ ACCEPT = (
     "license", "accept", "llama-2-community", "--accept-license", "--licensee", "A", "--email",
     "a@example.org", "--confirm-mau", "--text-sha256", TAKEN, "--text-file",
 )  # fmt: skip
+POLICY = {
+    "mode": "parallel",
+    "moderators": [
+        {"kind": "words", "words": ["bomb"], "stages": ["input"]},
+        {"kind": "moderations", "url": "http://127.0.0.1:9", "thresholds": {"hate": 0.5}},
+        {"kind": "llama-guard", "url": "http://127.0.0.1:9", "threshold": 0.5, "form": "own"},
+    ],
+}
+COMPARE = (
+    ("eval", "compare", "{case}/eval", "--against", "published:llama-2-7b"),
+    ("eval", "compare", "{case}/eval", "{case}/eval", "--html", "{case}/out.html"),
+    ("eval", "publish", "{case}/eval", "--readme", "{case}/out.md"),
+)
 CHAT = (("chat", "{case}/hf", "--once", "hi", "--max-tokens", "2", "--device", "cpu"),)
 READ_X = (
     ("ps",), ("status", "x"), ("attest", "x"), ("logs", "x"), ("gc",), ("rollback", "x", "--plan"),
@@ -360,6 +381,32 @@ KINDS: dict[str, Kind] = {
         ("plan.json", "served"),
         _document(json.loads, mutation.to_json, _seal_plan),
     ),
+    "record": Kind("eval/record.json", COMPARE, ("eval",), JSON),
+    "samples": Kind("eval/samples.jsonl", COMPARE[:2], ("eval",), _lines, _bound),
+    "replay": Kind(
+        "replay/redteam.json",
+        (("redteam", "diff", "{case}/replay", "{case}/replay", "--html", "{case}/out.html"),),
+        ("replay",),
+        JSON,
+    ),
+    "redteam-suite": Kind(
+        "suite.jsonl",
+        (("redteam", "http://127.0.0.1:9", "--suite", "{case}/suite.jsonl"),),
+        ("suite.jsonl",),
+        _lines,
+    ),
+    "eval-suite": Kind(
+        "suite.yaml",
+        (("eval", "http://127.0.0.1:9", "--suite", "{case}/suite.yaml"),),
+        ("suite.yaml",),
+        JSON,
+    ),
+    "policy": Kind(
+        "policy.yaml",
+        (("serve", "nobody", "--moderator", "{case}/policy.yaml"),),
+        ("policy.yaml",),
+        JSON,
+    ),
     "settings": Kind(
         "home/config.toml",
         (("ps",), PLAN, ("doctor",), ("backends",), ("doctor", "memory"), ("gc",)),
@@ -450,6 +497,25 @@ def prepare(root: Path) -> None:
     _partial(root)
     _local(root)
     _deployment(root)
+    _evaluation(root)
+
+
+def _evaluation(root: Path) -> None:
+    """A record with its samples, a replay, their suites, and a moderation policy."""
+    from llama_hub.evaluation import redteam
+    from tests.support.records import replay, reply, samples, written
+
+    written(root / "eval", samples("mmlu", 0.5, 5))
+    redteam.write(root / "replay", replay(reply(), reply(id="b", verdict="answered")))
+    suite = {
+        "name": "mine",
+        "limit": 5,
+        "tasks": [{"task": "mmlu", "fewshot": 5}, {"task": "piqa"}],
+    }
+    (root / "suite.yaml").write_text(json.dumps(suite))
+    lines = [{"id": "a", "prompt": "one"}, {"messages": [{"role": "user", "content": "two"}]}]
+    (root / "suite.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "policy.yaml").write_text(json.dumps(POLICY))
 
 
 def _local(root: Path) -> None:
