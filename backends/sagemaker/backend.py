@@ -76,6 +76,7 @@ class SageMakerBackend:
         """
         self._aws = aws or Aws(region, profile, assume_role, account=account, sleep=sleep)
         self._bucket = bucket
+        self._used: Mapping[str, int] | None = None  # instances, as the last offers counted them
 
     def configured(self) -> bool:
         """Whether there are credentials and a region."""
@@ -119,7 +120,7 @@ class SageMakerBackend:
         if spec.region not in (None, self._aws.region):
             raise UsageError(f"this looks at {self._aws.region}, not at {spec.region}")
         options = read_options(spec)
-        used = quotas.used(self.inventory)
+        self._used = used = quotas.used(self.inventory)
         found = [self._offer(machine, spec, used) for machine in machines.table().values()]
         return sizing.cheapest_first(
             one
@@ -177,7 +178,10 @@ class SageMakerBackend:
         """See ``validation``."""
         from llama_hub.backends.sagemaker import validation
 
-        validation.check(self.inventory, self._wanted(target), observed, self._quotas)
+        desired, used = self._wanted(target), self._used
+        if used is None:
+            used = quotas.used(self.inventory)
+        validation.check(self.inventory, desired, observed, self._quotas, used)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
         """Scaling, components and endpoint first, because they bill; the role last."""

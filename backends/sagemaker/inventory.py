@@ -39,6 +39,7 @@ class Inventory:
     def __init__(self, aws: Aws, bucket: str | None) -> None:
         self.aws = aws
         self._bucket = bucket
+        self.lacking: dict[Any, list[str] | None] = {}  # permissions, as IAM's simulator told
 
     @cached_property
     def account(self) -> Account:

@@ -28,15 +28,16 @@ def check(
     desired: DesiredState,
     observed: Observed,
     limits: Mapping[str, int] | None,
+    used: Mapping[str, int],
 ) -> None:
-    """Raise what the service would refuse later."""
+    """Raise what the service would refuse later; ``limits``, ``used``: see ``quotas``."""
     steps = planning.Planner(desired, observed).steps()
     if all(step.action == "noop" for step in steps):
         return
     _fallback(desired)
     for _, look in looks(inventory, desired.options):
         judge(look)
-    _quota(inventory, desired, _more_instances(desired, steps, observed), limits)
+    _quota(desired, _more_instances(desired, steps, observed), limits, used)
     _allowed(inventory, desired)
 
 
@@ -186,13 +187,15 @@ def _fallback(desired: DesiredState) -> None:
 
 
 def _quota(
-    inventory: Inventory, desired: DesiredState, more: int, limits: Mapping[str, int] | None
+    desired: DesiredState,
+    more: int,
+    limits: Mapping[str, int] | None,
+    used: Mapping[str, int],
 ) -> None:
     """Both revisions of an update count, and so do more instances."""
     if not more:
         return
     types = planning.types_of(desired.config)
-    used = quotas.used(inventory)
     rooms = {one: quotas.left(limits, used, one) for one in types}
     if any(room is None or room >= more for room in rooms.values()):
         return
@@ -228,7 +231,12 @@ def _allowed(inventory: Inventory, desired: DesiredState) -> None:
     """``AccessError`` that names every permission which this deployment lacks."""
     spec, options = desired.target.spec, desired.options
     purposes = permissions.purposes_of(spec, options)
-    lacking = permissions.missing(inventory, desired.name, purposes, options.role, lists=False)
+    asked = (desired.name, *purposes, options.role)
+    if asked not in inventory.lacking:  # a plan is judged again when it is applied
+        inventory.lacking[asked] = permissions.missing(
+            inventory, desired.name, purposes, options.role, lists=False
+        )
+    lacking = inventory.lacking[asked]
     if lacking:
         raise AccessError(
             f"this deployment needs permissions that you do not have: {', '.join(lacking)}",

@@ -73,7 +73,8 @@ class Bench:
     def deploy(self, name: str = "x", **changes: Any) -> Deployed:
         """Plan and apply."""
         how = changes.pop("how", self.options)
-        return self.deployer().apply(self.plan(name, **changes), how)
+        deployer = self.deployer()
+        return deployer.apply(deployer.plan(self.spec(name, **changes)), how)
 
     def delete(self, name: str = "x") -> None:
         """Remove it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import email.utils
 import fnmatch
 import functools
-import http.client
 import itertools
 import json
 import logging
@@ -96,14 +95,13 @@ class Call:
 
 
 @functools.cache
-def _moto_port() -> int:
-    """Of one moto for all planes of this process: each empties it, and ending it takes 0.5 s."""
-    from moto.server import ThreadedMotoServer
+def _moto() -> Any:
+    """One moto for all planes of this process, which empty it; called as WSGI, without a socket."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.test import Client
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    return int(moto.get_host_and_port()[1])
+    return Client(DomainDispatcherApplication(create_backend_app))
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,6 @@ class Plane:
     # --- life -----------------------------------------------------------------------------
 
     def __enter__(self) -> Plane:
-        self._moto_port = _moto_port()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
@@ -436,15 +433,10 @@ class Plane:
         return s3.Reply(body=answer.encode(), headers={"Content-Type": "text/xml"})
 
     def _forward(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> s3.Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self._moto_port, timeout=30)
-        connection.request(method, path, body, dict(headers))
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
+        answer = _moto().open(path, method=method, headers=dict(headers), data=body)
         kept = ("content-type", "x-amzn-requestid", "smithy-protocol", "x-amzn-errortype")
-        return s3.Reply(
-            answer.status, content, {k: v for k, v in answer.headers.items() if k.lower() in kept}
-        )
+        shown = {k: v for k, v in answer.headers.items() if k.lower() in kept}
+        return s3.Reply(answer.status_code, answer.get_data(), shown)
 
     # --- faults ---------------------------------------------------------------------------
 
@@ -584,8 +576,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             reply = self.plane.answer(request, Scope(*scope.groups()))
-            if reply.status >= 400:
-                self.close_connection = True  # the body may not have been read
+            has_body = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
+            if reply.status >= 400 and has_body and not request.is_read:
+                self.close_connection = True
         self._send(reply)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _do
@@ -603,14 +596,16 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Connection"] = "close"
         for name, value in headers.items():
             self.send_header(name, value)
+        if self.command != "HEAD" and not reply.file:  # one packet, not two
+            self._headers_buffer += [b"\r\n", reply.body]
+            self.flush_headers()
+            return
         self.end_headers()
         if self.command == "HEAD":
             return
         if reply.file:
             with reply.file.open("rb") as file:
                 self.connection.sendfile(file)
-        else:
-            self.wfile.write(reply.body)
 
     def send_response(self, code: int, message: str | None = None) -> None:
         self.send_response_only(code, message)

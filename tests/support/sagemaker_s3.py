@@ -79,6 +79,7 @@ class Request:
     query: dict[str, str]
     headers: Mapping[str, str]
     body: IO[bytes]
+    is_read: bool = False  # whether nothing of the body is left on the connection
 
     @classmethod
     def of(cls, method: str, target: str, headers: Mapping[str, str], body: IO[bytes]) -> Request:
@@ -474,7 +475,9 @@ def pieces(request: Request) -> Any:
 
 def body_of(request: Request) -> bytes:
     """The whole body."""
-    return b"".join(pieces(request))
+    content = b"".join(pieces(request))
+    request.is_read = True
+    return content
 
 
 def metadata(headers: Mapping[str, str]) -> dict[str, str]:

@@ -65,7 +65,12 @@ def _matches(pattern: str, value: str) -> bool:
     """Whether the whole value matches; Java's surrogate ranges, which nobody else reads, do."""
     if "\\uD8" in pattern:
         return True
-    return regex.fullmatch(pattern, value) is not None
+    return _compiled(pattern).fullmatch(value) is not None
+
+
+@cache
+def _compiled(pattern: str) -> Any:
+    return regex.compile(pattern)
 
 
 def _structure(shape: Any, value: Any, path: str) -> Iterator[str]:

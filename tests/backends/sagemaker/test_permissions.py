@@ -20,6 +20,16 @@ IDLE = {"scale_to_zero": True, "replicas_min": 0, "replicas_max": 2}
 ENDING = {"sagemaker:DescribeEndpoint", "sagemaker:ListTags", "sagemaker:DeleteEndpoint"}
 
 
+NOT_MET = {  # by a first deployment whose files are small
+    "application-autoscaling:DeregisterScalableTarget", "application-autoscaling:UntagResource",
+    "cloudwatch:DeleteAlarms", "cloudwatch:UntagResource", "iam:CreateServiceLinkedRole",
+    "cloudwatch:TagResource", "iam:UntagRole", "iam:UpdateAssumeRolePolicy", "iam:DeleteRole",
+    "iam:DeleteRolePolicy", "s3:AbortMultipartUpload", "s3:DeleteObject", "sagemaker:AddTags",
+    "sagemaker:DeleteTags", "sagemaker:UpdateEndpoint", "codebuild:DeleteProject",
+    "sagemaker:UpdateEndpointWeightsAndCapacities",
+}  # fmt: skip
+
+
 def every(*purposes: str) -> list[str]:
     """Actions of the table."""
     found = permissions.actions(purposes or tuple(permissions.PERMISSIONS)).values()
@@ -187,6 +197,32 @@ def test_gc_finds_what_is_left_below_an_endpoint_that_works(plane: Plane, bench:
         gc.remove(bench.deployer(), left, bench.options)
     assert list(bench.backend().orphans()) == []
     assert bench.backend().status("x").status == "ready"
+
+
+READING = ("Describe", "List", "Get", "Simulate", "Invoke", "Batch")
+WRITES = [
+    action
+    for action in every("deploy", "role", "alarms", "scale", "image", "bucket")
+    if not action.split(":")[1].startswith(READING) and action not in NOT_MET
+]
+
+
+@pytest.mark.parametrize("action", family(WRITES, everyday=4))
+def test_each_write_denied_is_told_and_leaves_nothing_that_bills(
+    plane: Plane, bench: Bench, action: str
+) -> None:
+    """Where the simulator could not be asked either, so that the plan knows of nothing."""
+    plane.denied = {action, "iam:SimulatePrincipalPolicy"}
+    spec = {"replicas_max": 2, "options": {"image": None}}
+    error = refusal_of(lambda: bench.deploy(**spec))
+    assert error is not None
+    assert action.split(":")[1] in error.message + error.hint
+    plane.denied = set()
+    bills = ("endpoint/", "inference-component/", "scalable-target/", "build-project/")
+    assert [one for one in plane.inventory() if one.startswith(bills)] == []
+    assert bench.deploy(**spec).status == "ready"
+    bench.delete()
+    assert plane.inventory() == []
 
 
 # --- what reads can judge, before anything is made ---------------------------------------------

@@ -82,3 +82,14 @@ def test_a_backend_for_one_account_asks_no_other(plane: Plane) -> None:
     backend = SageMakerBackend(account=OTHER)
     with pytest.raises(AccessError, match=f"of account {ACCOUNT}"):
         list(backend.list())
+
+
+def test_gc_shows_what_it_found_and_what_it_could_not_ask(plane: Plane, deployed: Bench) -> None:
+    deployed.aws.call("sagemaker", "delete_endpoint", EndpointName="x")
+    deployed.aws.find("sagemaker", "describe_endpoint", EndpointName="x")
+    plane.denied = {"iam:GetRole", "iam:ListRoles"}
+    done = run("gc", "--backend", "sagemaker", "--json")
+    assert done.code == 4
+    shown = {one.partition("/")[0] for left in done.json["leftovers"] for one in left["resources"]}
+    assert {"model", "config", "weights"} <= shown
+    assert "of role not all could be asked" in done.json["errors"][0]["message"]
