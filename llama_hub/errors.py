@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 6
     NOT_ENOUGH = 7  # disk, memory, GPU memory, quota
     PROVISIONING = 8
-    CHANGES_PENDING = 9  # --plan found a difference
+    CHANGES_PENDING = 9  # --plan found a difference, or a gate of eval failed
     UNREACHABLE = 10  # the network or a service did not answer
     INTERRUPTED = 130
 

@@ -5,6 +5,8 @@
 ``partials/``         unfinished downloads and conversions, with their journals
 ``licenses/``         ``ledger.jsonl`` and the accepted texts, by their digest
 ``deployments/``      journals, supervisors and logs of deployments
+``evaluations/``      records of evaluations, a cache of answers
+``eval-env/``         the environment with lm-eval
 ``config.toml``       the user's defaults
 ====================  =======================================================
 """
