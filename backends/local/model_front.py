@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -21,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from llama_hub.backends.local.model_forward import fetch, forward
 from llama_hub.backends.local.model_metrics import merged, of_pool
 from llama_hub.backends.local.model_pool import ModelPool
+from llama_hub.backends.local.reverse_proxy import FILES_OF_OURS
 from llama_hub.inference.engine import EngineInfo
 from llama_hub.inference.service import openai
 from llama_hub.inference.service.app import CLIENT_CLOSED, Endpoint, application
@@ -76,7 +79,8 @@ class ModelFront:
         self, pool: ModelPool, facts: Sequence[ModelFacts], settings: ServiceSettings
     ) -> None:
         """``facts``: of the pool's models, the one that is meant without a name first."""
-        self.settings = settings
+        most = min(settings.max_connections, _connections())
+        self.settings = replace(settings, max_connections=most)
         self.pool = pool
         self.facts: Mapping[str, ModelFacts] = {each.served.name: each for each in facts}
         self.metrics = Metrics()
@@ -145,6 +149,12 @@ class ModelFront:
         if name not in self.facts:
             raise no_such_model(name, self.facts)
         return name
+
+
+def _connections() -> int:
+    """Clients for which there are files: each takes one, and one to the process that it asks."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if most == resource.RLIM_INFINITY else max(16, (most - FILES_OF_OURS) // 2)
 
 
 def no_such_model(name: str, known: Mapping[str, Any]) -> Problem:

@@ -229,6 +229,9 @@ class ModelPool:
             and (slot.waiting or self.idle is None)
             and (slot.failure is None or now - slot.failed >= RETRY)
         ]
+        if not wanted:  # who was to make room for somebody that has gone stays
+            for slot in self.slots.values():
+                slot.leaving = slot.ending
         for slot in sorted(wanted, key=lambda each: each.since):
             if not self._has_room(slot):
                 self._make_room(slot)

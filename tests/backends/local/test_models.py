@@ -235,6 +235,30 @@ def test_a_client_that_leaves_waits_no_more(tmp_path: Path) -> None:
         assert until(lambda: front.front.admission.sequences == 0)
 
 
+def test_who_was_to_make_room_for_somebody_that_left_stays(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    gate = tmp_path / "gate"
+    models = {"seven": {"STANDIN_GATE": str(gate)}, "thirteen": NONE}
+    with fronting(tmp_path, models, memory=1, idle=600) as front:
+        slow = pool.submit(front.ask, "seven", stream=True)
+        until(lambda: front.slot("seven").in_flight)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                front.url + "/v1/completions",
+                json={"model": "thirteen"},
+                trust_env=False,
+                timeout=0.3,
+            )
+        until(lambda: not front.slot("thirteen").waiting and not front.slot("seven").leaving)
+        other = pool.submit(front.ask, "seven")
+        until(lambda: front.slot("seven").in_flight == 2)
+        gate.touch()
+        assert said(other.result()) == "I am seven."
+        assert slow.result().text.endswith("data: [DONE]\n\n")
+        assert front.slot("seven").loads == 1
+
+
 def test_one_that_cannot_be_loaded_does_not_touch_the_other(tmp_path: Path) -> None:
     models = {"seven": NONE, "thirteen": {"STANDIN_FAIL": "1"}}
     with fronting(tmp_path, models, idle=600) as front:
@@ -270,7 +294,9 @@ def test_a_dead_process_is_started_again_and_the_other_is_not_touched(
         other, dead = front.pid("thirteen"), front.pid("seven")
         whole = pool.submit(front.ask, "seven")
         stream = pool.submit(front.ask, "seven", stream=True)
-        until(lambda: front.slot("seven").in_flight == 2)
+        upstream = front.slot("seven").upstream
+        assert upstream is not None
+        until(lambda: len(upstream.workload.suspects()) == 2)  # it has been given both
         os.kill(dead, signal.SIGKILL)
         assert error(whole.result(), 502)["code"] == "replica_ended"
         assert '"replica_ended"' in stream.result().text, "a cut stream is marked"
