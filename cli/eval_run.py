@@ -53,6 +53,11 @@ def plan(
             f"{', '.join(suite.code)} run programs that the model writes",
             hint="--allow-code runs them in a sandbox without network (bubblewrap)",
         )
+    if suite.demo and chat:
+        raise UsageError(
+            "the demo's tasks are raw prompts in the chat format, which no chat message may hold",
+            hint="leave out --chat",
+        )
     bwrap = sandbox.require() if suite.code and allow_code else None
     chosen = suite.limit if limit is None else limit
     return Plan(suite, chosen or None, seed, chat, environment.find(), bwrap, folder.absolute())

@@ -227,3 +227,38 @@ def _change_text(change: Diff) -> str:
         f"{change.same_answers} of {len(change.changes)} answers are the same"
     )
     return "\n".join(lines)
+
+
+@app.command("review")
+def review_(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="The record to judge.")],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the page in which a person judges.")
+    ] = None,
+    verdicts: Annotated[
+        Path | None, typer.Option("--verdicts", metavar="FILE", help="What the page gave out.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the record with these verdicts.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let a person judge the answers: a page to do it in, and a record of the verdicts."""
+    from llama_hub.errors import UsageError
+    from llama_hub.evaluation import redteam, review
+
+    out = output(json, quiet)
+    read = redteam.read(record)
+    if (html is None) == (verdicts is None) or (verdicts is None) != (out_folder is None):
+        raise UsageError(
+            "give either --html FILE, or --verdicts FILE with --out DIR",
+            hint="llama-hub redteam review RECORD --html review.html",
+        )
+    if html is not None:
+        write_atomic(html, review.html(read).encode())
+        out.result({"path": str(html)}, f"wrote {html}: open it, judge, save, then --verdicts")
+    elif verdicts is not None and out_folder is not None:
+        made = review.judged(read, verdicts)
+        redteam.write(out_folder, made)
+        _result(out, made, None, out_folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,13 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from llama_hub.errors import IntegrityError, LlamaHubError, UnreachableError, UsageError
+from llama_hub.errors import (
+    AccessError,
+    IntegrityError,
+    LlamaHubError,
+    UnreachableError,
+    UsageError,
+)
 from llama_hub.evaluation import environment, intervals, lm_eval_runner
 from llama_hub.evaluation.endpoint import Endpoint
 from llama_hub.evaluation.record import Sample, Score
@@ -33,6 +40,10 @@ RETRIES = 3
 KIND = FileKind("lm-eval's result", max_bytes=64 << 20, max_values=500_000)
 MAX_LINE = 1 << 20
 RUNNER = Path(lm_eval_runner.__file__)
+LOG = "lm-eval.log"
+LOG_TAIL = 64 << 10  # bytes
+_RESPONSE = re.compile(r"Response text: (.*?)\. Retrying")
+_STATUS = re.compile(r"ClientResponseError: (\d{3})")
 END_SECONDS = 10.0  # that the process has after SIGTERM
 
 
@@ -137,7 +148,7 @@ def run(job: Job, python: Path, *, tell: Callable[[str], None], noise: bool = Fa
     write_atomic(file, json.dumps(document, indent=1).encode(), mode=0o600)
     result = Result()
     last = _spoken(_lines(job, python, file, noise), result, tell)
-    _judge(last, result)
+    _judge(last, result, job.folder / LOG)
     for number in range(len(job.groups)):
         _collect(job.folder / f"group-{number}.json", result)
     return result
@@ -157,7 +168,7 @@ def _lines(job: Job, python: Path, file: Path, noise: bool) -> Iterator[Mapping[
         **{lm_eval_runner.HEADERS: json.dumps(dict(job.endpoint.headers))},
         OPENAI_API_KEY="none", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1",
     )  # fmt: skip
-    log = (job.folder / "lm-eval.log").open("ab")
+    log = (job.folder / LOG).open("ab")
     with log:
         process = subprocess.Popen(
             [str(python), str(RUNNER), str(file)],
@@ -210,7 +221,7 @@ def _spoken(
     return last
 
 
-def _judge(last: Mapping[str, Any], result: Result) -> None:
+def _judge(last: Mapping[str, Any], result: Result, log: Path) -> None:
     """The error for a run that came to nothing."""
     end = last["end"]
     if end == "done":
@@ -224,11 +235,26 @@ def _judge(last: Mapping[str, Any], result: Result) -> None:
         why = "; ".join(f"{task}: {reason}" for task, reason in result.refused.items())[:1500]
         raise UsageError(f"no task can be asked. {why}", hint="docs/evaluation.md")
     why = str(last.get("why", "lm-eval's process ended without a word"))
-    raise _failure(why)
+    raise _failure(why, _refusal(log))
 
 
-def _failure(why: str) -> LlamaHubError:
+def _refusal(log: Path) -> str:
+    """The endpoint's last words to a request that it refused, which only lm-eval's log has."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL))
+        found = _RESPONSE.findall(file.read().decode("utf-8", "replace"))
+    return f"; it says {found[-1][:500]}" if found else ""
+
+
+def _failure(why: str, said: str) -> LlamaHubError:
     hint = "the same command goes on where it stopped; lm-eval.log in the run's folder has the rest"
+    status = _STATUS.search(why)
+    if status is not None and status[1] in ("401", "403"):
+        return AccessError(f"the endpoint refused: {why}{said}", hint="--api-key KEY|@FILE")
+    if status is not None and status[1] in ("400", "404", "413", "422"):
+        return UsageError(f"the endpoint refused a request: {why}{said}", hint=hint)
     if "DatasetNotFound" in why or "ConnectionError" in why and "datasets" in why:
         return UnreachableError(f"the data of a task could not be loaded: {why}", hint=hint)
     if "OfflineMode" in why or "LocalEntryNotFound" in why:

@@ -8,6 +8,7 @@ step; the last one says how it ended.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
@@ -240,12 +241,17 @@ def _data(config: dict[str, Any]) -> str | None:
 
 def _revision(task: str, config: dict[str, Any], results: dict[str, Any]) -> str | None:
     """The commit of the data that was loaded, where the files came from the Hub."""
+    given = (config.get("dataset_kwargs") or {}).get("revision")
+    if given:
+        return str(given)[:200]
+    return _commit(str(config.get("dataset_path")), config.get("dataset_name"))
+
+
+@functools.cache
+def _commit(path: str, name: str | None) -> str | None:
     try:
-        given = (config.get("dataset_kwargs") or {}).get("revision")
-        if given:
-            return str(given)[:200]
         datasets = importlib.import_module("datasets")
-        builder = datasets.load_dataset_builder(config["dataset_path"], config.get("dataset_name"))
+        builder = datasets.load_dataset_builder(path, name)
         match = REVISION.search(str(builder.config.data_files))
         return match[1] if match else None
     except Exception:

@@ -85,14 +85,17 @@ def test_scores_and_samples_are_collected(tmp_path: Path, home: Path) -> None:
         ([{"refused": "u", "why": "no logprobs"}, {"end": "nothing"}], 2, "u: no logprobs"),
         ([{"end": "failed", "why": "ConnectionRefusedError: x"}], 10, "ConnectionRefusedError"),
         ([{"end": "failed", "why": "DatasetNotFoundError: x"}], 10, "data of a task"),
+        ([{"end": "failed", "why": "ClientResponseError: 401, message=x"}], 4, "refused"),
+        ([{"end": "failed", "why": "ClientResponseError: 400, message=x"}], 2, "a long prompt"),
         ([], 10, "without a word"),
     ],
 )
 def test_each_end_has_its_code(
     tmp_path: Path, home: Path, lines: list[Any], code: int, words: str
 ) -> None:
+    log = "echo 'Status code: 400, Response text: {a long prompt}. Retrying...' >&2"
     with pytest.raises(LlamaHubError) as raised:
-        harness.run(job(tmp_path), fake(tmp_path, *lines), tell=lambda text: None)
+        harness.run(job(tmp_path), fake(tmp_path, *lines, before=log), tell=lambda text: None)
     assert raised.value.exit_code == code
     assert words in raised.value.message
 
