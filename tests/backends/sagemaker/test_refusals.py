@@ -18,11 +18,15 @@ from llama_hub.errors import (
 from tests.support.sagemaker_bench import Bench
 from tests.support.sagemaker_plane import Fault, Plane
 from tests.support.sagemaker_refusals import FAILURES, OURS, REFUSALS, failure, refusal
+from tests.support.tiers import family
 
 ROLE = "arn:aws:iam::123456789012:role/own"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/vllm:1"
 WHO = "arn:aws:iam::123456789012:user/you"
 KNOWN = {"role": ROLE, "image": IMAGE, "who": WHO, "uri": "s3://b/p/", "region": "us-east-1"}
+
+
+YOUNG = ["role not assumed", "no role", "no access to model data"]  # the plane says the others
 
 
 def times(plane: Plane, operation: str) -> int:
@@ -47,7 +51,7 @@ def test_a_new_role_is_waited_for_until_codebuild_can_use_it(plane: Plane, bench
     assert times(plane, "StartBuild") == 1
 
 
-@pytest.mark.parametrize("words", ["no role", "role not assumed", "no access to model data"])
+@pytest.mark.parametrize("words", family(YOUNG, everyday=1))
 def test_each_of_the_words_for_a_young_role_is_known(
     plane: Plane, bench: Bench, words: str
 ) -> None:
@@ -100,7 +104,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("which", ENDS)
+@pytest.mark.parametrize("which", family(list(ENDS), everyday=2))
 def test_how_an_endpoint_fails_is_told_with_its_cure(
     plane: Plane, bench: Bench, which: str
 ) -> None:
@@ -125,7 +129,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("which", REFUSED)
+@pytest.mark.parametrize("which", family(list(REFUSED), everyday=3))
 def test_each_refusal_is_told_with_its_cure(plane: Plane, bench: Bench, which: str) -> None:
     operation, kind, cure = REFUSED[which]
     action = f"sagemaker:{operation}"
