@@ -35,7 +35,8 @@ def uses(root: Path | None = None) -> Iterator[Use]:
     """What every deployment that this machine made serves now; journals that say nothing do not."""
     for journal in journals(root):
         try:
-            yield from [_use(journal, begin) for begin in _begins(journal.history())]
+            begun = list(_begins(journal.history()))
+            yield from [use for begin in begun for use in _uses(journal, begin)]
         except (LlamaHubError, KeyError, TypeError, AttributeError):
             continue
 
@@ -61,7 +62,11 @@ def _begins(history: History) -> Iterator[Mapping[str, Any]]:
         yield last.begin
 
 
-def _use(journal: Journal, begin: Mapping[str, Any]) -> Use:
+def _uses(journal: Journal, begin: Mapping[str, Any]) -> Iterator[Use]:
+    """Of the deployment's own model, and of those beside it."""
     spec = begin["spec"] or {}
     place = variant("hf", spec.get("quantization"))
-    return Use(journal.backend, journal.name, begin["manifest"], str(spec.get("model", "")), place)
+    where = (journal.backend, journal.name)
+    yield Use(*where, begin["manifest"], str(spec.get("model", "")), place)
+    for further in (spec.get("options") or {}).get("models") or ():
+        yield Use(*where, None, str(further), place)

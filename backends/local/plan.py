@@ -121,7 +121,8 @@ def _revision(target: Target, observed: Observed, body: dict[str, Any]) -> Step:
         return Step(action, "revision", name, why, body, after, long=action != "noop")
 
     if there is None:
-        return step("create", "new revision")
+        also = f", which also serves {', '.join(body['models'])}" if body["models"] else ""
+        return step("create", f"new revision{also}")
     if there.state == "failed":
         return step("replace", "it has failed")
     differs = sorted(key for key in body if key != "tags" and there.body.get(key) != body[key])

@@ -11,6 +11,7 @@ import pytest
 from llama_hub.backends.local import further_models
 from llama_hub.backends.local.documents import DESIRED, DesiredState, unseal
 from llama_hub.deploy import artifact as artifacts
+from llama_hub.deploy import usage
 from llama_hub.deploy.attest import attest
 from llama_hub.deploy.spec import DeploymentSpec
 from llama_hub.errors import NotEnoughError, NotFoundError, UsageError
@@ -38,6 +39,8 @@ def argv(local: Local) -> list[str]:
 
 def test_both_are_held_started_and_proved(local: Local, other: Path) -> None:
     options = {"models": ["other"], "idle_unload": "10m"}
+    steps = local.deployer.plan(local.spec(options=options)).steps
+    assert "new revision, which also serves other" in [step.why for step in steps]
     done = local.deploy("one", options=options)
     assert done.detail == "llama-demo ready, other ready"
     words = argv(local)
@@ -51,6 +54,8 @@ def test_both_are_held_started_and_proved(local: Local, other: Path) -> None:
     assert words[words.index("--idle-unload") + 1] == "10m"
     assert local.deployer.plan(local.spec(options=options)).changes == ()
     proof = attest(local.deployer, "x", lambda wanted: artifact(local.model))
+    used = [use.model for use in usage.uses(local.root / "journals")]
+    assert used[1:] == ["other"], "it is not removed from the store by accident"
     (line,) = [check for check in proof.checks if check.what == "model other"]
     assert (line.ok, line.evidence) == (True, artifact(other).manifest.digest)
     (held[1] / "model.safetensors").unlink()
