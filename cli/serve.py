@@ -49,6 +49,7 @@ from llama_hub.cli.serve_options import (
     RequestTimeout,
     RootPath,
     ServedName,
+    Speculate,
     Strict,
     TensorParallel,
     TrustedProxy,
@@ -81,6 +82,7 @@ def serve(
     tensor_parallel: TensorParallel = 1,
     gpu_memory_utilization: GpuMemoryUtilization = 0.92,
     kv_cache_bytes: KvCacheBytes = None,
+    speculate: Speculate = None,
     idle_unload: IdleUnload = None,
     load_timeout: LoadTimeout = 120.0,
     api_key: ApiKey = None,
@@ -127,6 +129,7 @@ def serve(
         tensor_parallel=tensor_parallel,
         gpu_memory_utilization=gpu_memory_utilization,
         kv_cache_bytes=kv_cache_bytes,
+        speculate=speculate,
     )
     several = len(models or ()) > 1 or idle_unload is not None
     moderators, moderation = _moderators(out, moderator or [], moderation_mode)

@@ -119,6 +119,18 @@ ApiKey = Annotated[
 NoApiKey = Annotated[
     bool, typer.Option("--no-api-key", help="Open to whoever reaches the port. Think twice.")
 ]
+Speculate = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens that are guessed from earlier ones and checked in one step, at most. Without "
+        "the option: 7 on our CPU kernels, where answers stay the same bit by bit. 0: none.",
+        min=0,
+        max=64,
+        envvar="LLAMA_HUB_SPECULATE",
+        show_envvar=False,
+        show_default=False,
+    ),
+]
 MaxQueue = Annotated[
     int,
     typer.Option(

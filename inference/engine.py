@@ -110,6 +110,9 @@ class EngineStats:
     prefix_hits: int  # tokens found there
     preemptions: int
     memory_bytes: int  # weights and cache on the device
+    drafts: int = 0  # steps of a sequence with guessed tokens
+    draft_tokens: int = 0
+    accepted_tokens: tuple[int, ...] = ()  # of the guessed, by their place
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from llama_hub.inference.grammar import Grammar
 from llama_hub.inference.kv_cache import PagePool, page_names
 from llama_hub.inference.sampling import Choice
 from llama_hub.inference.shares import Shares
+from llama_hub.inference.speculation import PromptLookup, Speculation
 
 KEPT = 0.25  # of a step's prompt tokens: for prompts that need no more than that
 
@@ -46,6 +47,7 @@ class Sequence:
     submitted: float = field(default_factory=time.monotonic)
     queued: float | None = None  # seconds until it was first admitted
     held: bool = False  # its grammar was late: no step before it is ready
+    lookup: PromptLookup = field(default_factory=PromptLookup)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -107,6 +109,7 @@ class Chunk:
 
     sequence: Sequence
     count: int
+    draft: tuple[int, ...] = ()  # guessed tokens after them, computed as well
 
     @property
     def scored(self) -> bool:
@@ -118,13 +121,15 @@ class Chunk:
     @property
     def wanted(self) -> int:
         """How many of its rows need logits, or hidden states."""
-        return self.count if self.scored or self.sequence.request.embedding else int(self.last)
+        if self.scored or self.sequence.request.embedding:
+            return self.count
+        return int(self.last) + len(self.draft)
 
     @property
     def tokens(self) -> tuple[int, ...]:
         """The ids to compute."""
         start = self.sequence.computed
-        return tuple(self.sequence.tokens[start : start + self.count])
+        return (*self.sequence.tokens[start : start + self.count], *self.draft)
 
     @property
     def last(self) -> bool:
@@ -147,7 +152,13 @@ class Scheduler:
     """Queue, running set and pages; not thread-safe (only the engine's thread uses it)."""
 
     def __init__(
-        self, pool: PagePool, *, max_batch: int, step_tokens: int, prefix_caching: bool
+        self,
+        pool: PagePool,
+        *,
+        max_batch: int,
+        step_tokens: int,
+        prefix_caching: bool,
+        speculation: Speculation | None = None,
     ) -> None:
         self.pool = pool
         self.waiting: list[Sequence] = []
@@ -158,6 +169,7 @@ class Scheduler:
         self._max_batch = max_batch
         self._step_tokens = step_tokens
         self._prefix_caching = prefix_caching
+        self.speculation = speculation or Speculation(0, 0)
 
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait for its turn."""
@@ -175,7 +187,29 @@ class Scheduler:
         self._give([each for each in ready if each.missing == 1], chunks)
         prompts = [each for each in ready if each.missing > 1 and each in self.running]
         self._give(self._in_turn(prompts, chunks), chunks)
-        return chunks
+        return chunks if prompts or not self.speculation.most else self._guess(chunks)
+
+    def _guess(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The same chunks of answers with guesses, as far as few rows and free pages go."""
+        if not chunks:
+            return chunks
+        rows = min(self.speculation.rows, self._step_tokens)
+        most = min(self.speculation.most, rows // len(chunks) - 1)
+        return [self._guessed(chunk, most) for chunk in chunks]
+
+    def _guessed(self, chunk: Chunk, most: int) -> Chunk:
+        sequence = chunk.sequence
+        if sequence.grammar is not None or not sequence.answered:
+            return chunk
+        # The step gives one token more than are right, and no row lies beyond the context.
+        left = sequence.request.sampling.max_tokens - sequence.answered - 1
+        left = min(left, self.speculation.context - len(sequence.tokens))
+        draft = sequence.lookup.propose(sequence.tokens, min(most, left))
+        growth = self._growth(sequence, chunk.count + len(draft))
+        if not draft or growth > self.pool.free:
+            return chunk
+        self._grow(sequence, chunk.count + len(draft))
+        return replace(chunk, draft=draft)
 
     def _give(self, sequences: list[Sequence], chunks: list[Chunk]) -> None:
         """Add to ``chunks`` what the step's budget has left for ``sequences``, in their order."""

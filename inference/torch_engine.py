@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama_hub.errors import NotEnoughError, UsageError
 from llama_hub.inference import requests
-from llama_hub.inference.config import EngineOptions
+from llama_hub.inference.config import SPECULATE, SPECULATIVE_ROWS, EngineOptions
 from llama_hub.inference.engine import (
     Delta,
     EngineInfo,
@@ -21,6 +21,7 @@ from llama_hub.inference.grammar import Grammar, GrammarCompiler
 from llama_hub.inference.kv_cache import PagePool
 from llama_hub.inference.loading import Plan, load_shard, make_plan, warm_up
 from llama_hub.inference.scheduler import Scheduler, Sequence
+from llama_hub.inference.speculation import Speculation
 from llama_hub.inference.worker import Event, Worker
 
 
@@ -60,6 +61,7 @@ class TorchEngine:
             max_batch=self._options.max_batch,
             step_tokens=self._loaded.plan.step_tokens,
             prefix_caching=self._options.prefix_caching,
+            speculation=self._speculation(self._loaded),
         )
         self._worker = Worker(
             self._loaded.executor,
@@ -70,6 +72,16 @@ class TorchEngine:
             context=self._loaded.info.context,
         )
         self._worker.start()
+
+    def _speculation(self, loaded: Loaded) -> Speculation:
+        """By default where a row's result does not depend on how many there are."""
+        context = loaded.info.context
+        if self._options.speculate is not None:
+            most = self._options.speculate
+            return Speculation(most, max(SPECULATIVE_ROWS, most + 1), context)
+        native = loaded.info.step_modes.get("all", "").startswith("native")
+        most = SPECULATE if native and loaded.plan.processes == 1 else 0
+        return Speculation(most, SPECULATIVE_ROWS, context)
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """See ``Engine``.
@@ -135,6 +147,9 @@ class TorchEngine:
             prefix_hits=counters.prefix_hits,
             preemptions=counters.preemptions,
             memory_bytes=loaded.memory_bytes,
+            drafts=scheduler.speculation.drafts,
+            draft_tokens=scheduler.speculation.proposed,
+            accepted_tokens=tuple(scheduler.speculation.accepted),
         )
 
     async def shutdown(self) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import queue
-import sys
 import threading
 import time
-from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -17,10 +15,11 @@ from torch import Tensor
 
 from llama_hub.errors import DeviceMemoryError
 from llama_hub.inference.batch import Piece
+from llama_hub.inference.chunk_rows import float32_bytes, last_row, samples, score_prompt
 from llama_hub.inference.engine import Delta, FinishReason
 from llama_hub.inference.executor import Executor
 from llama_hub.inference.out_of_memory import is_out_of_memory, release_unused
-from llama_hub.inference.sampling import Chosen, Row, choose, logprobs
+from llama_hub.inference.sampling import Chosen, Row, choose
 from llama_hub.inference.scheduler import Chunk, Scheduler, Sequence
 
 logger = logging.getLogger(__name__)
@@ -168,17 +167,37 @@ class Worker:
         chunks, computed = self._compute(chunks, self._executor.run)
         chunks, parts = self._on_time(chunks, computed)
         chunks, parts = self._score(chunks, parts)
-        lasts = [part[-1:] for chunk, part in zip(chunks, parts, strict=True) if _samples(chunk)]
+        lasts = [last_row(*each) for each in zip(chunks, parts, strict=True) if samples(each[0])]
         chosen = iter(self._choose(chunks, lasts))
+        rows = {id(chunk): part for chunk, part in zip(chunks, parts, strict=True)}
         chunks = [chunk for chunk in chunks if chunk.sequence.request.id in self._by_id]
         events: list[Event] = []
         for chunk in chunks:
-            done, sampled = chunk.last, _samples(chunk)
+            done, sampled = chunk.last, samples(chunk)
             self.scheduler.computed(chunk)
             if done:
                 answer = next(chosen) if sampled else None
                 events.append((chunk.sequence.request.id, self._advance(chunk.sequence, answer)))
+            if chunk.draft:
+                events += self._verify(chunk, rows[id(chunk)])
         self._deliver(events)
+
+    def _verify(self, chunk: Chunk, logits: Tensor) -> list[Event]:
+        """The tokens after the first, as far as the guesses were right: row by row what steps of
+        their own would have given."""
+        events: list[Event] = []
+        sequence, one = chunk.sequence, Chunk(chunk.sequence, 1)
+        for row, guess in enumerate(chunk.draft, 1):
+            if sequence.request.id not in self._by_id or sequence.tokens[-1] != guess:
+                break
+            chosen = self._choose([one], [logits[row : row + 1]])
+            if not chosen:
+                break
+            self.scheduler.computed(one)
+            events.append((sequence.request.id, self._advance(sequence, chosen[0])))
+        sequence.lookup.judge(len(chunk.draft), len(events), len(sequence.tokens))
+        self.scheduler.speculation.judged(len(chunk.draft), len(events))
+        return events
 
     def _embed(self, chunks: list[Chunk]) -> None:
         """Compute the chunks of texts that become vectors, and hand out the vectors."""
@@ -194,7 +213,7 @@ class Worker:
             if done:
                 self.scheduler.remove(sequence)
                 del self._by_id[sequence.request.id]
-                queued, vector = sequence.queued or 0.0, _float32_bytes(total / total.norm())
+                queued, vector = sequence.queued or 0.0, float32_bytes(total / total.norm())
                 delta = Delta(finish_reason="stop", queued=queued, embedding=vector)
                 events.append((sequence.request.id, delta))
         if events:
@@ -246,7 +265,7 @@ class Worker:
         kept: list[tuple[Chunk, Tensor]] = []
         for chunk, part in zip(chunks, parts, strict=True):
             sequence = chunk.sequence
-            grammar = sequence.grammar if _samples(chunk) else None
+            grammar = sequence.grammar if samples(chunk) else None
             if grammar is not None and not grammar.wait(deadline - time.monotonic()):
                 sequence.held = True
             elif grammar is not None and (failure := grammar.failure()) is not None:
@@ -274,7 +293,7 @@ class Worker:
         if not chunk.scored:
             return True
         try:
-            _score_prompt(chunk, part)
+            score_prompt(chunk, part)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -283,7 +302,7 @@ class Worker:
 
     def _choose(self, chunks: Rows[Chunk], lasts: Rows[Tensor]) -> list[Chosen]:
         """A token for each chunk that ends with one."""
-        sequences = [chunk.sequence for chunk in chunks if _samples(chunk)]
+        sequences = [chunk.sequence for chunk in chunks if samples(chunk)]
         if not sequences:
             return []
         try:
@@ -344,19 +363,6 @@ class Worker:
         )
 
 
-def _samples(chunk: Chunk) -> bool:
-    """Whether a token is chosen after the chunk (``max_tokens`` 0 only reads the prompt)."""
-    return chunk.last and chunk.sequence.request.sampling.max_tokens > 0
-
-
-def _float32_bytes(vector: Tensor) -> bytes:
-    """``vector`` as little-endian float32."""
-    numbers = array("f", vector.tolist())
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
-
-
 def _stacked(rows: Rows[Tensor]) -> Tensor:
     """Rows ``[1, vocab]`` as one matrix; without a copy where they are neighbours already."""
     first = rows[0]
@@ -381,15 +387,3 @@ def _piece(chunk: Chunk) -> Piece:
         wanted=chunk.wanted,
         prompt=max(0, min(chunk.count, sequence.prompt_length - sequence.computed)),
     )
-
-
-def _score_prompt(chunk: Chunk, logits: Tensor) -> None:
-    """Row i of the chunk predicts the token after position ``computed + i``."""
-    sequence = chunk.sequence
-    if not sequence.scores:
-        sequence.scores.append(None)  # nothing predicts the first token
-    start = sequence.computed + 1
-    following = sequence.tokens[start : min(start + chunk.count, sequence.prompt_length)]
-    if following:
-        alternatives = sequence.request.sampling.prompt_logprobs or 0
-        sequence.scores += logprobs(logits[: len(following)], following, alternatives)

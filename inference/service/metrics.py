@@ -248,6 +248,7 @@ def _engine(
         ("llama_hub_memory_bytes", "gauge", "Weights and cache.", stats.memory_bytes),
     ):
         lines += family(name, kind, help_text, [("", named, value)])
+    lines += _speculation(stats, named)
     modes = [("", {**named, "step": s, "mode": m}, 1) for s, m in info.step_modes.items()]
     return lines + family("llama_hub_step_mode", "gauge", "How steps run; always 1.", modes)
 
@@ -275,3 +276,22 @@ def labels(given: Mapping[str, str]) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _speculation(stats: EngineStats, named: Mapping[str, str]) -> list[str]:
+    if not stats.accepted_tokens:
+        return []  # it does not guess
+    lines: list[str] = []
+    for name, help_text, value in (
+        ("drafts", "Steps of a sequence with guessed tokens.", stats.drafts),
+        ("draft_tokens", "Guessed tokens.", stats.draft_tokens),
+        ("accepted_tokens", "Guessed tokens that were right.", sum(stats.accepted_tokens)),
+    ):
+        full = f"vllm:spec_decode_num_{name}_total"
+        lines += family(full, "counter", help_text, [("", named, value)])
+    places = [
+        ("", {**named, "position": str(place)}, count)
+        for place, count in enumerate(stats.accepted_tokens)
+    ]
+    full = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+    return lines + family(full, "counter", "Right guesses by their place.", places)
