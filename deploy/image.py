@@ -5,7 +5,7 @@
 ``Dockerfile.cuda``  for NVIDIA devices
 ``requirements.txt``  every dependency but torch, each file of it by its digest
 ``torch-cpu.txt``, ``torch-cuda.txt``  the builds of torch, likewise
-``llama_hub.tar.gz``  this very package, the same bytes wherever it is made
+``llama_hub.tar.bz2``  this very package, the same bytes wherever it is made
 ``sbom-cpu.cdx.json``, ``sbom-cuda.cdx.json``  what each image is made of (CycloneDX)
 ================  =============================================================
 
@@ -25,8 +25,8 @@ container starts, not overlooked by a service that then runs on the CPU.
 
 from __future__ import annotations
 
+import bz2
 import functools
-import gzip
 import io
 import json
 import re
@@ -55,7 +55,7 @@ CUDA_BASE = (
     "@sha256:2ab6381d970b211fb93853796dc6707eb8a72575a375c422b17cf4d8b2641701"
 )
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-ARCHIVE = "llama_hub.tar.gz"
+ARCHIVE = "llama_hub.tar.bz2"
 PACKAGES = ("licenses", "hub", "inference", "evaluation", "deploy", "backends", "cli")
 # Folders that no service reads: the demo's weights; digests of wheels, which hardly compress.
 LEFT_OUT = ("demo", "locks", "__pycache__")
@@ -113,7 +113,7 @@ def context(cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) -> dict[str, b
         "requirements.txt": _lock("serve"),
         "torch-cpu.txt": _lock("torch-cpu"),
         "torch-cuda.txt": _lock("torch-cuda"),
-        ".dockerignore": b"*\n!requirements.txt\n!torch-*.txt\n!llama_hub.tar.gz\n",
+        ".dockerignore": b"*\n!requirements.txt\n!torch-*.txt\n!llama_hub.tar.bz2\n",
         ARCHIVE: archive(),
     }
 
@@ -194,19 +194,19 @@ def _applies(needed: object, extras: frozenset[str]) -> bool:
 def archive() -> bytes:
     """The installed package in a tar file that depends on its content only.
 
+    In bzip2's form, which ``ADD`` unpacks by itself: a quarter smaller than gzip's, of which every
+    system has its own writer.
+
     One for a whole process: a plan and what comes of it are about the same bytes.
     """
     buffer = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in sorted(sources()):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             member.mode = 0o644
             tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+    return bz2.compress(buffer.getvalue())
 
 
 def sources() -> Iterator[tuple[str, bytes]]:

@@ -2,8 +2,9 @@
 
     python -m tools.pictures
 
-``docs/pictures/plan.svg`` is what a terminal shows of a plan; ``chat.png`` the chat page of a
-service that runs on the demo model (needs Chromium on the PATH). The home is a temporary one.
+``docs/pictures/plan.svg`` is what a terminal shows of a plan; ``chat.png`` and
+``chat-phone.png`` the chat page of a service that runs on the demo model (needs Chromium on the
+PATH). The home is a temporary one.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def chat(picture: Path) -> None:
             tab.press_enter()
             tab.until("document.querySelector('.assistant .count')")
             tab.screenshot(picture)
+            tab.size(360, 640, phone=True)
+            tab.screenshot(picture.with_name("chat-phone.png"))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ DOCKERFILE = """\
 # llama-hub: `docker run IMAGE serve` answers /ping and /invocations on port 8080
 FROM {base}
 RUN pip install --no-cache-dir {requirements}
-ADD llama_hub.tar.gz /opt/llama-hub/
+ADD llama_hub.tar.bz2 /opt/llama-hub/
 ENV PYTHONPATH=/opt/llama-hub PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8080
 ENTRYPOINT ["python", "-m", "llama_hub"]

@@ -43,6 +43,7 @@ async def about(service: Service, request: Request, document: Document) -> Respo
             "notice": served.notice,
             "key": service.settings.api_key is not None,
             "trouble": service.trouble(),
+            "context": None if service.trouble() else service.engine.info.context,
             "version": __version__,
         }
     )

@@ -188,6 +188,11 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/page.json", about, open=True),
     Route("GET", "/page/page.css", page("page.css", "text/css"), open=True),
     Route("GET", "/page/page.js", page("page.js", "text/javascript"), open=True),
+    Route("GET", "/page/client.js", page("client.js", "text/javascript"), open=True),
+    Route("GET", "/page/render.js", page("render.js", "text/javascript"), open=True),
+    Route("GET", "/page/store.js", page("store.js", "text/javascript"), open=True),
+    Route("GET", "/page/marked.js", page("marked.js", "text/javascript"), open=True),
+    Route("GET", "/page/purify.js", page("purify.js", "text/javascript"), open=True),
     Route("GET", "/page/docs.js", page("docs.js", "text/javascript"), open=True),
     Route("GET", "/page/icon.svg", page("icon.svg", "image/svg+xml"), open=True),
 )  # fmt: skip
