@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llama_hub import __version__
 from llama_hub.backends.local.model_forward import fetch, forward
 from llama_hub.backends.local.model_metrics import merged, of_pool
 from llama_hub.backends.local.model_pool import ModelPool
@@ -265,16 +266,29 @@ async def _manifest(front: ModelFront, request: Request) -> Response:
         slot = front.pool.slots[name]
         upstream = slot.upstream
         said = await fetch(front.pool, upstream, "/manifest", SCRAPE) if upstream else None
-        known = {
-            "model": name,
-            "manifest": facts.manifest_digest or None,
-            "license": {"id": facts.served.license, "name": facts.served.license_name},
-            "engine": None,
-        }
-        statement = known | json.loads(said or "{}")
+        statement = _unloaded_statement(front, facts) | json.loads(said or "{}")
         statements.append(statement | {"state": slot.word})
     brief = [{key: each[key] for key in ("model", "manifest", "state")} for each in statements]
     return JSONResponse(statements[0] | {"models": brief})
+
+
+def _unloaded_statement(front: ModelFront, facts: ModelFacts) -> Document:
+    """``Service.statement`` of a model that no process has loaded."""
+    served, manifest = facts.served, facts.served.manifest
+    return {
+        "model": served.name,
+        "manifest": facts.manifest_digest or None,
+        "license": {
+            "id": served.license,
+            "name": served.license_name,
+            "notice": served.notice,
+        },
+        "receipt": manifest.receipt if manifest else None,
+        "engine": None,
+        "moderation": Service.moderation(cast(Service, front)),
+        "version": __version__,
+        "document": manifest.to_json() if manifest else None,
+    }
 
 
 def _like_service(facts: ModelFacts) -> Service:

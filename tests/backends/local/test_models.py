@@ -19,7 +19,7 @@ from llama_hub.backends.local import model_pool, replica
 from llama_hub.backends.local.model_memory import MemoryNeed, arrange
 from llama_hub.backends.local.model_metrics import merged
 from llama_hub.errors import LlamaHubError, NotEnoughError
-from llama_hub.inference.service.settings import ServiceSettings
+from llama_hub.inference.service.settings import Moderation, ServiceSettings
 from tests.support.fronting import SECRET, Fronted, fronting, said
 from tests.support.local import until
 
@@ -163,6 +163,21 @@ def test_one_is_loaded_when_asked_for_and_unloaded_when_idle(tmp_path: Path) -> 
         )
         assert said(front.ask("thirteen")) == "I am thirteen."
         assert front.slot("thirteen").loads == 2
+
+
+def test_what_is_unloaded_states_what_would_be_served(tmp_path: Path) -> None:
+    def judge(passage: object) -> str | None:
+        return None
+
+    settings = ServiceSettings(moderators=(judge,), moderation=Moderation("before", "sha256:1"))
+    with fronting(tmp_path, {"seven": NONE}, idle=5, settings=settings) as front:
+        until(lambda: front.slot("seven").seconds is not None)
+        front.clock.now += 6
+        until(lambda: front.slot("seven").word == "unloaded")
+        stated = front.get("/manifest").json()
+        assert (stated["model"], stated["engine"], stated["state"]) == ("seven", None, "unloaded")
+        assert stated["moderation"]["policy"] == "sha256:1"
+        assert stated["license"]["id"] == "llama-hub-demo"
 
 
 def test_where_one_fits_at_a_time_both_are_offered(tmp_path: Path) -> None:
