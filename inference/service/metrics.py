@@ -179,7 +179,7 @@ class Metrics:
             [("", {**named, "finished_reason": r}, n) for r, n in sorted(self._finished.items())],
         )
         lines += self.http()
-        lines += self._moderation()
+        lines += self._moderation(named)
         return "\n".join(lines) + "\n"
 
     def http(self) -> list[str]:
@@ -191,16 +191,16 @@ class Metrics:
             [("", {"route": r, "status": s}, n) for (r, s), n in sorted(self._http.items())],
         )
 
-    def _moderation(self) -> list[str]:
+    def _moderation(self, named: Mapping[str, str]) -> list[str]:
         """Verdicts and how long they took; no line before the first."""
         if not self._verdicts:
             return []
         counted = [
-            ("", {"moderator": name, "stage": stage, "verdict": outcome}, count)
+            ("", {**named, "moderator": name, "stage": stage, "verdict": outcome}, count)
             for (name, stage, outcome), count in sorted(self._verdicts.items())
         ]
         timed = [
-            (suffix, {"moderator": name, **labels}, value)
+            (suffix, {**named, "moderator": name, **labels}, value)
             for name, histogram in sorted(self._judging.items())
             for suffix, labels, value in histogram.samples()
         ]

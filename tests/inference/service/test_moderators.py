@@ -106,13 +106,14 @@ def test_another_service_is_asked_and_counted() -> None:
             assert post(running.url, {"prompt": "one", "max_tokens": 2}).status_code == 200
             page = httpx.get(running.url + "/metrics", trust_env=False).text
         name = "llama_hub_moderation_verdicts_total"
+        who = 'model_name="echo-model",moderator="moderations"'
         told = [line for line in page.splitlines() if line.startswith(name)]
         assert told == [
-            f'{name}{{moderator="moderations",stage="input",verdict="passed"}} 1',
-            f'{name}{{moderator="moderations",stage="input",verdict="refused"}} 1',
-            f'{name}{{moderator="moderations",stage="output",verdict="passed"}} 1',
+            f'{name}{{{who},stage="input",verdict="passed"}} 1',
+            f'{name}{{{who},stage="input",verdict="refused"}} 1',
+            f'{name}{{{who},stage="output",verdict="passed"}} 1',
         ]
-        assert 'llama_hub_moderation_seconds_count{moderator="moderations"} 3' in page
+        assert f"llama_hub_moderation_seconds_count{{{who}}} 3" in page
 
 
 class Wrong(BaseHTTPRequestHandler):
@@ -389,6 +390,17 @@ def test_serve_refuses_a_policy_that_is_none(arguments: tuple[str, ...], problem
     done = run("serve", "llama-demo-chat", *arguments, "--json")
     assert done.code == 2
     assert problem in done.json["error"]["message"]
+
+
+def test_a_deployment_hands_its_policy_over(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setenv(policy.VARIABLE, '{"moderators": [{"kind": "word"}]}')
+    done = run("serve", "llama-demo-chat", "--json")
+    assert done.code == 2
+    assert "LLAMA_HUB_MODERATION" in done.json["error"]["message"]
+    monkeypatch.setenv(policy.VARIABLE, '{"moderators": [{"kind": "words", "words": ["a"]}]}')
+    done = run("serve", "llama-demo-chat")
+    assert done.code == 6  # it is not in this store
+    assert "moderation: words" in done.stderr
 
 
 def test_the_service_states_its_policy() -> None:
