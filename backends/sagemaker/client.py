@@ -182,12 +182,18 @@ class Aws:
         except NotFoundError:
             return None
 
-    def pages(self, service: str, operation: str, key: str, **request: Any) -> Iterator[Any]:
-        """The entries of all pages; ``ProvisioningError`` if they never end."""
+    def pages(
+        self, service: str, operation: str, key: str, *, patient: bool = True, **request: Any
+    ) -> Iterator[Any]:
+        """The entries of all pages; ``ProvisioningError`` if they never end.
+
+        ``patient``: whether a page is asked for again while AWS is busy.
+        """
+        ask = self.call if patient else self.once
         token, answered = _TOKENS.get(operation, ("NextToken", "NextToken"))
         asked = dict(request)
         for _ in range(MAX_PAGES):
-            answer = self.call(service, operation, **asked)
+            answer = ask(service, operation, **asked)
             yield from answer.get(key, [])
             following = answer.get(answered)
             if not following:

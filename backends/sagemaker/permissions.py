@@ -326,7 +326,7 @@ def _denied(
         "ContextKeyValues": ["sagemaker.amazonaws.com"],
         "ContextKeyType": "string",
     }
-    answer = inventory.aws.call(
+    answer = inventory.aws.once(  # a plan must not wait long for what it can do without
         "iam",
         "simulate_principal_policy",
         PolicySourceArn=source,

@@ -15,7 +15,7 @@ from llama_hub.backends.sagemaker.errors import quota_hint
 from llama_hub.backends.sagemaker.inventory import Inventory
 from llama_hub.backends.sagemaker.options import Options
 from llama_hub.deploy.backend import Observed, Step
-from llama_hub.errors import AccessError, NotFoundError, QuotaError, UsageError
+from llama_hub.errors import AccessError, LlamaHubError, NotFoundError, QuotaError, UsageError
 
 _AES = "SYMMETRIC_DEFAULT"
 _IMAGE = re.compile(
@@ -55,11 +55,13 @@ def looks(inventory: Inventory, options: Options) -> Iterator[tuple[str, Callabl
 
 
 def judge(look: Callable[[], str]) -> str:
-    """What a look says; where it may not be made, that."""
+    """What a look says; where it may not or cannot be made, that: then it judges nothing."""
     try:
         return look()
-    except AccessError as error:
-        return f"may not be read: {error.message}"
+    except UsageError:
+        raise
+    except LlamaHubError as error:
+        return f"not looked at: {error.message}"
 
 
 def bucket(inventory: Inventory) -> str:
@@ -111,7 +113,7 @@ def key(inventory: Inventory, given: str) -> str:
             hint="name a key of this region, or a multi-Region key's replica in it",
         )
     try:
-        found = inventory.aws.call("kms", "describe_key", KeyId=given)["KeyMetadata"]
+        found = inventory.aws.once("kms", "describe_key", KeyId=given)["KeyMetadata"]
     except NotFoundError as error:
         problem = f"there is no key {given} in {region}"
         raise UsageError(problem, hint="aws kms list-keys") from error
@@ -133,7 +135,7 @@ def network(inventory: Inventory, subnets: tuple[str, ...], groups: tuple[str, .
     vpcs: dict[str, list[str]] = {}
     for answered, (operation, given, id_, ids) in asked.items():
         try:
-            found = inventory.aws.call("ec2", operation, **{given: list(ids)})[answered]
+            found = inventory.aws.once("ec2", operation, **{given: list(ids)})[answered]
         except NotFoundError as error:
             raise UsageError(
                 f"cannot find all of {', '.join(ids)} in {inventory.aws.region}: {error.message}",
@@ -151,24 +153,22 @@ def network(inventory: Inventory, subnets: tuple[str, ...], groups: tuple[str, .
 
 
 def image(inventory: Inventory, uri: str) -> str:
-    """There, as far as the registry lets one look; ``UsageError`` if not."""
+    """There, in the account's own registry; ``UsageError`` if not. Others answer to pulls only."""
     match = _IMAGE.fullmatch(uri)
-    if match is None:
-        return f"{uri} is not looked at"
+    if match is None or match["owner"] != inventory.account.id:
+        return f"{uri} is in another account's registry, which is not looked at"
     id_ = {"imageTag": match["tag"]} if match["tag"] else {"imageDigest": match["digest"]}
     try:
-        inventory.aws.call(
+        inventory.aws.once(
             "ecr",
             "describe_images",
-            registryId=match["owner"],
             repositoryName=match["name"],
             imageIds=[id_],
         )
     except NotFoundError as error:
         raise UsageError(
             f"there is no image {uri}: {error.message}",
-            hint=f"aws ecr describe-images --registry-id {match['owner']} --repository-name "
-            f"{match['name']}",
+            hint=f"aws ecr describe-images --repository-name {match['name']}",
         ) from error
     return f"{uri} is there"
 

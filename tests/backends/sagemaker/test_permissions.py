@@ -13,7 +13,7 @@ from llama_hub.deploy import gc
 from llama_hub.deploy.backend import Context
 from llama_hub.errors import AccessError, LlamaHubError, NotOursError, QuotaError, UsageError
 from tests.support.sagemaker_bench import IMAGE, Bench
-from tests.support.sagemaker_plane import ACCOUNT, Plane
+from tests.support.sagemaker_plane import ACCOUNT, Fault, Plane
 from tests.support.tiers import exhaustive, family
 
 IDLE = {"scale_to_zero": True, "replicas_min": 0, "replicas_max": 2}
@@ -286,6 +286,19 @@ def test_reads_that_are_denied_judge_nothing(plane: Plane, bench: Bench) -> None
     options = {"subnets": ["subnet-1"], "security_groups": ["sg-1"], "kms_key": "alias/weights"}
     plane.denied = {"kms:*", "ec2:*", "ecr:*", "iam:SimulatePrincipalPolicy"}
     assert bench.deploy(options=options).status == "ready"
+
+
+def test_reads_that_cannot_be_made_judge_nothing_and_are_not_waited_for(
+    plane: Plane, bench: Bench
+) -> None:
+    """As in a network that has no way to these services."""
+    options = {"subnets": ["subnet-1"], "security_groups": ["sg-1"], "kms_key": "alias/weights"}
+    asked = ("kms:*", "ec2:*", "iam:SimulatePrincipalPolicy")
+    plane.faults = [Fault(one, "ServiceUnavailable", "later", 503, times=99) for one in asked]
+    waited: list[float] = []
+    bench.aws.sleep = waited.append
+    assert bench.plan(options=options).changes
+    assert waited == []
 
 
 def test_a_role_that_does_not_trust_sagemaker(plane: Plane, bench: Bench) -> None:
