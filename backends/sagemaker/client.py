@@ -182,14 +182,22 @@ class Aws:
         except NotFoundError:
             return None
 
-    def pages(
-        self, service: str, operation: str, key: str, *, patient: bool = True, **request: Any
-    ) -> Iterator[Any]:
-        """The entries of all pages; ``ProvisioningError`` if they never end.
+    def pages(self, service: str, operation: str, key: str, **request: Any) -> Iterator[Any]:
+        """The entries of all pages; ``ProvisioningError`` if they never end."""
+        return self._pages(self.call, service, operation, key, request)
 
-        ``patient``: whether a page is asked for again while AWS is busy.
-        """
-        ask = self.call if patient else self.once
+    def pages_once(self, service: str, operation: str, key: str, **request: Any) -> Iterator[Any]:
+        """The same, where nobody wants to wait while AWS is busy."""
+        return self._pages(self.once, service, operation, key, request)
+
+    def _pages(
+        self,
+        ask: Callable[..., dict[str, Any]],
+        service: str,
+        operation: str,
+        key: str,
+        request: Mapping[str, Any],
+    ) -> Iterator[Any]:
         token, answered = _TOKENS.get(operation, ("NextToken", "NextToken"))
         asked = dict(request)
         for _ in range(MAX_PAGES):

@@ -32,10 +32,7 @@ def quotas(aws: Aws) -> Mapping[str, int] | None:
         if set(machines.table()) <= set(found):
             break  # so many pages need not be read
         with suppress(LlamaHubError):
-            first = operation == LISTS[0]
-            pages = aws.pages(
-                "service-quotas", operation, "Quotas", patient=first, ServiceCode="sagemaker"
-            )
+            pages = aws.pages_once("service-quotas", operation, "Quotas", ServiceCode="sagemaker")
             found = dict(_quotas(pages)) | found
     return found or None
 
