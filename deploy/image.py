@@ -149,15 +149,18 @@ def write(folder: Path, cpu_base: str = CPU_BASE, cuda_base: str = CUDA_BASE) ->
     return [folder / name for name in made]
 
 
-def requirements() -> list[str]:
+@functools.cache
+def requirements() -> tuple[str, ...]:
     """``llama2-hub[serve]`` and all it needs, each at the version that is installed here.
+
+    Looked up once per process: each look reads the metadata of some thirty distributions.
 
     For images that bring a torch of their own, to which no digest of ours belongs.
     """
     lines: dict[str, str] = {}
     _collect(NAME, frozenset({"serve"}), lines)
     lines.pop(NAME, None)
-    return [f"{name}=={version}" for name, version in sorted(lines.items())]
+    return tuple(f"{name}=={version}" for name, version in sorted(lines.items()))
 
 
 def _collect(name: str, extras: frozenset[str], found: dict[str, str]) -> None:

@@ -8,13 +8,18 @@ import os
 import signal
 import socket
 import socketserver
+import ssl
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import certifi
 import pytest
 from hypothesis import is_hypothesis_test
 
+from tests.support.once import shared_folder
 from tests.support.tiers import FLAG, exhaustive
 
 # A shell that starts the tests in the background ignores Ctrl-C for them and all their children.
@@ -86,11 +91,31 @@ def _connect_ex(self: socket.socket, address: Any) -> int:
     return _real_connect_ex(self, address)
 
 
+_real_load_verify_locations = ssl.SSLContext.load_verify_locations
+
+
+def _load_verify_locations(
+    self: ssl.SSLContext, cafile: Any = None, capath: Any = None, cadata: Any = None
+) -> None:
+    """Not certifi's authorities, of which none is met here: 30 ms for each client of httpx."""
+    if cafile != certifi.where():
+        _real_load_verify_locations(self, cafile, capath, cadata)
+
+
 @pytest.fixture(autouse=True)
 def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not any(mark.name.startswith("live_") for mark in request.node.iter_markers()):
         monkeypatch.setattr(socket.socket, "connect", _connect)
         monkeypatch.setattr(socket.socket, "connect_ex", _connect_ex)
+        monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", _load_verify_locations)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kernels_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home for the compiled kernels of all tests' own processes: every test's is empty."""
+    folder = shared_folder(tmp_path_factory) / "kernels-home"
+    with mock.patch("llama_hub.kernels.home", return_value=folder):
+        yield folder
 
 
 @pytest.fixture(autouse=True)

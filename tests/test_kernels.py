@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llama_hub import kernel_build
+from llama_hub.home import home
 from llama_hub.hub.checkpoints import ggml_quants
 from llama_hub.inference.native import library as native
 from llama_hub.kernels import Kernels
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.skipif(
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Home and the temporary folder, both below ``tmp_path``."""
     monkeypatch.setenv("LLAMA_HUB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("llama_hub.kernels.home", home)  # this one, not the tests' common one
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 

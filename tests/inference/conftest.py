@@ -14,7 +14,6 @@ from llama_hub.inference.config import EngineOptions
 from llama_hub.inference.native.library import library
 from llama_hub.inference.torch_engine import TorchEngine
 from tests.support.hf_models import CALM, GROUPED, ODD, PLAIN, Shape, save
-from tests.support.once import shared_folder
 
 Serving = Callable[..., AbstractAsyncContextManager[TorchEngine]]
 
@@ -35,16 +34,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return get
 
 
-@pytest.fixture(scope="session")
-def kernels_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that all tests of a run share, so that the kernels are compiled once."""
-    return shared_folder(tmp_path_factory) / "kernels-home"
-
-
 @pytest.fixture
 def kernels(kernels_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our kernels, or a skipped test where there is no C compiler."""
-    monkeypatch.setenv("LLAMA_HUB_HOME", str(kernels_home))
+    monkeypatch.setenv("LLAMA_HUB_HOME", str(kernels_home))  # for the processes that it starts
     library.cache_clear()
     if library() is None:
         pytest.skip("no C compiler")

@@ -75,35 +75,30 @@ def test_quantised_weights_are_shared_too(model: Model, serving: Serving, kernel
         assert ours.logprobs[0].logprob == pytest.approx(theirs.logprobs[0].logprob, abs=0.05)
 
 
-def test_the_other_processes_inherit_no_secret(
+def test_the_other_processes_inherit_no_secret_and_end_when_one_of_them_dies(
     model: Model, serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
 
-    async def run() -> list[str]:
-        async with serving(model(), tensor_parallel=2) as engine:
-            followers = engine._loaded.executor._followers  # type: ignore[union-attr, attr-defined]
-            return [Path(f"/proc/{one.pid}/environ").read_text() for one in followers]
-
-    (environment,) = asyncio.run(run())
-    assert "canary" not in environment
-    assert "PATH=" in environment
-
-
-def test_a_process_that_dies_makes_the_engine_unwell(model: Model, serving: Serving) -> None:
-    async def run() -> Any:
-        async with serving(model(), tensor_parallel=4) as engine:
+    async def run() -> tuple[list[str], Any]:
+        async with serving(model("odd"), tensor_parallel=3) as engine:
             await ask(engine, prompt(5))
             followers = engine._loaded.executor._followers  # type: ignore[union-attr, attr-defined]
+            read = [Path(f"/proc/{follower.pid}/environ").read_text() for follower in followers]
             followers[0].kill()
             followers[0].wait()
             for _ in range(2):  # the second finds the engine's thread ended
                 with pytest.raises(RuntimeError):
                     await ask(engine, prompt(5))
             assert engine.health() is not None
-            return followers
+            return read, followers
 
-    for follower in asyncio.run(run()):
+    environments, followers = asyncio.run(run())
+    assert len(environments) == 2
+    for environment in environments:
+        assert "canary" not in environment
+        assert "PATH=" in environment
+    for follower in followers:
         assert follower.returncode is not None  # none is left behind
         assert follower.stdin.closed
         assert follower.stdout.closed
