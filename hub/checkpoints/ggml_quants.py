@@ -53,11 +53,18 @@ _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 KERNELS = Kernels(
     name="ggml",
     folder=Path(__file__).parent,
-    sources=("ggml_quants.c", "k_quants.c"),
+    sources=("ggml_quants.c", "k_quants.c", "group_quants.c"),
     headers=("ggml_blocks.h",),
     signatures={
         f"lh_{kind.lower()}": [_POINTER, _SIZE, ctypes.c_int, _POINTER, _POINTER]
         for kind in (*BLOCK_BYTES, *k_quants.WRITTEN)
+    }
+    | {
+        "lh_groups": [
+            *[_POINTER, _SIZE, _SIZE, *[ctypes.c_int] * 3],  # weights, and what they become
+            *[_POINTER, ctypes.c_int],  # widths that are tried
+            *[_POINTER] * 3,  # scales, numbers, sums
+        ]
     },
 )
 _KERNEL_INPUT = {"float32": 0, "bfloat16": 1}

@@ -21,7 +21,9 @@ How scales are found
 Round-to-nearest spreads the grid over the largest magnitude of a group. Here the sign of the
 scale puts the longer half of the grid (-8 … 7) on the side of the largest weight, some narrower
 and wider grids are tried, and for each the least-squares scale <w,q>/<q,q> is taken; the one with
-the least squared error wins. No calibration data is needed.
+the least squared error wins. No calibration data is needed. A C kernel searches
+(``checkpoints/group_quants.c``); where there is none, numpy does, with the same sums in the same
+order, so that a folder's digests do not depend on it.
 """
 
 from __future__ import annotations
@@ -29,21 +31,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.hub.checkpoints import layout, numeric
+from llama_hub.hub.checkpoints.ggml_quants import library
 from llama_hub.hub.checkpoints.hf_writer import Form, OutputTensor, plain_form
 from llama_hub.hub.checkpoints.layout import TensorSpec
 from llama_hub.hub.checkpoints.numeric import Bits, Floats
 
+if TYPE_CHECKING:
+    from ctypes import CDLL
+
+_KERNEL_INPUT = {"float32": 0, "bfloat16": 1}
 DEFAULT_GROUP = {"int8": 0, "int4": 64}  # 0: one scale per row
 _WIDTHS = {4: (0.72, 0.8, 0.88, 0.96, 1.04), 8: (0.92, 0.96, 1.0)}  # of the grid, tried in turn
 _SAME_BLOCKS = {4: "Q4_0", 8: "Q8_0"}  # of GGUF: the numbers and scales of groups of 32
 _AT_ONCE = 1 << 16  # weights; their working copies fit the second-level cache
+_WIDE = 16  # running sums of a group, put together in halves
+_SMALLEST = np.float32(np.finfo(np.float32).tiny)  # whose inverse is finite
 
 
 @dataclass(frozen=True)
@@ -166,15 +175,40 @@ class Quantiser:
     def encode(self, block: Bits) -> tuple[npt.NDArray[np.int32], Bits]:
         """Rows [R, K] in Meta's order to (packed [R, K*bits/32], scales [R, K/group])."""
         rows = numeric.hf_rows(block, self.head_dim) if self.head_dim else block
-        weights = numeric.to_float32(rows, self.dtype).reshape(-1, self.group)
-        quantised = np.empty(weights.shape, np.int8)
-        scales = np.empty((len(weights), 1), np.float32)
+        groups = rows.reshape(-1, self.group)
+        quantised = np.empty(groups.shape, np.int8)
+        scales = np.empty((len(groups), 1), np.float32)
+        kernels = library()
+        if kernels is not None:
+            self._search(kernels, groups, scales, quantised)
+        else:
+            self._search_in_numpy(numeric.to_float32(groups, self.dtype), scales, quantised)
+        packed = pack(quantised.reshape(block.shape), self.bits)
+        return packed, numeric.from_float32(scales, self.dtype).reshape(len(block), -1)
+
+    def _search(
+        self, kernels: CDLL, groups: Bits, scales: Floats, quantised: npt.NDArray[np.int8]
+    ) -> None:
+        known = _KERNEL_INPUT.get(self.dtype)
+        wide = groups if known is not None else numeric.to_float32(groups, self.dtype).view("<u4")
+        given = np.ascontiguousarray(wide)
+        widths = np.array(_WIDTHS[self.bits], np.float32)
+        sums = np.zeros(2, np.float64)
+        kernels.lh_groups(
+            *(given.ctypes.data, *given.shape, known or 0),
+            *(self.bits, numeric.DTYPES.index(self.dtype), widths.ctypes.data, len(widths)),
+            *(scales.ctypes.data, quantised.ctypes.data, sums.ctypes.data),
+        )
+        self._squared_error += float(sums[0])
+        self._squared_norm += float(sums[1])
+
+    def _search_in_numpy(
+        self, weights: Floats, scales: Floats, quantised: npt.NDArray[np.int8]
+    ) -> None:
         step = max(1, _AT_ONCE // self.group)
         for start in range(0, len(weights), step):
             part = slice(start, start + step)
             scales[part], quantised[part] = self._quantise(weights[part])
-        packed = pack(quantised.reshape(block.shape), self.bits)
-        return packed, numeric.from_float32(scales, self.dtype).reshape(len(block), -1)
 
     def relative_error(self) -> float:
         """Root of (squared error / squared norm) over all rows so far."""
@@ -192,7 +226,8 @@ class Quantiser:
 def nearest(weights: Floats, scale: Floats, bits: int) -> Floats:
     """The whole numbers of the grid that are nearest to weights [n, G] / scale [n, 1]."""
     half = 1 << (bits - 1)
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    usable = np.abs(scale) >= _SMALLEST
+    inverse = np.divide(np.float32(1.0), scale, out=np.zeros_like(scale), where=usable)
     chosen = weights * inverse
     np.rint(chosen, out=chosen)
     return np.clip(chosen, -half, half - 1, out=chosen)
@@ -231,8 +266,18 @@ def _gain(weights: Floats, scale: Floats, bits: int) -> Floats:
 
 def _products(weights: Floats, chosen: Floats) -> tuple[Floats, Floats]:
     """<w,q> and <q,q> of each group, [n, 1]."""
-    along = np.einsum("ij,ij->i", weights, chosen)[:, None]
-    return along, np.einsum("ij,ij->i", chosen, chosen)[:, None]
+    return _sums(weights * chosen), _sums(chosen * chosen)
+
+
+def _sums(terms: Floats) -> Floats:
+    """The sum of each row [n, G] in an order that a kernel can follow, [n, 1]."""
+    columns = terms.reshape(len(terms), -1, _WIDE)
+    sums = columns[:, 0].copy()
+    for index in range(1, columns.shape[1]):
+        sums += columns[:, index]
+    while (half := sums.shape[1] // 2) > 0:
+        sums = sums[:, :half] + sums[:, half:]
+    return sums
 
 
 def _rounded(values: Floats, dtype: str) -> Floats:

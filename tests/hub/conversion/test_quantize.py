@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from llama_hub.errors import IntegrityError, UsageError
 from llama_hub.hub.checkpoints import numeric
+from llama_hub.hub.checkpoints.ggml_quants import library
 from llama_hub.hub.conversion import quantize
 from llama_hub.hub.conversion.convert import convert
 from llama_hub.hub.conversion.quantize import Quantiser, pack, unpack
@@ -196,3 +197,36 @@ def test_groups_of_zeros_stay_zero() -> None:
     packed, scales = quantiser.encode(np.zeros((2, 64), np.uint16))
     assert not (unpack(packed, 4).reshape(4, 32) * scales.reshape(4, 1)).any()
     assert quantiser.relative_error() == 0.0
+
+
+@settings(max_examples=examples(15, 300), deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    dtype=st.sampled_from(numeric.DTYPES),
+    bits=st.sampled_from([4, 8]),
+    group=st.sampled_from([32, 64, 96, 128, 4096]),
+    scale=st.sampled_from([1e-41, 1e-30, 1e-6, 0.02, 1.0, 1e4]),
+)
+def test_the_kernel_chooses_what_numpy_chooses(
+    seed: int, dtype: str, bits: int, group: int, scale: float
+) -> None:
+    """Bit by bit, also ties, zeros, outliers and numbers below the normal ones."""
+    if library() is None:
+        pytest.skip("no C compiler")
+    random = np.random.default_rng(seed)
+    weights = (random.standard_t(3, (24, group)) * scale).clip(-6e4, 6e4).astype(np.float32)
+    weights[0] = 0
+    weights[1] = np.float32(scale)
+    weights[2, ::2], weights[2, 1::2] = scale, -scale
+    weights[3, 1:] = 0
+    rows = numeric.from_float32(weights, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        ours = Quantiser(bits, group, dtype, 0)
+        packed, scales = ours.encode(rows)
+        patch.setattr(quantize, "library", lambda: None)
+        reference = Quantiser(bits, group, dtype, 0)
+        with np.errstate(all="ignore"):
+            expected_packed, expected_scales = reference.encode(rows)
+    assert np.array_equal(packed, expected_packed)
+    assert np.array_equal(scales, expected_scales)
+    assert ours.relative_error() == pytest.approx(reference.relative_error(), rel=1e-4, abs=1e-6)
