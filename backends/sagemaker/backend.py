@@ -184,8 +184,15 @@ class SageMakerBackend:
         validation.check(self.inventory, desired, observed, self._quotas, used)
 
     def plan_delete(self, name: str, observed: Observed) -> Sequence[Step]:
-        """Scaling, components and endpoint first, because they bill; the role last."""
-        return planning.deletions(name, observed)
+        """Scaling, components and endpoint first, because they bill; the role last.
+
+        Where nothing is seen and something may not be read, the error that says so.
+        """
+        steps = planning.deletions(name, observed)
+        for error in observed.unread.values():
+            if not steps:
+                raise error
+        return steps
 
     def execute(self, step: Step, context: Context) -> Mapping[str, Any]:
         """See ``runner``."""

@@ -32,7 +32,8 @@ def quotas(aws: Aws) -> Mapping[str, int] | None:
         if set(machines.table()) <= set(found):
             break  # so many pages need not be read
         with suppress(LlamaHubError):
-            pages = aws.pages_once("service-quotas", operation, "Quotas", ServiceCode="sagemaker")
+            look = aws.pages if operation == LISTS[0] else aws.pages_once
+            pages = look("service-quotas", operation, "Quotas", ServiceCode="sagemaker")
             found = dict(_quotas(pages)) | found
     return found or None
 

@@ -134,6 +134,18 @@ def test_the_endpoint_can_be_ended_with_three_permissions(plane: Plane, bench: B
     assert plane.control.endpoints == {}
 
 
+def test_what_cannot_be_seen_is_not_called_gone(plane: Plane, bench: Bench) -> None:
+    bench.deploy()
+    bench.aws.call("sagemaker", "delete_endpoint", EndpointName="x")  # by somebody
+    bench.aws.find("sagemaker", "describe_endpoint", EndpointName="x")
+    plane.denied = {action for action in every() if action not in ENDING}
+    with pytest.raises(AccessError):
+        bench.delete()
+    plane.denied = set()
+    bench.delete()
+    assert plane.inventory() == []
+
+
 READS = {
     "status": lambda bench: bench.backend().status("x"),
     "ps": lambda bench: list(bench.backend().list()),
