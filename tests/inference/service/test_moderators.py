@@ -284,9 +284,11 @@ def test_nothing_in_a_text_ends_its_place_in_the_prompt() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_in_parallel_mode_only_the_answer_waits(stream: bool) -> None:
     begun, may_end = threading.Event(), threading.Event()
+    early: list[str] = []  # answers that were judged before their prompt
 
     async def slow(passage: Passage) -> Verdict:
         if passage.stage == "output":
+            early.extend([] if may_end.is_set() else [passage.text])
             return None
         begun.set()
         await asyncio.get_running_loop().run_in_executor(None, may_end.wait, 20)
@@ -295,18 +297,21 @@ def test_in_parallel_mode_only_the_answer_waits(stream: bool) -> None:
     settings = ServiceSettings(moderators=(slow,), moderation=Moderation("parallel"))
     with serving(settings=settings) as running:
         answers: list[httpx.Response] = []
-        body = {"prompt": "one two.", "max_tokens": 8, "stream": stream}
+        body = {"prompt": "one two", "max_tokens": 8, "stream": stream}
         asking = threading.Thread(target=lambda: answers.append(post(running.url, body)))
         asking.start()
         assert begun.wait(10)
-        while not running.engine.seen:  # generation does not wait
+        while running.engine.stats().generated_tokens < 8:  # generation does not wait
             assert asking.is_alive()
-        assert answers == []
+        for _ in range(3):  # the service goes on with other things, and the answer is whole
+            assert httpx.get(running.url + "/health", trust_env=False).status_code == 200
+        assert answers == early == []
         may_end.set()
         asking.join(20)
         assert answers[0].status_code == 400
         assert answers[0].json()["error"]["code"] == "content_filter"
-        assert post(running.url, {"prompt": "one.", "max_tokens": 2}).status_code == 200
+        fine = post(running.url, {"prompt": "one.", "max_tokens": 2, "stream": stream})
+        assert fine.status_code == 200
 
 
 def test_a_broken_moderator_refuses_in_parallel_mode_too() -> None:
