@@ -100,6 +100,11 @@ class ModelFront:
         """The model that is meant where none is named."""
         return next(iter(self.facts.values())).served
 
+    @property
+    def engine(self) -> ModelFacts:
+        """Its ``info`` is of that model."""
+        return next(iter(self.facts.values()))
+
     async def start(self) -> None:
         """Load what is to be there at once; what goes wrong is kept in ``failure``."""
         try:
