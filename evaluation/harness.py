@@ -63,9 +63,14 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Of all that an answer depends on: the name of its cache."""
+        """Of all that an answer depends on, and of the run: the name of its cache.
+
+        Another run asks again: what lies behind an address may have changed, and a rerun that only
+        repeats what was kept would prove nothing.
+        """
         stated = self.endpoint.stated or {}
         what = {
+            "folder": str(self.folder),
             "url": "" if stated.get("manifest") else self.endpoint.url,
             "manifest": str(stated.get("manifest")),
             "engine": json.dumps(stated.get("engine"), sort_keys=True),
@@ -235,7 +240,7 @@ def _judge(last: Mapping[str, Any], result: Result, log: Path) -> None:
         why = "; ".join(f"{task}: {reason}" for task, reason in result.refused.items())[:1500]
         raise UsageError(f"no task can be asked. {why}", hint="docs/evaluation.md")
     why = str(last.get("why", "lm-eval's process ended without a word"))
-    raise _failure(why, _refusal(log))
+    raise _failure(why, _refusal(log), log)
 
 
 def _refusal(log: Path) -> str:
@@ -248,8 +253,8 @@ def _refusal(log: Path) -> str:
     return f"; it says {found[-1][:500]}" if found else ""
 
 
-def _failure(why: str, said: str) -> LlamaHubError:
-    hint = "the same command goes on where it stopped; lm-eval.log in the run's folder has the rest"
+def _failure(why: str, said: str, log: Path) -> LlamaHubError:
+    hint = f"the same command with --out {log.parent} goes on where it stopped; {log} has the rest"
     status = _STATUS.search(why)
     if status is not None and status[1] in ("401", "403"):
         return AccessError(f"the endpoint refused: {why}{said}", hint="--api-key KEY|@FILE")

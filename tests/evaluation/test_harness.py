@@ -128,6 +128,7 @@ def test_logprob_tasks_need_a_tokenizer_and_no_chat(tmp_path: Path, home: Path) 
     assert asked["arguments"]["base_url"].endswith("/v1/chat/completions")
     two = [job(tmp_path, seed=seed).document()["cache"] for seed in (1, 2)]
     assert two[0] != two[1]  # other answers
+    assert job(tmp_path, folder=tmp_path / "b").document()["cache"] != two[0]  # another run asks
 
 
 def test_an_interpreter_without_lm_eval_is_named(
