@@ -106,8 +106,35 @@ static void tile_any(int mr, float *c, size_t ldc, const float *a, size_t lda, c
     }
 }
 
+#if defined(__AVX2__) && defined(__F16C__)
+INLINE __m256i load8(const int type, const char *w, size_t i) { /* as floats */
+    if (type == F32) return _mm256_loadu_si256((const __m256i *)(w + i * 4));
+    const __m128i half = _mm_loadu_si128((const __m128i *)(w + i * 2));
+    if (type == F16) return (__m256i)_mm256_cvtph_ps(half);
+    return _mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
+}
+
+/* All NR rows, 8 by 8. */
+INLINE void pack_whole(const int type, float *b, const char *w, size_t K, size_t kc) {
+    for (size_t j = 0; j < NR; j += 8)
+        for (size_t k = 0; k < kc; k += 8) {
+            __m256i v[8];
+            for (size_t r = 0; r < 8; r++) v[r] = load8(type, w, (j + r) * K + k);
+            transpose8(b + k * NR + j, NR * 4, v);
+        }
+}
+#define PACK_WHOLE 1
+#else
+#define PACK_WHOLE 0
+INLINE void pack_whole(const int type, float *b, const char *w, size_t K, size_t kc) {}
+#endif
+
 /* b[k][j] = w[j][k] for the rows that exist, 0 beyond them. */
 INLINE void pack(const int type, float *b, const char *w, size_t rows, size_t K, size_t kc) {
+    if (PACK_WHOLE && rows == NR) {
+        pack_whole(type, b, w, K, kc);
+        return;
+    }
     if (rows < NR) memset(b, 0, kc * NR * sizeof(float));
     for (size_t j = 0; j < rows; j++)
         for (size_t k = 0; k < kc; k += LANES) {

@@ -118,6 +118,29 @@ INLINE vf exp_lanes(vf x) {
     return (vf)((vi)p + (__builtin_convertvector(n, vi) << 23));
 }
 
+#ifdef __AVX2__
+/* Lane r of the 8 vectors to to[r * stride …]: an 8 by 8 block of 32-bit values, turned over. */
+INLINE void transpose8(void *to, size_t stride, const __m256i *v) {
+    __m256i pair[8], four[8];
+    for (int i = 0; i < 8; i += 2) {
+        pair[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+        pair[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        four[i] = _mm256_unpacklo_epi64(pair[i], pair[i + 2]);
+        four[i + 1] = _mm256_unpackhi_epi64(pair[i], pair[i + 2]);
+        four[i + 2] = _mm256_unpacklo_epi64(pair[i + 1], pair[i + 3]);
+        four[i + 3] = _mm256_unpackhi_epi64(pair[i + 1], pair[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        __m256i low = _mm256_permute2x128_si256(four[i], four[i + 4], 0x20);
+        __m256i high = _mm256_permute2x128_si256(four[i], four[i + 4], 0x31);
+        _mm256_storeu_si256((__m256i *)((char *)to + i * stride), low);
+        _mm256_storeu_si256((__m256i *)((char *)to + (i + 4) * stride), high);
+    }
+}
+#endif
+
 /* A buffer of its own for every thread, kept between calls. */
 INLINE void *scratch(void **buffer, size_t *size, size_t wanted) {
     if (*size < wanted) {

@@ -264,8 +264,17 @@ INLINE void pack(const int bits, uint8_t *b, float *s, const uint8_t *w, const f
         memset(b, 0, kc * NR);
         memset(s, 0, kc / group * NR * 4);
     }
-    for (size_t j = 0; j < rows; j++) {
+    for (size_t j = 0; rows == NR && j < NR; j += 8) /* 8 rows at once, turned over in registers */
         for (size_t k = 0; k < kc; k += span) {
+            __m256i wide[8][2], half[8];
+            for (int r = 0; r < 8; r++) weights(bits, wide[r], w + (j + r) * row, k0 + k, span);
+            for (size_t i = 0; i < span / 32; i++) {
+                for (int r = 0; r < 8; r++) half[r] = wide[r][i];
+                transpose8(b + ((k / 4 + i * 8) * NR + j) * 4, NR * 4, half);
+            }
+        }
+    for (size_t j = 0; j < rows; j++) {
+        for (size_t k = 0; rows < NR && k < kc; k += span) {
             __m256i wide[2];
             weights(bits, wide, w + j * row, k0 + k, span);
             const uint8_t *four = (const uint8_t *)wide;
