@@ -40,7 +40,7 @@ def run_killed(
     return child.exitcode == KILLED
 
 
-EVERY = [pytest.param(5, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+EVERY = [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
 
 # Odd places are killed before the write is done, even ones after it.
