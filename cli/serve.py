@@ -6,6 +6,8 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,7 +176,7 @@ def serve(
         by_word = serve_models.by_word(models or [], chosen)
         serve_models.run(out, ctx, by_word, settings, door, plan=plan)
         return
-    _run(out, chosen[0], make_engine(engine, where.folder, options), settings, door)
+    _run(out, chosen[0], lambda: make_engine(engine, where.folder, options), settings, door)
 
 
 def _proxies(named: list[str] | None) -> tuple[str, ...]:
@@ -263,15 +265,25 @@ def make_engine(name: str, folder: Path, options: EngineOptions) -> Engine:
     return TorchEngine(folder, options)
 
 
-def _run(out: Output, what: Servable, engine: Engine, settings: Any, door: Door) -> None:
+def _run(
+    out: Output, what: Servable, make: Callable[[], Engine], settings: Any, door: Door
+) -> None:
     """Listen, say so when ready, serve until told to stop."""
+    from llama_hub.inference.service.server import bind
+
+    # Before the engine's module imports torch: a port that is taken is told seconds earlier.
+    with closing(bind(door.host, door.port)) as bound:
+        _serve(out, what, make(), settings, door, bound)
+
+
+def _serve(
+    out: Output, what: Servable, engine: Engine, settings: Any, door: Door, bound: socket.socket
+) -> None:
     from llama_hub.inference.service.app import create_app
-    from llama_hub.inference.service.server import bind, run, url_of
+    from llama_hub.inference.service.server import run, url_of
     from llama_hub.inference.tokenizer import tokenizer_of
 
-    tokenizer = tokenizer_of(what.folder)
-    app = create_app(engine, tokenizer, what.served, settings)
-    bound = bind(door.host, door.port)
+    app = create_app(engine, tokenizer_of(what.folder), what.served, settings)
     url = url_of(bound)
     out.status(f"listening on {url}; loading {what.served.name} from {what.folder}")
 

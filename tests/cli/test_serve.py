@@ -84,11 +84,13 @@ def test_it_says_where_it_listens_and_answers(filled: Path) -> None:
         body = {"messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0}
         answer = post(ready["url"] + "/v1/chat/completions", body).json()
         assert answer["choices"][0]["message"]["content"].strip()
-        taken = spawn(["serve", CHAT, "--port", ready["url"].rsplit(":", 1)[1], "--json"],
-                      environment={"LLAMA_HUB_HOME": str(filled)})  # fmt: skip
+        environment = {"LLAMA_HUB_HOME": str(filled), "PYTHONPROFILEIMPORTTIME": "1"}
+        port = ready["url"].rsplit(":", 1)[1]
+        taken = spawn(["serve", CHAT, "--port", port, "--json"], environment=environment)
         assert taken.code == ExitCode.USAGE
         assert "in use" in taken.json["error"]["message"]
         assert "--port 0" in taken.json["error"]["hint"]
+        assert " torch\n" not in taken.stderr  # whose import takes seconds
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
