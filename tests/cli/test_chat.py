@@ -425,7 +425,7 @@ def test_a_person_chats_interrupts_and_leaves(home: Path) -> None:
         assert history.stat().st_mode & 0o077 == 0
 
 
-SHOWN = {"NO_COLOR": "1", "TTY_COMPATIBLE": "1"}
+SHOWN = {"NO_COLOR": "1", "TTY_COMPATIBLE": "1", "COLUMNS": "40", "LINES": "24"}
 
 
 def test_at_a_terminal_words_wrap_and_what_is_pasted_is_one_message(home: Path) -> None:
