@@ -63,7 +63,7 @@ def test_a_long_prompt_fails_alone(
     assert device.failures >= 2  # the whole step, then what of it does not fit
 
 
-@pytest.mark.parametrize("where", ["choose", "_score_prompt"])
+@pytest.mark.parametrize("where", ["choose", "score_prompt"])
 def test_memory_for_choosing_and_scoring(
     model: Model, serving: Serving, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
