@@ -49,6 +49,14 @@ def stored() -> Iterable[str]:
 
 
 @_quietly
+def adapters() -> Iterable[str]:
+    """Adapters in the store."""
+    from llama_hub.hub.adapters.store import AdapterStore
+
+    return AdapterStore().names()
+
+
+@_quietly
 def deployments() -> Iterable[str]:
     """Deployments that this machine knows of."""
     return deployed()

@@ -64,6 +64,9 @@ COMMANDS: dict[str, Entry] = {
     "remove": Entry(
         "llama_hub.cli.store:remove_app", "Delete a model from the store, or unfinished downloads."
     ),
+    "adapter": Entry(
+        "llama_hub.cli.adapter:app", "LoRA adapters: import, check against the base, list, remove."
+    ),
     "serve": Entry(
         "llama_hub.cli.serve:app",
         "Serve models: OpenAI, SageMaker, Azure ML and Hugging Face routes, a chat page.",

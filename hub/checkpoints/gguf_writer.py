@@ -220,35 +220,35 @@ def _header(pairs: Sequence[Pair], tensors: Sequence[_Tensor], factors: int) -> 
     """Everything before the first tensor; ``factors``: elements of ``rope_freqs.weight``."""
     count = len(tensors) + bool(factors)
     parts = [MAGIC, struct.pack("<IQQ", gguf.VERSION, count, len(pairs))]
-    parts += [
-        _text(key) + struct.pack("<I", kind) + _value(kind, value) for key, kind, value in pairs
-    ]
+    parts += [text(key) + struct.pack("<I", kind) + value(kind, one) for key, kind, one in pairs]
     offset = 0
     for one in tensors:
         shape = tuple(reversed(one.spec.shape))
-        parts.append(_text(layout.gguf_name(one.spec.name)))
+        parts.append(text(layout.gguf_name(one.spec.name)))
         parts.append(struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
         parts.append(struct.pack("<IQ", gguf.TYPE_NUMBERS[one.kind], offset))
         offset += one.size + -one.size % gguf.ALIGNMENT
     if factors:
-        parts.append(_text(gguf_keys.FACTORS))
+        parts.append(text(gguf_keys.FACTORS))
         parts.append(struct.pack("<IQIQ", 1, factors, gguf.TYPE_NUMBERS["F32"], offset))
     head = b"".join(parts)
     return head + b"\0" * (-len(head) % gguf.ALIGNMENT)
 
 
-def _value(kind: int, value: Any) -> bytes:
+def value(kind: int, content: Any) -> bytes:
+    """A value of a key, without the number of its type; of an array ``(type, items)``."""
     if kind == gguf.STRING:
-        return _text(value)
+        return text(content)
     if kind == gguf.ARRAY:
-        item_kind, items = value
+        item_kind, items = content
         head = struct.pack("<IQ", item_kind, len(items))
         if item_kind == gguf.STRING:
-            return head + b"".join(map(_text, items))
+            return head + b"".join(map(text, items))
         return head + struct.pack(f"<{len(items)}{gguf.SCALARS[item_kind]}", *items)
-    return struct.pack("<" + gguf.SCALARS[kind], value)
+    return struct.pack("<" + gguf.SCALARS[kind], content)
 
 
-def _text(value: str) -> bytes:
-    encoded = value.encode()
+def text(content: str) -> bytes:
+    """A text as GGUF has it, after its length."""
+    encoded = content.encode()
     return struct.pack("<Q", len(encoded)) + encoded

@@ -76,7 +76,7 @@ NamedSegment = tuple[str, tuple[int, ...], Segment]  # dtype, shape, where
 def _segments(folder: Path) -> dict[str, NamedSegment]:
     found: dict[str, NamedSegment] = {}
     for path in _weight_files(folder):
-        for wrapped, one in _file_segments(path).items():
+        for wrapped, one in file_segments(path).items():
             name = hf_tensors.unwrapped(wrapped)
             if name in found:
                 raise IntegrityError(f"the tensor {name} is in two files of {folder}")
@@ -85,7 +85,8 @@ def _segments(folder: Path) -> dict[str, NamedSegment]:
     return found
 
 
-def _file_segments(path: Path) -> dict[str, NamedSegment]:
+def file_segments(path: Path) -> dict[str, NamedSegment]:
+    """The tensors of one file, safetensors or ``.bin``: dtype, shape, where."""
     if path.suffix == ".safetensors":
         return {
             name: (entry.dtype, entry.shape, _segment(entry))
