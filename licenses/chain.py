@@ -95,7 +95,7 @@ class Chain:
                 return _Reader(file, head, self.path).content()
         except FileNotFoundError as error:
             if head.count:
-                raise _broken(self.path, f"it is gone; it had {head.count} lines") from error
+                raise _broken(self.path, f"it is missing; it had {head.count} lines") from error
             return Content()
         except OSError as error:
             raise _broken(self.path, f"it cannot be read: {error.strerror}") from error
@@ -106,7 +106,7 @@ class Chain:
             head = _Head(**read_json(self._head_path, HEAD))
         except NotFoundError as error:
             if self.path.exists() and self.path.stat().st_size:
-                raise _broken(self.path, f"{name}, which states its length, is gone") from error
+                raise _broken(self.path, f"{name}, which states its length, is missing") from error
             return _Head()
         except (DamagedFileError, TypeError) as error:
             raise _broken(self.path, f"{name}, which states its length, was edited") from error

@@ -202,7 +202,7 @@ class LocalBackend:
         url = self.status(name).url
         if url is None:
             raise ProvisioningError(
-                f"{name!r} does not run: its supervisor is gone, as after a reboot",
+                f"{name!r} does not run: its supervisor is not running, as after a reboot",
                 hint="deploy it again: the same command starts it",
             )
         folder = self._steps.folder(name)

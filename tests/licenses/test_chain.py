@@ -152,7 +152,7 @@ def test_a_forged_line_that_continues_the_chain_is_found(whole: Path) -> None:
 def test_a_removed_file_is_found(whole: Path, name: str) -> None:
     chain = copy(whole)
     (chain.path.parent / name).unlink()
-    with pytest.raises(IntegrityError, match="is gone"):
+    with pytest.raises(IntegrityError, match="is missing"):
         chain.read()
 
 
