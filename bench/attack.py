@@ -213,6 +213,9 @@ ATTACKS: dict[str, Attack | None] = {
     "brackets without end": constant("/v1/completions", b"[" * 5 * MEGABYTE),
     "a body in chunks of one byte": constant_chunks(400_000),
     "log-probabilities": constant(*LOGPROBS, clients=2),
+    "embeddings of many texts": constant(
+        "/v1/embeddings", json.dumps({"input": ["a " * 400] * 64}).encode()
+    ),
     "1500 heads, drop by drop": holding(1500, b"GET / HTTP/1.1\r\nHost: a\r\n", b"X-A: bcd"),
     "1500 bodies, drop by drop": holding(1500, HEAD, b'{"prompt'),
     "1500 silent connections": holding(1500, b""),

@@ -285,6 +285,9 @@ def _hf(target: str, mutate: Mutate = JSON, *more: Words) -> Kind:
     return Kind(f"hf/{target}", commands, ("hf", "catalogue.toml"), mutate)
 
 
+ADAPTER: tuple[Words, ...] = (
+    ("adapter", "import", "{case}/adapter", "--base", "{case}/hf", "--name", "new"),
+)
 KINDS: dict[str, Kind] = {
     "catalogue": Kind(
         "catalogue.toml",
@@ -380,6 +383,22 @@ KINDS: dict[str, Kind] = {
         ),
         ("plan.json", "served"),
         _document(json.loads, mutation.to_json, _seal_plan),
+    ),
+    "adapter-config": Kind("adapter/adapter_config.json", ADAPTER, ("adapter", "hf"), JSON),
+    "adapter-weights": Kind(
+        "adapter/adapter_model.safetensors", ADAPTER, ("adapter", "hf"), _header
+    ),
+    "adapter-gguf": Kind(
+        "adapter.gguf",
+        (("adapter", "import", "{case}/adapter.gguf", "--base", "{case}/hf"),),
+        ("adapter.gguf", "hf"),
+        _head_of,
+    ),
+    "adapter-manifest": Kind(
+        "home/adapters/tuned/llama-hub-adapter.json",
+        (("adapter", "list"), ("adapter", "show", "tuned"), ("adapter", "remove", "tuned", "-y")),
+        (),
+        JSON,
     ),
     "record": Kind("eval/record.json", COMPARE, ("eval",), JSON),
     "samples": Kind("eval/samples.jsonl", COMPARE[:2], ("eval",), _lines, _bound),
@@ -498,6 +517,24 @@ def prepare(root: Path) -> None:
     _local(root)
     _deployment(root)
     _evaluation(root)
+    _adapter(root)
+
+
+def _adapter(root: Path) -> None:
+    """An adapter as peft saves it, the same as GGUF, and one in the store."""
+    from llama_hub.hub.adapters.gguf_adapter import gguf_bytes
+    from llama_hub.hub.adapters.importing import architecture_of, open_adapter
+    from llama_hub.hub.store import Store
+    from tests.support.adapters import make_adapter
+    from tests.support.command import run
+
+    base = Store(root / "home").find(str(root / "hf"))
+    architecture = architecture_of(base)
+    opened = open_adapter(make_adapter(root / "adapter", architecture), architecture)
+    (root / "adapter.gguf").write_bytes(gguf_bytes(opened, {"general.name": "mine"}))
+    words = ("--base", str(root / "hf"), "--name", "tuned")
+    done = run("adapter", "import", str(root / "adapter"), *words)
+    assert done.code == 0, done.stderr
 
 
 def _evaluation(root: Path) -> None:
